@@ -1,0 +1,51 @@
+"""Video colorization with gated colour-guided diffusion: the kit's library.
+
+Submodules load when they are first used, so that importing the package costs nothing: ``gcgkit.metrics.cdc(...)`` works
+after ``import gcgkit``.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_SUBMODULES = (
+    "attention",
+    "baselines",
+    "captions",
+    "clips",
+    "color",
+    "conditioning",
+    "control",
+    "demo",
+    "footage",
+    "frames",
+    "guidance",
+    "keyframes",
+    "metrics",
+    "mini",
+    "pairs",
+    "pipeline",
+    "profiles",
+    "quality",
+    "references",
+    "srg",
+    "stages",
+    "tensorcolor",
+    "training",
+    "vae",
+    "video",
+)
+_FROM_PIPELINE = ("GCGPipeline", "GCGOutput")
+__all__ = ["__version__", *_FROM_PIPELINE, *_SUBMODULES]
+
+
+def __getattr__(name: str):
+    if name in _SUBMODULES:
+        return import_module(f".{name}", __name__)
+    if name in _FROM_PIPELINE:
+        return getattr(import_module(".pipeline", __name__), name)
+    raise AttributeError(f"module 'gcgkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
