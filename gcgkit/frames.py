@@ -1,0 +1,118 @@
+"""Shape and type checks shared by everything that takes frames.
+
+A clip is a NumPy uint8 array: RGB ``(T, H, W, 3)`` or gray ``(T, H, W)``. Every public function of the package turns
+a wrong array into one ``ValueError`` that names the argument, so the messages live here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+
+def check_frames(frames, name: str = "frames", *, color: bool | None = None, minimum: int = 1) -> np.ndarray:
+    """Return `frames` as a checked array of at least `minimum` frames.
+
+    color=True wants RGB ``(T, H, W, 3)``, color=False gray ``(T, H, W)``, None takes either; uint8, 0..255.
+    A sequence of equally large frames is stacked. Raises ValueError for any other type, shape or size.
+    """
+    array = _as_array(frames, name)
+    is_color = array.ndim == 4
+    if array.ndim not in (3, 4) or (is_color and array.shape[-1] != 3) or (array.ndim == 3 and color is True):
+        raise ValueError(f"{name} must have shape {_wanted(color)}, not {array.shape}.{_hint(array, color)}")
+    if is_color and color is False:
+        raise ValueError(f"{name} must be gray, shape (T, H, W), not {array.shape}; color.to_gray makes it so.")
+    if array.ndim == 3 and array.shape[-1] == 3:
+        raise ValueError(f"{name} of shape {array.shape} looks like one RGB frame; pass a clip of one, {name}[None].")
+    return _check_content(array, name, minimum)
+
+
+def check_frame(frame, name: str = "frame", *, color: bool | None = None) -> np.ndarray:
+    """Return one checked uint8 frame: RGB ``(H, W, 3)`` (color=True), gray ``(H, W)`` (False) or either (None).
+
+    Raises ValueError for any other type, shape or size.
+    """
+    array = _as_array(frame, name)
+    is_color = array.ndim == 3 and array.shape[-1] == 3
+    is_gray = array.ndim == 2
+    if not ((is_color and color is not False) or (is_gray and color is not True)):
+        shapes = {True: "(H, W, 3)", False: "(H, W)", None: "(H, W) or (H, W, 3)"}
+        raise ValueError(f"{name} must be one frame of shape {shapes[color]}, not {array.shape}.")
+    return _check_content(array[None], name, 1)[0]
+
+
+def frame_pairs(first: Iterable, second: Iterable, names: tuple[str, str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield checked pairs of RGB frames ``(H, W, 3)`` of two clips, arrays or streams of one length and size.
+
+    Raises ValueError where they do not, or where there is no frame at all.
+    """
+    count = 0
+    left, right = each_frame(first, names[0]), each_frame(second, names[1])
+    while True:
+        a, b = next(left, None), next(right, None)
+        if a is None and b is None:
+            break
+        if a is None or b is None:
+            longer, shorter = (names[1], names[0]) if a is None else names
+            raise ValueError(f"{longer} has more frames than {shorter} ({count}); both must have the same number.")
+        if a.shape != b.shape:
+            sizes = f"{a.shape[:2]} and {b.shape[:2]}"
+            raise ValueError(f"{names[0]} and {names[1]} differ in size at frame {count}: {sizes}.")
+        count += 1
+        yield a, b
+    if count == 0:
+        raise ValueError(f"{names[0]} and {names[1]} hold no frames.")
+
+
+def each_frame(frames: Iterable, name: str = "frames") -> Iterator[np.ndarray]:
+    """Yield the RGB frames ``(H, W, 3)`` of an array ``(T, H, W, 3)`` or of any iterable of frames, each checked."""
+    if isinstance(frames, np.ndarray):
+        frames = check_frames(frames, name, color=True)
+    elif not isinstance(frames, Iterable):
+        raise ValueError(f"{name} must be an array (T, H, W, 3) or an iterable of frames, not {type(frames).__name__}.")
+    shape = None
+    for index, frame in enumerate(frames):
+        frame = check_frame(frame, f"{name}[{index}]", color=True)
+        if shape is not None and frame.shape != shape:
+            raise ValueError(f"{name}[{index}] has size {frame.shape[:2]}, those before it {shape[:2]}; use one size.")
+        shape = frame.shape
+        yield frame
+
+
+def _as_array(frames, name: str) -> np.ndarray:
+    """NumPy view of `frames`; refuses ragged sequences and things that are no arrays."""
+    if not isinstance(frames, (np.ndarray, list, tuple)):
+        raise ValueError(f"{name} must be a NumPy array of uint8, not {type(frames).__name__}.")
+    try:
+        return np.asarray(frames)
+    except ValueError:
+        raise ValueError(f"{name} holds frames of different sizes; all must have the same height and width.") from None
+
+
+def _check_content(array: np.ndarray, name: str, minimum: int) -> np.ndarray:
+    """Check the number of frames, the size and the type."""
+    if array.shape[0] < minimum:
+        needed = "no frames" if array.shape[0] == 0 else f"{array.shape[0]} frame(s), too few: {minimum} are needed"
+        raise ValueError(f"{name} holds {needed}.")
+    if 0 in array.shape:
+        raise ValueError(f"{name} has an empty side: shape {array.shape}.")
+    if array.dtype != np.uint8:
+        advice = "; scale it to 0..255 and round first" if np.issubdtype(array.dtype, np.floating) else ""
+        raise ValueError(f"{name} must be uint8 with values 0..255, not {array.dtype}{advice}.")
+    return array
+
+
+def _wanted(color: bool | None) -> str:
+    return {True: "(T, H, W, 3)", False: "(T, H, W)", None: "(T, H, W) or (T, H, W, 3)"}[color]
+
+
+def _hint(array: np.ndarray, color: bool | None) -> str:
+    """A second half-sentence for the commonest mistakes."""
+    if array.ndim == 4 and array.shape[-1] == 4:
+        return " Drop the alpha channel."
+    if array.ndim == 4 and array.shape[1] == 3:
+        return " The colour channel comes last."
+    if array.ndim == 3 and array.shape[-1] == 3 and color is True:
+        return " A single frame needs a leading axis: frame[None]."
+    return ""
