@@ -1,0 +1,99 @@
+"""Joint self-attention over a batch of frames (§3.3, Eq. 8), as a diffusers attention processor.
+
+Eq. 7 lets each frame's queries read its own keys and values; Eq. 8 lets them read those of every frame in the group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor2_0
+
+
+class JointSelfAttention:
+    """Attention processor in which every frame's queries read the keys and values of all frames in its group (Eq. 8).
+
+    The batch is ``(groups * num_frames)`` with a group's frames next to each other, as in the two halves of
+    classifier-free guidance: hidden states are ``(groups * num_frames, L, D)`` or ``(groups * num_frames, D, h, w)``.
+    Cross-attention is left as ``AttnProcessor2_0`` has it. Raises ValueError for ``num_frames`` below 1, for a batch
+    that ``num_frames`` does not divide, and for an attention mask.
+    """
+
+    def __init__(self, num_frames: int):
+        if isinstance(num_frames, bool) or not isinstance(num_frames, int) or num_frames < 1:
+            raise ValueError(f"num_frames must be a whole number of at least 1, not {num_frames!r}.")
+        self.num_frames = num_frames
+        self._plain = AttnProcessor2_0()
+
+    def __call__(
+        self,
+        attn,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        if encoder_hidden_states is not None:
+            return self._plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb, **kwargs)
+        if attention_mask is not None:
+            raise ValueError("JointSelfAttention takes no attention mask: every frame reads every frame of its group.")
+        batch = hidden_states.shape[0]
+        if batch % self.num_frames:
+            raise ValueError(
+                f"A batch of {batch} is no multiple of num_frames={self.num_frames}: pass groups of whole clips."
+            )
+
+        residual, shape = hidden_states, hidden_states.shape
+        if attn.spatial_norm is not None:
+            hidden_states = attn.spatial_norm(hidden_states, temb)
+        if len(shape) == 4:
+            hidden_states = hidden_states.flatten(2).transpose(1, 2)  # (B, D, h, w) -> (B, h*w, D)
+        if attn.group_norm is not None:
+            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+
+        # A group's frames lie side by side, so joining their tokens into one sequence is a reshape; the fused kernel
+        # then works through the (m*L)^2 logits in blocks and never holds them.
+        tokens = hidden_states.shape[1]
+        query, key, value = (
+            self._join(projection(hidden_states), attn.heads)
+            for projection in (attn.to_q, attn.to_k, attn.to_v)
+        )  # (groups, heads, m*L, d)
+        if attn.norm_q is not None:
+            query = attn.norm_q(query)
+        if attn.norm_k is not None:
+            key = attn.norm_k(key)
+        joint = F.scaled_dot_product_attention(query, key, value)
+        hidden_states = joint.transpose(1, 2).reshape(batch, tokens, -1).to(query.dtype)  # (B, L, heads*d)
+
+        hidden_states = attn.to_out[1](attn.to_out[0](hidden_states))
+        if len(shape) == 4:
+            hidden_states = hidden_states.transpose(1, 2).reshape(shape)
+        if attn.residual_connection:
+            hidden_states = hidden_states + residual
+        return hidden_states / attn.rescale_output_factor
+
+    def _join(self, x: torch.Tensor, heads: int) -> torch.Tensor:
+        """``(groups*m, L, heads*d)`` -> ``(groups, heads, m*L, d)``."""
+        batch, tokens, width = x.shape
+        return x.reshape(batch // self.num_frames, self.num_frames * tokens, heads, width // heads).transpose(1, 2)
+
+
+@contextmanager
+def joint_self_attention(unet, num_frames: int) -> Iterator[None]:
+    """Within the context the UNet's self-attention (its ``attn1`` layers) is joint over ``num_frames`` frames (Eq. 8).
+
+    The processors that were set before come back afterwards, also after an error. Raises ValueError as
+    ``JointSelfAttention`` does.
+    """
+    before = dict(unet.attn_processors)
+    joint = JointSelfAttention(num_frames)
+    # set_attn_processor empties the dictionary it is given, hence the copies.
+    unet.set_attn_processor({name: joint if name.endswith("attn1.processor") else p for name, p in before.items()})
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(dict(before))

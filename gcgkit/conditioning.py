@@ -1,0 +1,123 @@
+"""From frames to what the networks read, and back: canvas, latents, image tokens, text embeddings (§3.2, §3.4.2).
+
+Frames of any size are scaled with their aspect kept, padded to the networks' granularity, and cropped again after.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+IMAGE_CONDITIONS = ("patch", "pooled", "none")
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """How a frame lies on the model's canvas: scaled to ``inner``, padded right and below to ``outer``.
+
+    All sizes are (height, width) in pixels.
+    """
+
+    frame: tuple[int, int]
+    inner: tuple[int, int]
+    outer: tuple[int, int]
+
+    def place(self, image: np.ndarray, padded: bool = True) -> np.ndarray:
+        """Frame on the canvas: uint8 ``(H, W)`` or ``(H, W, 3)`` -> the same of size ``outer`` (``inner`` unpadded)."""
+        height, width = self.inner
+        shrinks = height * width < image.shape[0] * image.shape[1]
+        if image.shape[:2] != self.inner:
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        below, right = self.outer[0] - height, self.outer[1] - width
+        if not padded or (below == 0 and right == 0):
+            return image
+        # Mirroring goes on with the picture's own texture, but cannot reach further than the picture is wide.
+        mirror = below < height and right < width
+        border = cv2.BORDER_REFLECT_101 if mirror else cv2.BORDER_REPLICATE
+        return cv2.copyMakeBorder(image, 0, below, 0, right, border)
+
+    def crop(self, image: np.ndarray) -> np.ndarray:
+        """The frame's part of a canvas: ``(outer..., 3)`` -> ``(inner..., 3)``."""
+        return image[: self.inner[0], : self.inner[1]]
+
+
+def fit_canvas(frame_size: tuple[int, int], working_size: tuple[int, int], multiple: int) -> Canvas:
+    """Canvas of a frame: scaled, aspect kept, to fit ``working_size``, then padded to multiples of ``multiple``.
+
+    Sizes are (height, width) in pixels.
+    """
+    height, width = frame_size
+    scale = min(working_size[0] / height, working_size[1] / width)
+    inner = (max(1, round(height * scale)), max(1, round(width * scale)))
+    outer = (math.ceil(inner[0] / multiple) * multiple, math.ceil(inner[1] / multiple) * multiple)
+    return Canvas((height, width), inner, outer)
+
+
+def canvas_multiple(vae, unet) -> int:
+    """Pixels that a canvas side must be a multiple of: the autoencoder's factor times the UNet's."""
+    factor = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
+    return factor * 2 ** (len(unet.config.block_out_channels) - 1)
+
+
+def latent_size(vae, canvas: Canvas) -> tuple[int, int]:
+    """Latents' (h, w) for a canvas."""
+    factor = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
+    return canvas.outer[0] // factor, canvas.outer[1] // factor
+
+
+def encode(vae, image: np.ndarray, device: torch.device | str | None = None) -> torch.Tensor:
+    """Latents of a canvas (the posterior's mode, scaled): uint8 ``(H, W)`` or ``(H, W, 3)`` -> ``(1, C, h, w)``.
+
+    A gray canvas goes in as an RGB one with equal channels: the g of §3.2; a colour one gives z.
+    """
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device or vae.device)
+    pixels = (pixels.permute(2, 0, 1)[None].float() / 127.5 - 1).to(vae.dtype)  # (H, W, 3) -> (1, 3, H, W)
+    latents = vae.encode(pixels).latent_dist.mode()
+    return (latents - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
+
+
+def decode(vae, latents: torch.Tensor) -> np.ndarray:
+    """Canvas of latents: ``(1, C, h, w)`` -> uint8 RGB ``(H, W, 3)``."""
+    latents = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+    pixels = vae.decode(latents).sample[0].float()  # (3, H, W) in [-1, 1]
+    pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(1, 2, 0).cpu().numpy()
+
+
+def image_tokens(
+    image_encoder, feature_extractor, image: np.ndarray | None, condition: str = "patch", device=None
+) -> torch.Tensor:
+    """Image tokens of a reference, the copy's global condition (§3.2): uint8 RGB ``(H, W, 3)`` -> ``(1, N, D)``.
+
+    The whole picture is resized to the encoder's square, not centre-cropped, so that the sides count too.
+    "patch" gives the patches' last hidden states after the post-layernorm and the visual projection, "pooled" the
+    image embedding as one token, "none" one zero token; ``image=None`` (the reference mask) also gives a zero token:
+    attention over equal tokens does not depend on how many they are.
+    """
+    device, dtype = device or image_encoder.device, image_encoder.dtype
+    if image is None or condition == "none":
+        return torch.zeros(1, 1, image_encoder.config.projection_dim, device=device, dtype=dtype)
+    side = image_encoder.config.image_size
+    pixels = feature_extractor(
+        images=image, do_center_crop=False, size={"height": side, "width": side}, return_tensors="pt"
+    ).pixel_values
+    pixels = pixels.to(device, dtype)
+    if condition == "pooled":
+        return image_encoder(pixels).image_embeds[:, None]  # (1, D) -> (1, 1, D)
+    vision = image_encoder.vision_model
+    hidden = vision(pixels).last_hidden_state[:, 1:]  # without the class token: (1, N, width)
+    return image_encoder.visual_projection(vision.post_layernorm(hidden))
+
+
+def text_embeddings(tokenizer, text_encoder, prompts: list[str], device=None) -> torch.Tensor:
+    """The text encoder's last hidden states of prompts, cut or padded to its length: n prompts -> ``(n, N, D)``."""
+    ids = tokenizer(
+        prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    ).input_ids
+    return text_encoder(ids.to(device or text_encoder.device))[0]

@@ -1,0 +1,102 @@
+"""The UNet copy that reads the ColorHint and steers the frozen UNet (§3.2, Fig. 2).
+
+ControlNet's form: the copy is the UNet's encoder and middle block; its input is z_t plus concat(ColorHint, g) through a
+zero-initialised convolution; its outputs enter the frozen UNet's decoder through zero convolutions, so that before
+training the UNet's output is unchanged. Its cross-attention reads the reference's image-encoder tokens, not the text.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn as nn
+from diffusers import ConfigMixin, ControlNetModel, ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.controlnets.controlnet import ControlNetOutput
+
+from .guidance import GatedColorGuidance, GuidanceOutput
+
+
+class GuidedControlNet(ModelMixin, ConfigMixin):
+    """The UNet copy together with its ``GatedColorGuidance``; make one with ``from_unet``.
+
+    Args:
+        copy_config: configuration of the ``ControlNetModel`` that is the copy.
+        guidance_config: configuration of the ``GatedColorGuidance``.
+        image_tokens_dim: width of the image-encoder tokens; where it differs from the copy's cross-attention width, a
+            linear map stands between.
+    """
+
+    @register_to_config
+    def __init__(self, copy_config: dict, guidance_config: dict, image_tokens_dim: int):
+        super().__init__()
+        self.guidance = GatedColorGuidance.from_config(dict(guidance_config))
+        self.unet_copy = ControlNetModel.from_config(dict(copy_config))
+        width = self.unet_copy.config.cross_attention_dim
+        self.token_projection = nn.Identity() if image_tokens_dim == width else nn.Linear(image_tokens_dim, width)
+
+    @classmethod
+    def from_unet(
+        cls,
+        unet: UNet2DConditionModel,
+        image_tokens_dim: int | None = None,
+        condition_width: int = 64,
+        load_weights_from_unet: bool = True,
+        **guidance,
+    ) -> GuidedControlNet:
+        """Copy a UNet's encoder and middle block, weights included.
+
+        ``image_tokens_dim`` defaults to the UNet's cross-attention width; ``condition_width`` is the hidden width of
+        the small convolution that takes concat(ColorHint, g) in; ``guidance`` goes to ``GatedColorGuidance``.
+        """
+        guide = GatedColorGuidance(**{"latent_channels": unet.config.in_channels, **guidance})
+        copy = ControlNetModel.from_unet(
+            unet,
+            conditioning_channels=unet.config.in_channels + guide.feature_channels,
+            conditioning_embedding_out_channels=(condition_width,),  # one entry: latents are taken in at their own size
+            load_weights_from_unet=load_weights_from_unet,
+        )
+        control = cls(_plain(copy.config), _plain(guide.config), image_tokens_dim or unet.config.cross_attention_dim)
+        control.unet_copy.load_state_dict(copy.state_dict())
+        control.guidance.load_state_dict(guide.state_dict())
+        return control if control.dtype == unet.dtype else control.to(unet.dtype)
+
+    def hint(self, gray: torch.Tensor, ref_gray: torch.Tensor, ref_color: torch.Tensor) -> GuidanceOutput:
+        """The ColorHint of gray latents (B, C, h, w) under a reference (B, C, h', w'), to be made once and reused."""
+        return self.guidance(gray, ref_gray, ref_color)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float | int,
+        encoder_hidden_states: torch.Tensor,
+        gray: torch.Tensor,
+        ref_gray: torch.Tensor | None = None,
+        ref_color: torch.Tensor | None = None,
+        *,
+        hint: GuidanceOutput | None = None,
+        conditioning_scale: float = 1.0,
+        return_dict: bool = True,
+    ) -> ControlNetOutput | tuple:
+        """Residuals for the frozen UNet's decoder.
+
+        ``sample`` z_t (B, C, h, w), ``encoder_hidden_states`` the reference's image tokens (B, N, image_tokens_dim),
+        zeros under the reference mask; ``gray`` (B, C, h, w); either ``ref_gray`` and ``ref_color`` (B, C, h', w') or a
+        ``hint`` made from them before. Raises ValueError when both are missing.
+        """
+        if hint is None:
+            if ref_gray is None or ref_color is None:
+                raise ValueError("give ref_gray and ref_color (zeros for the reference mask), or a hint made from them")
+            hint = self.hint(gray, ref_gray, ref_color)
+        return self.unet_copy(
+            sample,
+            timestep,
+            self.token_projection(encoder_hidden_states),
+            controlnet_cond=torch.cat([hint.features, gray], 1),  # (B, C or 2C, h, w), (B, C, h, w) -> one
+            conditioning_scale=conditioning_scale,
+            return_dict=return_dict,
+        )
+
+
+def _plain(config) -> dict:
+    """A configuration as plain JSON values, without diffusers' private entries."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dict(config).items() if not k.startswith("_")}

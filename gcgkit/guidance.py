@@ -1,0 +1,274 @@
+"""Gated Color Guidance: colour propagated by attention, let through by a gate (§3.2, Eq. 1 to 5).
+
+Two attentions over the same reference. ``ColorGuidanceAttention`` (CGA, Eq. 1, 2) asks where in the gray reference each
+gray token finds its like, and fetches the colour latents from there. ``ColorDistributionGatedAttention`` (CDGA, Eq. 3,
+4) fetches a trust in (0, 1) instead. ``GatedColorGuidance`` mixes the gray latents and the fetched colour by that trust
+into the ``ColorHint`` (Eq. 5). The reference is a set of tokens: nothing depends on its size or on their order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+
+MODES = ("gated", "attention", "concat")
+STEMS = ("conv", "none")
+
+
+@dataclass
+class GuidanceOutput(BaseOutput):
+    """What ``GatedColorGuidance`` returns; every map is ``(B, C, h, w)``.
+
+    Attributes:
+        hint: the ColorHint, ``gray * (1 - gate) + color * gate`` (Eq. 5).
+        color: what CGA fetched (Eq. 2); in mode ``"concat"`` the reference's colour latents, resized.
+        gate: what CDGA let through, in (0, 1) (Eq. 4); ones in the modes without it.
+        features: what the UNet copy sees beside the gray latents: the hint, or in mode ``"concat"`` the resized gray
+            and colour reference, ``(B, 2C, h, w)``.
+        color_weights, gate_weights: on request, attention weights ``(B, heads, h*w, h'*w')``; each row sums to 1
+            (less what the gate's null token took).
+    """
+
+    hint: torch.Tensor
+    color: torch.Tensor
+    gate: torch.Tensor
+    features: torch.Tensor
+    color_weights: torch.Tensor | None = None
+    gate_weights: torch.Tensor | None = None
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Softmax(QK^T / sqrt(d)) V for values narrower than the keys, through PyTorch's fused kernel.
+
+    ``query`` (B, heads, N, d), ``key`` (B, heads, M, d), ``value`` (B, heads, M, c) with c <= d -> (B, heads, N, c).
+    The kernel that never builds the N x M matrix wants equal widths, so the values are padded and the pad cut off.
+    """
+    width = value.shape[-1]
+    padded = F.pad(value, (0, key.shape[-1] - width))  # (B, heads, M, d)
+    return F.scaled_dot_product_attention(query, key, padded)[..., :width]
+
+
+def attention_weights(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Softmax(QK^T / sqrt(d)), built in full, for pictures: (B, heads, N, d), (B, heads, M, d) -> (B, heads, N, M)."""
+    return (query @ key.transpose(-1, -2) / key.shape[-1] ** 0.5).softmax(-1)
+
+
+class _Attention(nn.Module):
+    """Linear queries and keys in ``heads`` parts of ``hidden_dim / heads``; values in latent channels (Eq. 1, 3)."""
+
+    def __init__(self, features: int, hidden_dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(features, hidden_dim, bias=False)
+        self.to_k = nn.Linear(features, hidden_dim, bias=False)
+
+    def split(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, heads*c) -> (B, heads, N, c)
+
+
+class ColorGuidanceAttention(_Attention):
+    """CGA: colour latents of the reference, gathered where its gray tokens resemble ours (Eq. 1, 2).
+
+    ``forward(gray, ref_gray, ref_color)``: features (B, N, f) and (B, M, f), colour tokens (B, M, C) -> (B, N, C).
+    The value map has no bias and starts as the identity, so that at first a hint is a mean of true latents and a zero
+    reference yields zero, always. Several heads are averaged.
+    """
+
+    def __init__(self, latent_channels: int, features: int, hidden_dim: int, heads: int = 1):
+        super().__init__(features, hidden_dim, heads)
+        self.to_v = nn.Linear(latent_channels, heads * latent_channels, bias=False)
+        with torch.no_grad():
+            self.to_v.weight.copy_(torch.eye(latent_channels).repeat(heads, 1))
+
+    def forward(self, gray: torch.Tensor, ref_gray: torch.Tensor, ref_color: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.split(self.to_q(gray)), self.split(self.to_k(ref_gray)), self.split(self.to_v(ref_color))
+        return attend(q, k, v).mean(1)  # (B, heads, N, C) -> (B, N, C)
+
+    def weights(self, gray: torch.Tensor, ref_gray: torch.Tensor) -> torch.Tensor:
+        """Attention weights (B, heads, N, M)."""
+        return attention_weights(self.split(self.to_q(gray)), self.split(self.to_k(ref_gray)))
+
+
+class ColorDistributionGatedAttention(_Attention):
+    """CDGA: a gate in (0, 1) per token and latent channel, gathered from the gray reference (Eq. 3, 4).
+
+    ``forward(gray, ref_gray)``: token features (B, N, f), (B, M, f) -> gate (B, N, C).
+
+    Args:
+        bias: give the value map a bias, started so that the gate is almost closed. Without one (literal) a zero
+            reference leaves the gate at sigma(0) = 0.5 instead of the paper's "about g".
+        null_token: add one learned key and value that belong to no reference. A softmax over reference tokens alone
+            averages their values whether or not any of them matches; with somewhere else to look, a query without a
+            match can close the gate.
+    """
+
+    START = -3.0  # sigma(-3) = 0.047
+
+    def __init__(
+        self,
+        latent_channels: int,
+        features: int,
+        hidden_dim: int,
+        heads: int = 1,
+        bias: bool = True,
+        null_token: bool = False,
+    ):
+        super().__init__(features, hidden_dim, heads)
+        self.to_v = nn.Linear(features, heads * latent_channels, bias=bias)
+        if bias:
+            nn.init.normal_(self.to_v.weight, std=0.02)
+            nn.init.constant_(self.to_v.bias, self.START)
+        self.null_key = self.null_value = None
+        if null_token:
+            self.null_key = nn.Parameter(torch.zeros(hidden_dim))
+            self.null_value = nn.Parameter(torch.full((heads * latent_channels,), 2 * self.START))
+
+    def _with_null(self, tokens: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
+        if null is None:
+            return tokens
+        return torch.cat([tokens, null.to(tokens.dtype).expand(tokens.shape[0], 1, -1)], 1)  # (B, M, c) -> (B, M+1, c)
+
+    def forward(self, gray: torch.Tensor, ref_gray: torch.Tensor) -> torch.Tensor:
+        k = self.split(self._with_null(self.to_k(ref_gray), self.null_key))
+        v = self.split(self._with_null(self.to_v(ref_gray), self.null_value))
+        logits = attend(self.split(self.to_q(gray)), k, v).mean(1)  # (B, heads, N, C) -> (B, N, C)
+        return torch.sigmoid(logits)
+
+    def weights(self, gray: torch.Tensor, ref_gray: torch.Tensor) -> torch.Tensor:
+        """Attention weights on the reference (B, heads, N, M), without the null token's share."""
+        k = self.split(self._with_null(self.to_k(ref_gray), self.null_key))
+        return attention_weights(self.split(self.to_q(gray)), k)[..., : ref_gray.shape[1]]
+
+
+class ConvStem(nn.Module):
+    """Give each token its neighbourhood: ``(B, C, h, w)`` -> ``(B, hidden_dim, h, w)``, each of norm sqrt(hidden_dim).
+
+    One 3x3 convolution and a residual one per dilation: 1, 2, 4 see 17 latents (136 pixels) on a side.
+    """
+
+    def __init__(self, latent_channels: int, hidden_dim: int, dilations: tuple[int, ...] = (1, 2, 4)):
+        super().__init__()
+        self.first = nn.Conv2d(latent_channels, hidden_dim, 3, padding=1)
+        self.rest = nn.ModuleList(nn.Conv2d(hidden_dim, hidden_dim, 3, padding=d, dilation=d) for d in dilations)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        x = self.first(latents)
+        for conv in self.rest:
+            x = x + conv(F.silu(x))
+        return F.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1)
+
+
+class GatedColorGuidance(ModelMixin, ConfigMixin):
+    """GCG: gray latents and a reference in, ColorHint out (§3.2, Eq. 1 to 5).
+
+    Args:
+        latent_channels: channels C of the latents.
+        hidden_dim: width of queries and keys, all heads together; a multiple of ``heads``, and at least C per head.
+        mode: ``"gated"`` (the paper), ``"attention"`` (no CDGA, Ours**: the hint is CGA's colour), ``"concat"``
+            (neither, Ours*: the reference, resized, takes the hint's place).
+        stem: ``"conv"`` lets tokens see their neighbourhood before the linear maps; ``"none"`` is Eq. 1 and 3 word for
+            word, on single latents, whose logits have rank C at most.
+        heads: attention heads.
+        gate_bias: bias of the gate's value map, see ``ColorDistributionGatedAttention``.
+        null_token: a learned token outside the reference for the gate, see there.
+        dilations: of the stem's convolutions.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 4,
+        hidden_dim: int = 64,
+        mode: str = "gated",
+        stem: str = "conv",
+        heads: int = 1,
+        gate_bias: bool = True,
+        null_token: bool = False,
+        dilations: tuple[int, ...] = (1, 2, 4),
+    ):
+        super().__init__()
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {MODES}, not {mode!r}")
+        if stem not in STEMS:
+            raise ValueError(f"stem must be one of {STEMS}, not {stem!r}")
+        if hidden_dim % heads or hidden_dim // heads < latent_channels:
+            raise ValueError(
+                f"hidden_dim={hidden_dim} must be a multiple of heads={heads} that leaves each head at least "
+                f"latent_channels={latent_channels}"
+            )
+        self.token_stem = self.cga = self.cdga = None
+        features = latent_channels
+        if mode != "concat":
+            if stem == "conv":
+                self.token_stem, features = ConvStem(latent_channels, hidden_dim, tuple(dilations)), hidden_dim
+            self.cga = ColorGuidanceAttention(latent_channels, features, hidden_dim, heads)
+        if mode == "gated":
+            self.cdga = ColorDistributionGatedAttention(
+                latent_channels, features, hidden_dim, heads, gate_bias, null_token
+            )
+        if self.token_stem is not None:
+            # Queries and keys start as one map, so that a token first attends to its like.
+            for attention in filter(None, (self.cga, self.cdga)):
+                nn.init.orthogonal_(attention.to_q.weight, gain=2**0.5)
+                attention.to_k.load_state_dict(attention.to_q.state_dict())
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of ``GuidanceOutput.features``."""
+        return self.config.latent_channels * (2 if self.config.mode == "concat" else 1)
+
+    def _tokens(self, latents: torch.Tensor) -> torch.Tensor:
+        features = latents if self.token_stem is None else self.token_stem(latents)
+        return features.flatten(2).transpose(1, 2)  # (B, f, h, w) -> (B, h*w, f)
+
+    def forward(
+        self,
+        gray: torch.Tensor,
+        ref_gray: torch.Tensor,
+        ref_color: torch.Tensor,
+        return_weights: bool = False,
+    ) -> GuidanceOutput:
+        """The ColorHint of gray latents under a reference.
+
+        ``gray`` (B, C, h, w); ``ref_gray`` and ``ref_color`` (B, C, h', w') of any one size, zeros for the reference
+        mask. ``return_weights`` adds the attention weights. Raises ValueError for shapes that do not fit.
+        """
+        _check(gray, ref_gray, ref_color, self.config.latent_channels)
+        size = gray.shape[-2:]
+        if self.config.mode == "concat":
+            way = {"mode": "area"} if ref_gray.shape[-1] > size[1] else {"mode": "bilinear", "align_corners": False}
+            features = torch.cat([ref_gray, ref_color], 1)  # (B, 2C, h', w')
+            if features.shape[-2:] != size:
+                features = F.interpolate(features, size=size, **way)  # (B, 2C, h, w)
+            color = features[:, gray.shape[1] :]
+            gate = torch.ones_like(gray)
+            return GuidanceOutput(hint=gray * (1 - gate) + color * gate, color=color, gate=gate, features=features)
+
+        tokens, ref_tokens = self._tokens(gray), self._tokens(ref_gray)
+        to_map = lambda x: x.transpose(1, 2).unflatten(2, size)  # noqa: E731  (B, h*w, C) -> (B, C, h, w)
+        color = to_map(self.cga(tokens, ref_tokens, ref_color.flatten(2).transpose(1, 2)))  # Eq. 2
+        gate = torch.ones_like(color) if self.cdga is None else to_map(self.cdga(tokens, ref_tokens))  # Eq. 4
+        hint = gray * (1 - gate) + color * gate  # Eq. 5
+        output = GuidanceOutput(hint=hint, color=color, gate=gate, features=hint)
+        if return_weights:
+            output.color_weights = self.cga.weights(tokens, ref_tokens)
+            output.gate_weights = None if self.cdga is None else self.cdga.weights(tokens, ref_tokens)
+        return output
+
+
+def _check(gray: torch.Tensor, ref_gray: torch.Tensor, ref_color: torch.Tensor, channels: int) -> None:
+    for name, latents in (("gray", gray), ("ref_gray", ref_gray), ("ref_color", ref_color)):
+        if latents.ndim != 4 or latents.shape[1] != channels:
+            raise ValueError(f"{name} must be latents (B, {channels}, h, w), not {tuple(latents.shape)}")
+        if latents.shape[0] != gray.shape[0]:
+            raise ValueError(f"{name} has a batch of {latents.shape[0]} where gray has {gray.shape[0]}")
+    if ref_gray.shape != ref_color.shape:
+        raise ValueError(
+            f"ref_gray {tuple(ref_gray.shape)} and ref_color {tuple(ref_color.shape)} must show the same frame"
+        )

@@ -1,0 +1,196 @@
+"""References of the two stages: exemplars and keyframes, earlier frames, their grid, and the record of use (§3.4.1).
+
+Distances and selection (Eq. 6, 10) are in ``keyframes`` and ``srg``; this module holds what they choose from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from . import color, keyframes, srg
+from .conditioning import Canvas, fit_canvas
+from .frames import check_frame
+
+OUTSIDE = -1  # the frame number of an exemplar that is no frame of the clip
+MAX_CANDIDATES = 256  # of a long clip, as many evenly spread frames stand for keyframe selection, whose cost is T^2
+ASPECT_TOLERANCE = 0.02
+LIGHTNESS_TOLERANCE = 0.5  # of 100: what rounding to 8 bits can do to L*, twice over
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One coloured frame, encoded once: g and z ``(1, C, h, w)``, image tokens ``(1, N, D)``, and what D compares."""
+
+    frame: int
+    gray: torch.Tensor
+    color: torch.Tensor
+    tokens: torch.Tensor
+    descriptor: np.ndarray
+
+
+class ReferenceRun(NamedTuple):
+    """For `steps` denoising steps in a row, the numbers of the keyframes and earlier frames that guided a frame."""
+
+    steps: int
+    keyframes: tuple[int, ...]
+    past: tuple[int, ...]
+
+
+class ReferencePool:
+    """What guides the remaining frames (Eq. 9): keyframes, and a window of the latest coloured frames besides them.
+
+    measure, network: the dissimilarity D, see ``keyframes.dissimilarity``. window: how many earlier frames are held
+    (None for all); memory and time per frame are proportional to it.
+    """
+
+    def __init__(self, measure: str = "mse", window: int | None = 32, network: Callable | None = None):
+        self.measure, self.network = measure, network
+        self.keys: list[Reference] = []
+        self.past: deque[Reference] = deque(maxlen=window)
+
+    def distances(self, descriptor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """D between a frame's descriptor and each keyframe's ``(K,)`` and each held earlier frame's ``(P,)``."""
+        return self.distance(descriptor, self.keys), self.distance(descriptor, self.past)
+
+    def distance(self, descriptor: np.ndarray, references: Iterable[Reference]) -> np.ndarray:
+        """D between a frame's descriptor and each of N references: ``(N,)``."""
+        others = [r.descriptor for r in references]
+        if not others:
+            return np.zeros(0)
+        return keyframes.compare(descriptor, np.stack(others), self.measure, network=self.network)
+
+    def select(
+        self, distances: tuple[np.ndarray, np.ndarray], t: float, count: int
+    ) -> tuple[list[Reference], list[Reference]]:
+        """Keyframes and earlier frames that minimise Eq. 10 at the rescaled timestep `t`, nearest first each."""
+        keys, past = srg.select_references(*distances, t, count)
+        return [self.keys[i] for i in keys], [self.past[i] for i in past]
+
+    def single(self, distances: tuple[np.ndarray, np.ndarray], choice: str) -> list[Reference]:
+        """The one keyframe that guides without a sliding grid (Ours***): the nearest by D, or the first in time."""
+        if choice == "first":
+            return [min(self.keys, key=lambda r: r.frame)]
+        return [self.keys[int(np.argmin(distances[0]))]]
+
+
+def keyframe_distances(
+    gray: np.ndarray, frames: np.ndarray, measure: str, encoder: Callable | None, network: Callable | None
+) -> np.ndarray:
+    """D among some frames of a gray clip ``(T, H, W)``: ``(N, N)`` for N frame numbers."""
+    if measure in ("latent", "lpips"):
+        return keyframes.pairwise_dissimilarity(gray[frames], measure, encoder=encoder, network=network)
+    # Made small one by one, so that no second full-size clip is held.
+    small = np.concatenate([keyframes.small_gray(gray[i : i + 1]) for i in frames])
+    return keyframes.pairwise_dissimilarity(small, measure)
+
+
+def join_references(references: list[Reference], count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Reference grid of Eq. 9: g and z ``(1, C, rows*h, columns*w)`` and the image tokens ``(1, n*N, D)``.
+
+    One reference stays a single picture. Otherwise the grid is the squarest that holds `count` tiles, row by row, and
+    the first reference fills the places that are left. Each reference's image tokens come once.
+    """
+    tokens = torch.cat([r.tokens for r in references], dim=1)
+    if len(references) == 1:
+        return references[0].gray, references[0].color, tokens
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    gray, z = (
+        srg.make_grid(torch.cat(tiles), columns, rows=rows)[None]
+        for tiles in ([r.gray for r in references], [r.color for r in references])
+    )
+    return gray, z, tokens
+
+
+def run_lengths(steps: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[ReferenceRun]:
+    """The record in short: equal neighbours of a list over denoising steps become one ``ReferenceRun``."""
+    runs: list[ReferenceRun] = []
+    for keys, past in steps:
+        if runs and runs[-1][1:] == (keys, past):
+            runs[-1] = runs[-1]._replace(steps=runs[-1].steps + 1)
+        else:
+            runs.append(ReferenceRun(1, keys, past))
+    return runs
+
+
+def candidates(num_frames: int, limit: int = MAX_CANDIDATES) -> np.ndarray:
+    """Frames among which keyframes are sought: all, or `limit` evenly spread ones with the first and the last."""
+    return np.unique(np.linspace(0, num_frames - 1, min(num_frames, limit)).round().astype(int))
+
+
+def include_exemplars(chosen: list[int], distance: np.ndarray, fixed: list[int]) -> list[int]:
+    """Keyframes with the exemplars among them: each exemplar takes the place of the chosen frame most like it.
+
+    All are indices into the distance matrix ``(N, N)``; the number of keyframes stays, unless the exemplars are more.
+    """
+    chosen = list(chosen)
+    for index in fixed:
+        if index in chosen:
+            continue
+        free = [k for k in chosen if k not in fixed]
+        if free:
+            chosen.remove(min(free, key=lambda k: distance[index, k]))
+        chosen.append(index)
+    return sorted(chosen)
+
+
+def check_exemplars(
+    reference, num_frames: int | None, frame_size: tuple[int, int], name: str = "reference"
+) -> dict[int, np.ndarray]:
+    """Exemplars as ``{frame number: RGB of the clip's frame size}``; one that is no frame of the clip has ``OUTSIDE``.
+
+    reference: None, an RGB frame ``(h, w, 3)`` uint8 of any size, or ``{index: RGB frame}``. An outside exemplar is
+    scaled with its aspect kept and padded by mirroring; one with an index must have the clip's aspect within 2 %.
+    num_frames: the clip's length, None while it is unknown. Raises ValueError for anything else.
+    """
+    if reference is None:
+        return {}
+    if not isinstance(reference, dict):
+        exemplar = check_frame(reference, "reference", color=True)
+        inner = fit_canvas(exemplar.shape[:2], frame_size, 1).inner
+        return {OUTSIDE: Canvas(exemplar.shape[:2], inner, frame_size).place(exemplar)}
+    exemplars = {}
+    for index, frame in reference.items():
+        if isinstance(index, bool) or not isinstance(index, (int, np.integer)):
+            raise ValueError(f"{name} has the key {index!r}: keys are frame numbers, whole and from 0 on.")
+        if index < 0 or (num_frames is not None and index >= num_frames):
+            last = "the last frame" if num_frames is None else num_frames - 1
+            raise ValueError(f"{name} has the frame number {index}, outside the clip: give one from 0 to {last}.")
+        exemplars[int(index)] = fit_exemplar(frame, frame_size, f"{name}[{index}]")
+    return dict(sorted(exemplars.items()))
+
+
+def fit_exemplar(frame, frame_size: tuple[int, int], name: str) -> np.ndarray:
+    """Coloured frame at the clip's size (height, width); ValueError where its aspect differs by more than 2 %."""
+    frame = check_frame(frame, name, color=True)
+    height, width = frame_size
+    aspect = (frame.shape[1] / frame.shape[0]) / (width / height)
+    if not 1 - ASPECT_TOLERANCE <= aspect <= 1 + ASPECT_TOLERANCE:
+        raise ValueError(
+            f"{name} is {frame.shape[1]}x{frame.shape[0]} and the clip {width}x{height}: crop it to the clip's aspect."
+        )
+    if frame.shape[:2] == frame_size:
+        return frame
+    shrinks = frame.shape[0] > height
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def on_luminance(gray: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """AB of a coloured frame ``(H, W, 3)`` on the L* of the gray one ``(H, W)`` (§3.4.2).
+
+    A frame that has this L* already, wherever it was not clipped, is left as it is: a keyframe of the first stage goes
+    through the second unchanged.
+    """
+    inside = ((frame > 0) & (frame < 255)).all(axis=-1)
+    difference = np.abs(color.rgb_to_lab(frame)[..., 0] - color.lightness_of_gray(gray))[inside]
+    if difference.size and difference.max() < LIGHTNESS_TOLERANCE:
+        return frame
+    return color.merge_luminance(gray, frame)
