@@ -74,7 +74,7 @@ def read(path, start: int = 0, stop: int | None = None, *, audio: bool = True) -
         raise ValueError(f"{path} has no frame in the range from {start} to {'its end' if stop is None else stop}.")
     sound = None
     if audio and information.has_audio:
-        sound = _read_audio(path, start / information.fps, (start + len(frames)) / information.fps)
+        sound = read_audio(path, start / information.fps, (start + len(frames)) / information.fps)
     return Video(frames, information.fps, sound)
 
 
@@ -102,6 +102,34 @@ def probe(path) -> VideoInfo:
     with _open_video(path) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         return VideoInfo(stream.height, stream.width, float(rate), stream.frames or None, bool(container.streams.audio))
+
+
+def read_audio(path, begin: float, end: float) -> Audio | None:
+    """Read the sound of a video file between two times in seconds: ``(channels, N)``, silence where the stream has none.
+
+    None if the file has no sound or none that can be decoded. Raises FileNotFoundError or ValueError as `read` does.
+    """
+    with _open_video(_existing(path)) as (container, _):
+        if not container.streams.audio:
+            return None
+        stream = container.streams.audio[0]
+        rate, layout = stream.rate, stream.layout.name
+        resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+        length = round((end - begin) * rate)
+        samples = np.zeros((stream.channels, length), np.float32)
+        position = None
+        for frame in container.decode(stream):
+            if position is None:
+                position = round(((frame.time or 0.0) - begin) * rate)
+            if position >= length:
+                break
+            for piece in resampler.resample(frame):
+                block = piece.to_ndarray()  # (channels, n)
+                low, high = max(0, position), min(length, position + block.shape[1])
+                if high > low:
+                    samples[:, low:high] = block[:, low - position : high - position]
+                position += block.shape[1]
+    return None if position is None else Audio(samples, rate, layout)
 
 
 def write(
@@ -203,29 +231,6 @@ def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
     return reformatter.reformat(
         frame, format="rgb24", src_colorspace=matrix, dst_color_range=ColorRange.JPEG, interpolation=_SCALING
     ).to_ndarray()
-
-
-def _read_audio(path: Path, begin: float, end: float) -> Audio | None:
-    """The sound between two times in seconds, silence where the stream has none; None if nothing can be decoded."""
-    with _open_video(path) as (container, _):
-        stream = container.streams.audio[0]
-        rate, layout = stream.rate, stream.layout.name
-        resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
-        length = round((end - begin) * rate)
-        samples = np.zeros((stream.channels, length), np.float32)
-        position = None
-        for frame in container.decode(stream):
-            if position is None:
-                position = round(((frame.time or 0.0) - begin) * rate)
-            if position >= length:
-                break
-            for piece in resampler.resample(frame):
-                block = piece.to_ndarray()  # (channels, n)
-                low, high = max(0, position), min(length, position + block.shape[1])
-                if high > low:
-                    samples[:, low:high] = block[:, low - position : high - position]
-                position += block.shape[1]
-    return None if position is None else Audio(samples, rate, layout)
 
 
 def _image_files(path: Path) -> list[Path] | None:

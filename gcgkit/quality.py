@@ -1,0 +1,180 @@
+"""How good the weights are: the figures of the model card, each from one call.
+
+    python -m gcgkit.quality PART --data DIR [--weights mini] [--json FILE]
+
+PART is ``vae``, ``exemplar``, ``prompt`` or ``gate``. The data folder is the one that ``footage`` describes; only its
+six measuring clips and its held-out photographs are looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from . import baselines, captions, conditioning, footage, metrics
+from .color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
+from .pipeline import GCGPipeline
+
+PROMPT_WORDS = ("red", "orange", "yellow", "green", "blue", "purple")
+
+
+def vae_quality(pipe: GCGPipeline, data: str | Path, frames: int = 40) -> dict[str, float]:
+    """PSNR (rgb, dB) of true colours sent through the autoencoder alone, L* kept, per clip and in the mean."""
+    result = {}
+    for name, clip in footage.measuring_clips(data, frames):
+        through = []
+        for frame in clip:
+            with torch.no_grad():
+                decoded = conditioning.decode(pipe.vae, conditioning.encode(pipe.vae, frame))
+            through.append(merge_luminance(to_gray(frame), decoded))
+        result[name] = metrics.psnr_rgb(np.stack(through), clip)
+    return _with_mean(result)
+
+
+def exemplar_quality(
+    pipe: GCGPipeline,
+    data: str | Path,
+    frames: int = 40,
+    clips: tuple[str, ...] | None = None,
+    seed: int = 0,
+    **options,
+) -> dict[str, dict[str, float]]:
+    """Exemplar mode: the first frame's colours are given, the others are measured against the truth.
+
+    Per measuring clip: PSNR (rgb, dB) of ours and, for scale, of plain gray, of the first frame's mean AB, of flow
+    propagation and of the true AB on the gray frame's L*; colourfulness and CDC, each over the truth's; seconds.
+    ``options`` go to the pipeline (``reference_mask=True`` shows what is left without guidance).
+    """
+    result = {}
+    for name, clip in footage.measuring_clips(data, frames):
+        if clips and name not in clips:
+            continue
+        gray, started = to_gray(clip), time.monotonic()
+        generator = torch.Generator().manual_seed(seed)
+        ours = pipe(gray, reference={0: clip[0]}, generator=generator, **options).frames
+        seconds = time.monotonic() - started
+        mean_ab = rgb_to_lab(clip[0])[..., 1:].mean((0, 1))
+        psnr = lambda pred: metrics.psnr_rgb(pred[1:], clip[1:])  # noqa: B023, E731
+        result[name] = {
+            "ours": psnr(ours),
+            "gray": psnr(np.repeat(gray[..., None], 3, -1)),
+            "mean_ab": psnr(np.stack([tint(g, mean_ab) for g in gray])),
+            "flow": psnr(baselines.propagate_by_flow(gray, clip[0])),
+            "true_ab": psnr(merge_luminance(gray, clip)),
+            "colorfulness_ratio": metrics.colorfulness(ours) / metrics.colorfulness(clip),
+            "cdc": metrics.cdc([ours]),
+            "cdc_truth": metrics.cdc([clip]),
+            "seconds": seconds,
+        }
+        print(name, {k: round(v, 5 if k.startswith("cdc") else 2) for k, v in result[name].items()}, flush=True)
+    keys = next(iter(result.values()), {})
+    result["mean"] = {key: float(np.mean([r[key] for r in result.values()])) for key in keys}
+    return result
+
+
+def tint(gray: np.ndarray, ab: np.ndarray) -> np.ndarray:
+    """A gray frame (H, W) with one AB everywhere: (H, W, 3)."""
+    lab = rgb_to_lab(np.repeat(gray[..., None], 3, -1))
+    lab[..., 1:] = ab
+    return np.clip(np.rint(lab_to_rgb(lab) * 255), 0, 255).astype(np.uint8)
+
+
+def prompt_quality(
+    pipe: GCGPipeline,
+    data: str | Path,
+    photos: int = 30,
+    words: tuple[str, ...] = PROMPT_WORDS,
+    seed: int = 0,
+    **options,
+) -> dict:
+    """Prompts alone: does a colour word move the mean AB towards its hue, and is the picture still more than a tint?
+
+    Held-out photographs, each with every word and without, same seed. ``moved`` is the share of cases whose shift
+    of the mean AB has a positive cosine with the word's AB; ``variance_ratio`` the median over cases of the AB variance
+    within the picture, over that without the word; ``tinted`` the share of cases where it is below a half.
+    """
+    paths = footage.photo_paths(data, held_out=True)
+    paths = [paths[i] for i in np.linspace(0, len(paths) - 1, photos).round().astype(int)]
+    cosines, ratios = [], []
+    for path in tqdm(paths, desc="prompts", disable=None):
+        gray = to_gray(footage.cover(footage.read_image(path))[None])
+        run = lambda prompt: rgb_to_lab(  # noqa: E731
+            pipe(gray, prompt=prompt, generator=torch.Generator().manual_seed(seed), **options).frames[0]  # noqa: B023
+        )[..., 1:].reshape(-1, 2)
+        plain = run("")
+        for word in words:
+            colored = run(word)
+            toward = rgb_to_lab(np.uint8([[captions.WORD_RGB[word]]]))[0, 0, 1:]
+            shift = colored.mean(0) - plain.mean(0)
+            cosines.append(float(shift @ toward / (np.linalg.norm(shift) * np.linalg.norm(toward) + 1e-9)))
+            ratios.append(float(colored.var(0).sum() / plain.var(0).sum()))
+    cosines, ratios = np.array(cosines), np.array(ratios)
+    by_word = {w: float((cosines[i :: len(words)] > 0).mean()) for i, w in enumerate(words)}
+    return {
+        "cases": len(cosines),
+        "moved": float((cosines > 0).mean()),
+        "moved_by_word": by_word,
+        "variance_ratio": float(np.median(ratios)),
+        "tinted": float((ratios < 0.5).mean()),
+    }
+
+
+def gate_quality(pipe: GCGPipeline, data: str | Path, pairs: int = 30) -> dict[str, float]:
+    """Mean of the trained gate over pairs of frames: masked, with a matching reference, and with another clip's."""
+    clips = list(footage.measuring_clips(data, 40))
+    sums = {"masked": [], "matching": [], "wrong": []}
+    rng = np.random.default_rng(0)
+    for i in range(pairs):
+        clip, other = clips[i % len(clips)][1], clips[(i + 1 + i // len(clips)) % len(clips)][1]
+        if other is clip:
+            other = clips[(i + 1) % len(clips)][1]
+        frame, ref = rng.choice(len(clip), 2, replace=False)
+        code = lambda image: conditioning.encode(pipe.vae, image)  # noqa: E731
+        with torch.no_grad():
+            g = code(to_gray(clip[frame]))
+            sums["masked"].append(pipe.control.hint(g, g * 0, g * 0).gate.mean())
+            for kind, source in (("matching", clip[ref]), ("wrong", other[ref % len(other)])):
+                sums[kind].append(pipe.control.hint(g, code(to_gray(source)), code(source)).gate.mean())
+    return {kind: float(torch.stack(values).mean()) for kind, values in sums.items()}
+
+
+def _with_mean(values: dict[str, float]) -> dict[str, float]:
+    return {**values, "mean": float(np.mean(list(values.values())))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["vae", "exemplar", "prompt", "gate"])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id")
+    parser.add_argument("--json", type=Path, help="write the result here too")
+    parser.add_argument("--clips", nargs="*", help="exemplar: only these measuring clips")
+    parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("--mask", action="store_true", help="exemplar: with the reference masked")
+    parser.add_argument("--steps", type=int, default=32, help="denoising steps")
+    args = parser.parse_args()
+    pipe = GCGPipeline.from_pretrained(args.weights)
+    pipe.set_progress_bar_config(disable=True)
+    steps = {"num_inference_steps": args.steps}
+    if args.part == "vae":
+        result = vae_quality(pipe, args.data, args.frames)
+    elif args.part == "exemplar":
+        clips = tuple(args.clips) if args.clips else None
+        result = exemplar_quality(pipe, args.data, args.frames, clips, reference_mask=args.mask, **steps)
+    elif args.part == "prompt":
+        result = prompt_quality(pipe, args.data, **steps)
+    else:
+        result = gate_quality(pipe, args.data)
+    print(json.dumps(result, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
