@@ -105,7 +105,7 @@ def probe(path) -> VideoInfo:
 
 
 def read_audio(path, begin: float, end: float) -> Audio | None:
-    """Read the sound of a video file between two times in seconds: ``(channels, N)``, silence where the stream has none.
+    """Read a file's sound between two times in seconds: samples ``(channels, N)``, silence where it has none.
 
     None if the file has no sound or none that can be decoded. Raises FileNotFoundError or ValueError as `read` does.
     """
