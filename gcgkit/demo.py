@@ -20,8 +20,8 @@ import numpy as np
 
 from . import baselines, clips, color, footage, metrics, video
 
-CLIP, FIRST, FRAMES, STRIDE = "bikes", 0, 16, 2
-PROMPTS = ("green trees, gray street", "orange sunset")
+CLIP, FIRST, FRAMES, STRIDE = "bikes", 106, 16, 2  # one shot: a car at a crossing, a cyclist behind it
+PROMPTS = ("red car, green background", "blue car, orange background")
 
 
 def load_clip(name: str = CLIP, first: int = FIRST, count: int = FRAMES, stride: int = STRIDE) -> np.ndarray:

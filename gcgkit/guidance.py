@@ -43,20 +43,21 @@ class GuidanceOutput(BaseOutput):
     gate_weights: torch.Tensor | None = None
 
 
-def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None = None) -> torch.Tensor:
     """Softmax(QK^T / sqrt(d)) V for values narrower than the keys, through PyTorch's fused kernel.
 
     ``query`` (B, heads, N, d), ``key`` (B, heads, M, d), ``value`` (B, heads, M, c) with c <= d -> (B, heads, N, c).
     The kernel that never builds the N x M matrix wants equal widths, so the values are padded and the pad cut off.
+    ``scale`` stands in for 1 / sqrt(d).
     """
     width = value.shape[-1]
     padded = F.pad(value, (0, key.shape[-1] - width))  # (B, heads, M, d)
-    return F.scaled_dot_product_attention(query, key, padded)[..., :width]
+    return F.scaled_dot_product_attention(query, key, padded, scale=scale)[..., :width]
 
 
-def attention_weights(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+def attention_weights(query: torch.Tensor, key: torch.Tensor, scale: float | None = None) -> torch.Tensor:
     """Softmax(QK^T / sqrt(d)), built in full, for pictures: (B, heads, N, d), (B, heads, M, d) -> (B, heads, N, M)."""
-    return (query @ key.transpose(-1, -2) / key.shape[-1] ** 0.5).softmax(-1)
+    return (query @ key.transpose(-1, -2) * (scale or key.shape[-1] ** -0.5)).softmax(-1)
 
 
 class _Attention(nn.Module):
@@ -103,12 +104,15 @@ class ColorDistributionGatedAttention(_Attention):
     Args:
         bias: give the value map a bias, started so that the gate is almost closed. Without one (literal) a zero
             reference leaves the gate at sigma(0) = 0.5 instead of the paper's "about g".
-        null_token: add one learned key and value that belong to no reference. A softmax over reference tokens alone
-            averages their values whether or not any of them matches; with somewhere else to look, a query without a
-            match can close the gate.
+        null_token: add one token that belongs to no reference, with a learned logit (the same for every query) and a
+            learned value. A softmax over reference tokens alone averages their values whether or not any of them
+            matches; with somewhere else to look, a query that matches nothing better than the learned logit can
+            close the gate.
     """
 
     START = -3.0  # sigma(-3) = 0.047
+    NULL_LOGIT = 12.0  # a little under a token's logit with its like at the start: (gain of W)^2 sqrt(hidden_dim) = 16
+    NULL_WIDTH = 8  # channels that carry the null token's logit; kernels like multiples of eight
 
     def __init__(
         self,
@@ -124,26 +128,34 @@ class ColorDistributionGatedAttention(_Attention):
         if bias:
             nn.init.normal_(self.to_v.weight, std=0.02)
             nn.init.constant_(self.to_v.bias, self.START)
-        self.null_key = self.null_value = None
+        self.null_logit = self.null_value = None
         if null_token:
-            self.null_key = nn.Parameter(torch.zeros(hidden_dim))
+            self.null_logit = nn.Parameter(torch.tensor(self.NULL_LOGIT))
             self.null_value = nn.Parameter(torch.full((heads * latent_channels,), 2 * self.START))
 
-    def _with_null(self, tokens: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
-        if null is None:
-            return tokens
-        return torch.cat([tokens, null.to(tokens.dtype).expand(tokens.shape[0], 1, -1)], 1)  # (B, M, c) -> (B, M+1, c)
+    def _queries_keys(self, gray: torch.Tensor, ref_gray: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Queries (B, heads, N, d), keys (B, heads, M, d) and the scale; with the null token M + 1 and d + 8."""
+        q, k = self.split(self.to_q(gray)), self.split(self.to_k(ref_gray))
+        scale = q.shape[-1] ** -0.5
+        if self.null_logit is not None:
+            # One more channel, 1 in every query, 0 in every key but the null token's, which is nothing else.
+            logit = (self.null_logit / scale).to(q.dtype)
+            null = F.pad(logit.view(1, 1, 1, 1), (q.shape[-1], self.NULL_WIDTH - 1))  # (1, 1, 1, d + 8)
+            one = F.pad(torch.ones_like(q[..., :1]), (0, self.NULL_WIDTH - 1))
+            k = torch.cat([F.pad(k, (0, self.NULL_WIDTH)), null.expand(*k.shape[:2], -1, -1)], 2)
+            q = torch.cat([q, one], 3)
+        return q, k, scale
 
     def forward(self, gray: torch.Tensor, ref_gray: torch.Tensor) -> torch.Tensor:
-        k = self.split(self._with_null(self.to_k(ref_gray), self.null_key))
-        v = self.split(self._with_null(self.to_v(ref_gray), self.null_value))
-        logits = attend(self.split(self.to_q(gray)), k, v).mean(1)  # (B, heads, N, C) -> (B, N, C)
-        return torch.sigmoid(logits)
+        q, k, scale = self._queries_keys(gray, ref_gray)
+        v = self.to_v(ref_gray)  # (B, M, heads*C)
+        if self.null_value is not None:
+            v = torch.cat([v, self.null_value.to(v.dtype).expand(v.shape[0], 1, -1)], 1)  # (B, M + 1, heads*C)
+        return torch.sigmoid(attend(q, k, self.split(v), scale).mean(1))  # (B, heads, N, C) -> (B, N, C)
 
     def weights(self, gray: torch.Tensor, ref_gray: torch.Tensor) -> torch.Tensor:
         """Attention weights on the reference (B, heads, N, M), without the null token's share."""
-        k = self.split(self._with_null(self.to_k(ref_gray), self.null_key))
-        return attention_weights(self.split(self.to_q(gray)), k)[..., : ref_gray.shape[1]]
+        return attention_weights(*self._queries_keys(gray, ref_gray))[..., : ref_gray.shape[1]]
 
 
 class ConvStem(nn.Module):

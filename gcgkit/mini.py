@@ -2,9 +2,9 @@
 
     python -m gcgkit.mini STAGE --data DIR --out DIR [--steps N]
 
-Stages, in order: ``vae``, ``encoders``, ``cache``, ``text2image``, ``guidance``, ``fullsize``, ``export``. Each resumes
-where it was killed. ``footage`` says what the data folder holds. ``guidance --frozen`` is the paper's order, with the
-UNet frozen; without it the UNet goes on learning, which colours better at this size.
+Stages, in order: ``vae``, ``encoders``, ``cache``, ``text2image``, ``guidance``, ``gate``, ``fullsize``, ``export``.
+Each resumes where it was killed. ``footage`` says what the data folder holds. ``guidance --frozen`` is the paper's
+order, with the UNet frozen; without it the UNet goes on learning, which colours better at this size.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def cache_scenes(data: Path, out: Path, per_photo: float = 2, per_clip: int = 24
             scene = (
                 pairs.clip_scene(clips[source], views, size, rng)
                 if isinstance(source, str)
-                else pairs.photo_scene(source, views // 2, size, rng)
+                else pairs.photo_scene(source, views, size, rng)
             )
             scene = pairs.augment_hsv(scene, *pairs.random_hsv(rng, natural))
             texts.append(pairs.caption_scene(scene, source if isinstance(source, str) else source.stem, rng))
@@ -237,8 +237,6 @@ def cache_scenes(data: Path, out: Path, per_photo: float = 2, per_clip: int = 24
                 z = vae.encode(to_tensor(scene).to(device())).latent_dist.mode().cpu().half()
             g = z.clone()
             g[:, vae.config.luma_channels :] = 0
-            if len(z) < views:  # photographs have half as many views: repeat them
-                z, g, small = torch.cat([z, z]), torch.cat([g, g]), np.concatenate([small, small])
             latents.append(z), grays.append(g), thumbnails.append(torch.from_numpy(small)), kept.append(natural)
         scenes = pairs.Scenes(
             torch.stack(latents), torch.stack(grays), torch.stack(thumbnails), texts, torch.tensor(kept)
@@ -380,6 +378,42 @@ def train_guidance(
     control.save_pretrained(out / name / "control")
 
 
+GATE_MIXTURE = pairs.Mixture(mask=0.2, single=0.25, grid=0.25, unrelated=0.3)
+
+
+def train_gate(out: Path, name: str, start: Path, steps: int = 800, batch: int = 16, price: float = 0.03) -> None:
+    """The gate alone, on more wrong references than the copy is shown; no denoising, so steps are cheap.
+
+    The ColorHint's squared error opens the gate where the fetched colour helps and closes it where it harms. Where it
+    does neither, as under the mask, ``price`` times the mean gate closes it. The gate's queries and keys start as those
+    of the colour attention, which has learned what matches, and the null token's logit between those of matching and
+    of other references; left to itself the gate found no such measure.
+    """
+    torch.manual_seed(4)
+    scenes = pairs.Scenes.load(out / "scenes-small.pt")
+    unet = UNet2DConditionModel.from_pretrained(start / "unet")
+    control = GuidedControlNet.from_pretrained(start / "control")
+    cga, gate = control.guidance.cga, control.guidance.cdga
+    gate.to_q.load_state_dict(cga.to_q.state_dict())
+    gate.to_k.load_state_dict(cga.to_k.state_dict())
+    gate.null_logit.data.fill_(18.0)
+    control.requires_grad_(False)
+    gate.requires_grad_(True)
+
+    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        kind = pairs.draw_kind(GATE_MIXTURE, generator)
+        sample = pairs.draw_batch(scenes, kind, batch, GATE_MIXTURE, generator)
+        names = ("target", "gray", "ref_gray", "ref_color")
+        target, gray, ref_gray, ref_color = (sample[name].to(device()) for name in names)
+        hint = control.hint(gray, ref_gray, ref_color)
+        error, opened = (hint.hint.float() - target).square().mean(), hint.gate.float().mean()
+        return {"loss": error + price * opened, f"hint_{kind}": error.detach(), f"gate_{kind}": opened.detach()}
+
+    training.fit(out / name, {"control": control}, loss, steps=steps, learning_rate=1e-3, warmup=20, title=name)
+    unet.requires_grad_(True).save_pretrained(out / name / "unet")
+    control.requires_grad_(True).save_pretrained(out / name / "control")
+
+
 # --- stage 7: a folder that from_pretrained reads -------------------------------------------------------------------
 
 
@@ -404,7 +438,7 @@ def export(out: Path, trained: Path, folder: Path, guidance_scale: float = 2.0) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    stages = ["vae", "encoders", "cache", "text2image", "guidance", "fullsize", "export"]
+    stages = ["vae", "encoders", "cache", "text2image", "guidance", "gate", "fullsize", "export"]
     parser.add_argument("stage", choices=stages)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of photographs and clips")
     parser.add_argument("--out", type=Path, default=Path("runs/mini"), help="folder of checkpoints and parts")
@@ -425,9 +459,12 @@ def main() -> None:
         train_text2image(args.out, **steps)
     elif args.stage == "guidance":
         train_guidance(args.out, name, frozen=args.frozen, mode=args.mode, **steps)
+    elif args.stage == "gate":
+        train_gate(args.out, f"{name}-gate", args.out / name, **steps)
     elif args.stage == "fullsize":
+        start = args.out / (f"{name}-gate" if args.mode == "gated" else name)
         options = {"scenes": "full", "batch": 4, "learning_rate": 2e-4, "steps": 1000, **steps}
-        train_guidance(args.out, f"{name}-full", args.out / name, frozen=args.frozen, mode=args.mode, **options)
+        train_guidance(args.out, f"{name}-full", start, frozen=args.frozen, mode=args.mode, **options)
     else:
         export(args.out, args.out / f"{name}-full", args.folder)
 

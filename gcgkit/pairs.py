@@ -88,7 +88,9 @@ def cut_views(
 
 def photo_scene(path, views: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Overlapping crops of one photograph: (views, h, w, 3)."""
-    photo = footage.cover(footage.read_image(path), at=rng.random())
+    # Larger than the views, or at full size there would be nothing to cut and all views would be one picture.
+    larger = tuple(max(least, side * 4 // 3) for least, side in zip(footage.SIZE, size, strict=True))
+    photo = footage.cover(footage.read_image(path), larger, at=rng.random())
     return cut_views(photo[None], views, size, rng, jitter=0.5)
 
 

@@ -96,6 +96,7 @@ def fit(
 
     saved_at, started, sums = time.monotonic(), time.monotonic(), {}
     bar = tqdm(range(first, steps), initial=first, total=steps, desc=title, mininterval=5.0, disable=None)
+    _cut_log(folder / "log.jsonl", first)
     with (folder / "log.jsonl").open("a") as log:
         for step in bar:
             for group in optimizer.param_groups:
@@ -126,6 +127,19 @@ def fit(
     for module in modules.values():
         module.eval()
     return modules
+
+
+def _cut_log(path: Path, last: int) -> None:
+    """Drop the lines after step ``last``, which a resumed run writes again, and one that was torn by the end."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] <= last:
+                kept.append(line + "\n")
+        except ValueError:
+            break
+    path.with_suffix(".tmp").write_text("".join(kept))
+    os.replace(path.with_suffix(".tmp"), path)
 
 
 def read_log(folder: str | Path) -> list[dict]:
