@@ -10,7 +10,7 @@ PENDING := $(VENV)/.gcgkit-unfinished
 UV_VERSION := 0.13.9
 # The interpreter that .venv is made from. Empty: the first of python3.11 ... python3 on the path that fits.
 PYTHON ?=
-# More arguments for pytest, such as PYTEST_ARGS="-n 2 -k clips".
+# More arguments for pytest, such as PYTEST_ARGS="-n 4 -k clips".
 PYTEST_ARGS ?=
 # Seconds that one notebook cell may take under test.
 CELL_TIMEOUT ?= 600
@@ -35,7 +35,7 @@ demo: $(STAMP) ## colour a real clip; pictures, video and numbers land in figure
 	@$(PY) -m gcgkit.demo --out figures/demo
 
 test: $(STAMP) ## run the tests, then the notebooks
-	@$(PY) -m pytest tests $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 $(PYTEST_ARGS)
 	@if ls notebooks/*.ipynb >/dev/null 2>&1; then \
 		$(PY) -m pytest --nbmake --nbmake-timeout=$(CELL_TIMEOUT) notebooks; \
 	else \

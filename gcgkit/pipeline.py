@@ -62,6 +62,7 @@ class GCGPipeline(DiffusionPipeline):
         guidance_scale: the profile's own scale of classifier-free guidance.
         height, width: the profile's working size in pixels, which frames are scaled to fit.
         tau: the profile's own range of t in Eq. 10.
+        strength: the profile's own share of denoising steps for frames with references, see ``stages.Settings``.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class GCGPipeline(DiffusionPipeline):
         height: int = 256,
         width: int = 448,
         tau: float = 4.0,
+        strength: float = 1.0,
     ):
         super().__init__()
         self.register_modules(
@@ -90,7 +92,9 @@ class GCGPipeline(DiffusionPipeline):
             feature_extractor=feature_extractor,
             scheduler=scheduler,
         )
-        self.register_to_config(guidance_scale=guidance_scale, height=height, width=width, tau=tau)
+        self.register_to_config(
+            guidance_scale=guidance_scale, height=height, width=width, tau=tau, strength=strength
+        )
 
     @classmethod
     def from_pretrained(cls, name="mini", *, dtype=None, torch_dtype=None, **kwargs) -> "GCGPipeline":
@@ -144,6 +148,7 @@ class GCGPipeline(DiffusionPipeline):
         dissimilarity: str = "mse",
         network: Callable | None = None,
         tau: float | None = None,
+        strength: float | None = None,
         past_window: int | None = 32,
         use_srg: bool = True,
         single_reference: str = "nearest",
@@ -176,6 +181,7 @@ class GCGPipeline(DiffusionPipeline):
             dissimilarity=dissimilarity,
             network=network,
             tau=tau,
+            strength=strength,
             past_window=past_window,
             use_srg=use_srg,
             single_reference=single_reference,

@@ -43,6 +43,9 @@ class Settings:
     num_keyframes frames in a row under the mask, and the exemplars join them in the second stage.
     working_size: (height, width) of the model's canvas, which frames are scaled to fit; None for the profile's own,
     turned for upright frames.
+    strength: share of the denoising steps that a frame with references goes through, above 0 to 1; it starts from its
+    noised ColorHint then, as image-to-image does, and from pure noise at 1 (the paper). None for the profile's own.
+    Frames under the mask always start from noise.
     eta: DDIM's. noise: "shared" starts every frame from the same noise, "independent" each from its own.
     Raises ValueError for values outside these.
     """
@@ -58,6 +61,7 @@ class Settings:
     dissimilarity: str = "mse"
     network: Callable | None = None
     tau: float | None = None
+    strength: float | None = None
     past_window: int | None = 32
     use_srg: bool = True
     single_reference: str = "nearest"
@@ -77,7 +81,7 @@ class Settings:
             value = getattr(self, name)
             if not (_is_whole(value) and value >= 1) and not (name == "past_window" and value is None):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
-        for name, lowest in (("guidance_scale", 0), ("tau", None), ("eta", 0)):
+        for name, lowest in (("guidance_scale", 0), ("tau", None), ("strength", None), ("eta", 0)):
             value = getattr(self, name)
             if value is None and name != "eta":
                 continue
@@ -95,6 +99,8 @@ class Settings:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
+        if self.strength is not None and not self.strength <= 1:
+            raise ValueError(f"strength must be above 0 and at most 1, not {self.strength!r}.")
         if self.dissimilarity == "lpips" and self.network is None:
             raise ValueError("dissimilarity 'lpips' needs network=, a callable (a_frames, b_frames) -> (N,) distances.")
         if self.callback_on_step_end is not None and not callable(self.callback_on_step_end):
@@ -123,6 +129,9 @@ class Run:
             frame_size, tuple(size), conditioning.canvas_multiple(pipe.vae, pipe.unet)
         )
         self.tau = pipe.config.tau if settings.tau is None else settings.tau
+        self.strength = pipe.config.strength if settings.strength is None else settings.strength
+        if pipe.control.guidance.config.mode == "concat":
+            self.strength = 1.0  # its hint is the reference itself, whose structure is another frame's
         scale = pipe.config.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
         self.guidance_scale = float(scale)
         self.text = self._text()
@@ -191,13 +200,24 @@ class Run:
         ref_gray, ref_color, tokens = (torch.cat(parts) for parts in zip(*grids, strict=True))
         return self.pipe.control.hint(gray, ref_gray, ref_color), tokens
 
+    def steps(self, strength: float) -> int:
+        """How many of the denoising steps are gone through at a strength, one at least."""
+        return max(1, round(strength * self.settings.num_inference_steps))
+
     def denoise(
-        self, gray: torch.Tensor, frames: tuple[int, ...], stage: str, condition: Callable, bar=None
+        self,
+        gray: torch.Tensor,
+        frames: tuple[int, ...],
+        stage: str,
+        condition: Callable,
+        bar=None,
+        strength: float = 1.0,
     ) -> torch.Tensor:
         """Denoise m frames together: gray latents ``(m, C, h, w)`` -> clean latents ``(m, C, h, w)``.
 
         ``condition(t)`` gives the ColorHint and the image tokens at t of Eq. 10, in [0, tau]. Guidance is on text
-        only: the copy sees no text, so it runs once per step and its residuals serve both halves.
+        only: the copy sees no text, so it runs once per step and its residuals serve both halves. With ``strength``
+        below 1 the first steps are left out and the frames start from their ColorHints, noised as far.
         """
         pipe, count, halves = self.pipe, len(frames), len(self.text)
         text = self.text.repeat_interleave(count, 0)  # (halves*m, N, D), a half's frames side by side
@@ -208,9 +228,14 @@ class Run:
         scheduler = pipe.scheduler
         scheduler.set_timesteps(self.settings.num_inference_steps, device=self.device)
         latents = noise * scheduler.init_noise_sigma
-        for step, timestep in enumerate(scheduler.timesteps):
+        skipped = self.settings.num_inference_steps - self.steps(strength)
+        if bar is not None:
+            bar.update(skipped)
+        for step, timestep in enumerate(scheduler.timesteps[skipped:]):
             t = srg.rescale_timestep(float(timestep), scheduler.config.num_train_timesteps, self.tau)
             hint, tokens = condition(t)
+            if step == 0 and skipped:
+                latents = scheduler.add_noise(hint.hint, noise, timestep.expand(count))
             sample = scheduler.scale_model_input(latents, timestep)
             residuals = pipe.control(sample, timestep, tokens, gray, hint=hint)
             output = pipe.unet(
@@ -254,12 +279,12 @@ def color_jointly(
             order = np.argsort(pool.distance(run.describe(image, latent[None]), exemplars), kind="stable")
             nearest.append([exemplars[i] for i in order[: run.settings.grid_size if run.settings.use_srg else 1]])
             used = tuple(r.frame for r in nearest[-1])
-            record[frame] = [ReferenceRun(run.settings.num_inference_steps, used, ())]
-        guidance = run.guide(latents, nearest)
+            record[frame] = [ReferenceRun(run.steps(run.strength), used, ())]
+        guidance, strength = run.guide(latents, nearest), run.strength
     else:
-        guidance = run.mask(latents)
+        guidance, strength = run.mask(latents), 1.0
     with joint_self_attention(run.pipe.unet, len(frames)) if len(frames) > 1 else nullcontext():
-        clean = run.denoise(latents, frames, "keyframes", lambda t: guidance, bar)
+        clean = run.denoise(latents, frames, "keyframes", lambda t: guidance, bar, strength)
     return [run.finish(clean[i : i + 1], image) for i, image in enumerate(gray)], record
 
 
@@ -291,7 +316,9 @@ def color_frame(
             held[used] = run.guide(latents, [keys + past]) if keys or past else run.mask(latents)
         return held[used]
 
-    colored = run.finish(run.denoise(latents, (frame,), "remaining", condition), gray)
+    strength = 1.0 if settings.reference_mask or not (pool.keys or pool.past) else run.strength
+    clean = run.denoise(latents, (frame,), "remaining", condition, strength=strength)
+    colored = run.finish(clean, gray)
     reference = None
     if settings.use_srg and not settings.reference_mask:
         reference = Reference(frame, latents, run.encode(colored), run.tokens(colored), descriptor)

@@ -15,7 +15,7 @@ import torch
 from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
 from skimage.color import rgb2lab
 
-from gcgkit import profiles, references
+from gcgkit import conditioning, profiles, references
 from gcgkit.color import merge_luminance, to_gray
 from gcgkit.conditioning import fit_canvas, image_tokens
 from gcgkit.keyframes import small_gray
@@ -637,6 +637,45 @@ def test_paper_profile_from_folders(pipe, clip, tmp_path):
         profiles.build_paper(tmp_path / "nothing", tmp_path / "clip")
 
 
+# --- strength --------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_strength_starts_from_the_noised_hint(pipe, clip):
+    rgb = clip[0] if clip.ndim == 4 else np.repeat(clip[0][..., None], 3, -1)
+    gray = to_gray(clip) if clip.ndim == 4 else clip
+    out = pipe(
+        gray[:2], reference={0: rgb}, num_keyframes=1, num_inference_steps=4, strength=0.5, generator=seeded()
+    )
+    key = merge_luminance(gray[0], rgb)
+    code = lambda x: conditioning.encode(pipe.vae, x)  # noqa: E731
+    g, ref_gray, ref_color = code(gray[1]), code(gray[0]), code(key)
+    tokens = conditioning.image_tokens(pipe.image_encoder, pipe.feature_extractor, key)
+    hint = pipe.control.guidance(g, ref_gray, ref_color)
+    scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(4)
+    noise = torch.randn(g.shape, generator=seeded())
+    share = scheduler.alphas_cumprod[scheduler.timesteps[2]]
+    latents = share.sqrt() * hint.hint + (1 - share).sqrt() * noise
+    for t in scheduler.timesteps[2:]:
+        down, middle = pipe.control(latents, t, tokens, g, hint=hint, return_dict=False)
+        text = pipe.encode_prompt([""])
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        latents = scheduler.step(pipe.unet(latents, t, text, **residuals).sample, t, latents).prev_sample
+    assert close(out.frames[1], merge_luminance(gray[1], conditioning.decode(pipe.vae, latents)))
+    assert [run.steps for run in out.references[1]] == [2]
+
+
+def test_strength_one_is_the_default_and_the_mask_ignores_strength(pipe, clip):
+    assert pipe.config.strength == 1.0
+    exemplar = {"reference": {0: tiny.clip(5)[0]}}
+    whole = color(pipe, clip, **exemplar, strength=1.0).frames
+    assert np.array_equal(whole, color(pipe, clip, **exemplar).frames)
+    assert not np.array_equal(whole, color(pipe, clip, **exemplar, strength=0.5).frames)
+    masked = color(pipe, clip, reference_mask=True).frames
+    assert np.array_equal(masked, color(pipe, clip, reference_mask=True, strength=0.5).frames)
+
+
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 _BLACK = np.zeros((3, 32, 64, 3), np.uint8)
@@ -662,6 +701,8 @@ _BLACK = np.zeros((3, 32, 64, 3), np.uint8)
         ({"past_window": 0}, "past_window must be a whole number"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be a number"),
         ({"tau": 0}, "tau must be a number above 0"),
+        ({"strength": 0}, "strength must be a number above 0"),
+        ({"strength": 1.5}, "strength must be above 0 and at most 1"),
         ({"eta": -0.1}, "eta must be a number from 0 on"),
         ({"prompt": ["red", "blue"]}, "prompt must be one string"),
         ({"negative_prompt": None}, "negative_prompt must be one string"),
