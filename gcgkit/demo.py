@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ import numpy as np
 from . import baselines, clips, color, footage, metrics, video
 
 CLIP, FIRST, FRAMES, STRIDE = "bikes", 106, 16, 2  # one shot: a car at a crossing, a cyclist behind it
-PROMPTS = ("red car, green background", "blue car, orange background")
+PROMPTS = ("orange and brown street", "blue street")
 
 
 def load_clip(name: str = CLIP, first: int = FIRST, count: int = FRAMES, stride: int = STRIDE) -> np.ndarray:
@@ -64,15 +65,15 @@ def contact_sheet(rows: dict[str, np.ndarray], numbers: dict[str, dict], title: 
     count = len(next(iter(rows.values())))
     picks = np.linspace(0, count - 1, shown).round().astype(int)
     figure, axes = pyplot.subplots(len(rows), shown, figsize=(3.1 * shown, 1.95 * len(rows)), squeeze=False)
-    for line, (label, frames) in zip(axes, rows.items(), strict=True):
+    for row, (line, (label, frames)) in enumerate(zip(axes, rows.items(), strict=True)):
         for axis, i in zip(line, picks, strict=True):
             axis.imshow(frames[i])
             axis.set_xticks([]), axis.set_yticks([])
-            if line is axes[0]:
+            if row == 0:
                 axis.set_title(f"frame {i}", fontsize=11)
         note = numbers.get(label, {})
-        text = f"\n{note['psnr_rgb']:.1f} dB, colourful {note['colorfulness']:.0f}" if note else ""
-        line[0].set_ylabel(label + text, fontsize=10)
+        text = f"\n{note['psnr_rgb']:.1f} dB" if note else ""
+        line[0].set_ylabel(textwrap.fill(label, 18) + text, fontsize=9)
     figure.suptitle(title, fontsize=12)
     figure.tight_layout()
     partial = path.with_suffix(".partial.png")
