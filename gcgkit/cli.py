@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 import gcgkit
+from gcgkit import evaluate_cli, train_cli
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -222,7 +223,14 @@ def _parser() -> argparse.ArgumentParser:
     about = "Say what this machine has and can do, and what to do about what is missing."
     checkup = commands.add_parser("doctor", help="say what this machine can do", description=about, **shared)
     checkup.set_defaults(run=doctor)
-    for each in (command, checkup):
+    trainer = commands.add_parser("train", help="train, or go on with a run", description=train_cli.ABOUT, **shared)
+    trainer.set_defaults(run=train_cli.run)
+    train_cli.add_options(trainer)
+    about = {"usage": evaluate_cli.USAGE, "description": evaluate_cli.ABOUT, "epilog": evaluate_cli.EPILOG}
+    evaluator = commands.add_parser("evaluate", help="measure methods, write Table 1", **about, **shared)
+    evaluator.set_defaults(run=evaluate_cli.run)
+    evaluate_cli.add_options(evaluator)
+    for each in (command, checkup, trainer, evaluator):
         each.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     return parser
 

@@ -77,8 +77,12 @@ def encode(vae, image: np.ndarray, device: torch.device | str | None = None) -> 
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
     pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device or vae.device)
-    pixels = (pixels.permute(2, 0, 1)[None].float() / 127.5 - 1).to(vae.dtype)  # (H, W, 3) -> (1, 3, H, W)
-    latents = vae.encode(pixels).latent_dist.mode()
+    return encode_pixels(vae, pixels.permute(2, 0, 1)[None])  # (H, W, 3) -> (1, 3, H, W)
+
+
+def encode_pixels(vae, pixels: torch.Tensor) -> torch.Tensor:
+    """Latents of a batch of canvases on the autoencoder's device: uint8 ``(B, 3, H, W)`` -> ``(B, C, h, w)``."""
+    latents = vae.encode((pixels.float() / 127.5 - 1).to(vae.dtype)).latent_dist.mode()
     return (latents - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
 
 

@@ -31,8 +31,7 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         super().__init__()
         self.guidance = GatedColorGuidance.from_config(dict(guidance_config))
         self.unet_copy = ControlNetModel.from_config(dict(copy_config))
-        width = self.unet_copy.config.cross_attention_dim
-        self.token_projection = nn.Identity() if image_tokens_dim == width else nn.Linear(image_tokens_dim, width)
+        self.token_projection = _projection(image_tokens_dim, self.unet_copy.config.cross_attention_dim)
 
     @classmethod
     def from_unet(
@@ -55,9 +54,11 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
             conditioning_embedding_out_channels=(condition_width,),  # one entry: latents are taken in at their own size
             load_weights_from_unet=load_weights_from_unet,
         )
-        control = cls(_plain(copy.config), _plain(guide.config), image_tokens_dim or unet.config.cross_attention_dim)
-        control.unet_copy.load_state_dict(copy.state_dict())
-        control.guidance.load_state_dict(guide.state_dict())
+        width = copy.config.cross_attention_dim
+        with torch.device("meta"):  # nothing is made twice: Stable Diffusion's copy alone is gigabytes
+            control = cls(_plain(copy.config), _plain(guide.config), image_tokens_dim or width)
+        control.unet_copy, control.guidance = copy, guide
+        control.token_projection = _projection(control.config.image_tokens_dim, width)
         return control if control.dtype == unet.dtype else control.to(unet.dtype)
 
     def hint(self, gray: torch.Tensor, ref_gray: torch.Tensor, ref_color: torch.Tensor) -> GuidanceOutput:
@@ -95,6 +96,10 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
             conditioning_scale=conditioning_scale,
             return_dict=return_dict,
         )
+
+
+def _projection(width: int, wanted: int) -> nn.Module:
+    return nn.Identity() if width == wanted else nn.Linear(width, wanted)
 
 
 def _plain(config) -> dict:

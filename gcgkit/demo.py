@@ -139,6 +139,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=32, help="denoising steps")
     parser.add_argument("--frames", type=int, default=FRAMES, help="frames to colour")
     args = parser.parse_args()
+    if args.frames < 5:
+        parser.error("--frames must be 5 or more, which the colour distribution consistency needs")
     result = run(args.out, args.weights, args.steps, args.frames)
     print(f"\n{'':34}PSNR dB   colourful      CDC")
     for label, note in result["numbers"].items():

@@ -235,7 +235,8 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
         """Channels of ``GuidanceOutput.features``."""
         return self.config.latent_channels * (2 if self.config.mode == "concat" else 1)
 
-    def _tokens(self, latents: torch.Tensor) -> torch.Tensor:
+    def tokens(self, latents: torch.Tensor) -> torch.Tensor:
+        """What queries and keys are made of, the stem's output or single latents: (B, C, h, w) -> (B, h*w, f)."""
         features = latents if self.token_stem is None else self.token_stem(latents)
         return features.flatten(2).transpose(1, 2)  # (B, f, h, w) -> (B, h*w, f)
 
@@ -262,7 +263,7 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
             gate = torch.ones_like(gray)
             return GuidanceOutput(hint=gray * (1 - gate) + color * gate, color=color, gate=gate, features=features)
 
-        tokens, ref_tokens = self._tokens(gray), self._tokens(ref_gray)
+        tokens, ref_tokens = self.tokens(gray), self.tokens(ref_gray)
         to_map = lambda x: x.transpose(1, 2).unflatten(2, size)  # noqa: E731  (B, h*w, C) -> (B, C, h, w)
         color = to_map(self.cga(tokens, ref_tokens, ref_color.flatten(2).transpose(1, 2)))  # Eq. 2
         gate = torch.ones_like(color) if self.cdga is None else to_map(self.cdga(tokens, ref_tokens))  # Eq. 4

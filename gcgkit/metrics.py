@@ -2,20 +2,39 @@
 
 Clips are RGB uint8 arrays ``(T, H, W, 3)``, or any iterable of frames ``(H, W, 3)``, which is read one frame at a
 time. Measures of colour alone are misled easily: gray or frozen output has the best CDC, so the true clip's own value
-belongs beside it.
+belongs beside it. The metrics that are neural networks are described in `metric_networks`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
 
 from .baselines import optical_flow, warp
-from .color import rgb_to_lab
-from .frames import check_frames, each_frame, frame_pairs
+from .color import lightness_of_gray, rgb_to_lab, to_gray
+from .frames import check_frame, check_frames, each_frame, frame_pairs
+from .metric_networks import clip_iqa, fd_efficientnet, fid, lpips, musiq, st_lpips
+
+__all__ = [
+    "CDC_GAPS",
+    "COLORFULNESS_FORMS",
+    "PSNR_CAP",
+    "cdc",
+    "clip_iqa",
+    "colorfulness",
+    "fd_efficientnet",
+    "fid",
+    "flow_warp_error",
+    "lpips",
+    "musiq",
+    "psnr_luma",
+    "psnr_rgb",
+    "st_lpips",
+    "swapped_channels",
+]
 
 PSNR_CAP = 100.0
 COLORFULNESS_FORMS = ("2003", "abs")
@@ -94,27 +113,66 @@ def cdc(videos: Iterable) -> float:
 def flow_warp_error(frames, gray) -> float:
     """Mean squared RGB difference, in 0..1, of each frame and the one before it warped along optical flow.
 
-    frames: RGB clip ``(T, H, W, 3)``; gray: the true gray clip ``(T, H, W)``, on which DIS optical flow is computed,
-    so that all methods are measured along the same motion. Only pixels that are visible in both frames count (forward
-    and backward flow agree); pairs without any, such as cuts, are left out. Less is steadier. The mean is over pairs.
-    Raises ValueError if sizes or lengths differ, for fewer than 2 frames, or where no pair can be compared.
+    frames: RGB clip ``(T, H, W, 3)``; gray: the true gray clip ``(T, H, W)``, or an iterable of its frames, on which
+    DIS optical flow is computed, so that all methods are measured along the same motion. Only pixels that are visible
+    in both frames count (forward and backward flow agree); pairs without any, such as cuts, are left out. Less is
+    steadier. The mean is over pairs. Raises ValueError if sizes or lengths differ, for fewer than 2 frames, or where
+    no pair can be compared.
     """
-    gray = check_frames(gray, "gray", color=False, minimum=2)
     values, previous, count = [], None, 0
+    source = _each_gray(gray)
     for frame in each_frame(frames, "frames"):
-        if frame.shape[:2] != gray.shape[1:]:
-            raise ValueError(f"frames and gray differ in size: {frame.shape[:2]} and {gray.shape[1:]}.")
-        if count == len(gray):
+        gray_frame = next(source, None)
+        if gray_frame is None:
             raise ValueError(f"frames has more frames than gray ({count}); both must have the same number.")
+        if frame.shape[:2] != gray_frame.shape:
+            raise ValueError(f"frames and gray differ in size: {frame.shape[:2]} and {gray_frame.shape}.")
         if previous is not None:
-            values.append(_warp_error(previous, frame, gray[count - 1], gray[count]))
-        previous, count = frame, count + 1
-    if count < len(gray):
+            values.append(_warp_error(previous[0], frame, previous[1], gray_frame))
+        previous, count = (frame, gray_frame), count + 1
+    if next(source, None) is not None:
         raise ValueError(f"gray has more frames than frames ({count}); both must have the same number.")
+    if count < 2:
+        raise ValueError(f"gray holds {count} frame(s), too few: 2 are needed.")
     values = [value for value in values if value is not None]
     if not values:
         raise ValueError("flow_warp_error is undefined for this clip: no pixel is seen in two frames running.")
     return float(np.mean(values))
+
+
+def swapped_channels(frames, gray) -> bool:
+    """Whether RGB frames seem to have red and blue exchanged, judged by the lightness that they should have.
+
+    frames: RGB clip; gray: the true gray clip, arrays or streams. A method keeps the input's luma or its L*, more or
+    less. True where neither is kept, and exchanging red and blue brings one of them four times as near: a mere tint
+    cannot do that, for red weighs three times as much as blue in both. Gray frames give no sign. Raises ValueError
+    where the clips differ in length or size.
+    """
+    straight, swapped, count = np.zeros(2), np.zeros(2), 0
+    source = _each_gray(gray)
+    for frame in each_frame(frames, "frames"):
+        wanted = next(source, None)
+        if wanted is None or wanted.shape != frame.shape[:2]:
+            raise ValueError("frames and gray must have the same number of frames and one size.")
+        straight += _lightness_gaps(frame, wanted)
+        swapped += _lightness_gaps(frame[..., ::-1], wanted)
+        count += 1
+    nearer = int(np.argmin(swapped))
+    return count > 0 and bool(swapped[nearer] < straight[nearer] / 4 and straight.min() > 0.25 * count)
+
+
+def _lightness_gaps(frame: np.ndarray, gray: np.ndarray) -> np.ndarray:
+    """Mean absolute differences of a frame's luma and L* from a gray frame's, both of 100."""
+    luma = np.abs(to_gray(frame).astype(np.int16) - gray).mean() / 2.55
+    return np.array([luma, np.abs(rgb_to_lab(frame)[..., 0] - lightness_of_gray(gray)).mean()])
+
+
+def _each_gray(gray) -> Iterator[np.ndarray]:
+    """The gray frames ``(H, W)`` of an array or of any iterable, each checked."""
+    if isinstance(gray, (np.ndarray, list, tuple)):
+        gray = check_frames(gray, "gray", color=False)
+    for index, frame in enumerate(gray):
+        yield check_frame(frame, f"gray[{index}]", color=False)
 
 
 def _warp_error(previous: np.ndarray, frame: np.ndarray, previous_gray: np.ndarray, gray: np.ndarray) -> float | None:

@@ -2,15 +2,18 @@
 
     python -m gcgkit.quality PART --data DIR [--weights mini] [--json FILE]
 
-PART is ``vae``, ``exemplar``, ``prompt`` or ``gate``. The data folder is the one that ``footage`` describes; only its
-six measuring clips and its held-out photographs are looked at.
+PART is ``vae``, ``exemplar``, ``prompt``, ``gate`` or ``memory``. The data folder is the one that ``footage``
+describes; only its six measuring clips and its held-out photographs are looked at (``memory`` needs none of it).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -144,14 +147,43 @@ def gate_quality(pipe: GCGPipeline, data: str | Path, pairs: int = 30) -> dict[s
     return {kind: float(torch.stack(values).mean()) for kind, values in sums.items()}
 
 
+def memory_quality(weights: str = "mini", counts: tuple[int, int] = (40, 400), steps: int = 2) -> dict[str, float]:
+    """Peak memory in MB of colouring clips of two lengths, each in a process of its own, and their ratio.
+
+    ``peak_N`` is the process's peak resident size, ``beyond_frames_N`` the same less the input and output frames.
+    Memory does not depend on ``steps``.
+    """
+    result = {}
+    for count in counts:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            peak = pool.submit(_peak_memory, weights, count, steps).result()
+        frames = count * footage.SIZE[0] * footage.SIZE[1] * (1 + 3) / 1e6  # gray in, RGB out
+        result |= {f"peak_{count}": peak, f"beyond_frames_{count}": peak - frames}
+    few, many = (result[f"beyond_frames_{count}"] for count in counts)
+    return {**result, "ratio": many / few}
+
+
+def _peak_memory(weights: str, count: int, steps: int) -> float:
+    """Peak resident size of this process in MB after colouring ``count`` frames of a moving pattern."""
+    import resource  # not on Windows
+
+    x, y = np.arange(footage.SIZE[1]), np.arange(footage.SIZE[0])[:, None]
+    gray = np.stack([np.uint8(127 + 60 * np.sin(x / 30 + t / 9) + 60 * np.cos(y / 20)) for t in range(count)])
+    pipe = GCGPipeline.from_pretrained(weights)
+    pipe.set_progress_bar_config(disable=True)
+    pipe(gray, num_inference_steps=steps, generator=torch.Generator().manual_seed(0))
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
 def _with_mean(values: dict[str, float]) -> dict[str, float]:
     return {**values, "mean": float(np.mean(list(values.values())))}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["vae", "exemplar", "prompt", "gate"])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("part", choices=["vae", "exemplar", "prompt", "gate", "memory"])
+    parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id")
     parser.add_argument("--json", type=Path, help="write the result here too")
     parser.add_argument("--clips", nargs="*", help="exemplar: only these measuring clips")
@@ -159,8 +191,9 @@ def main() -> None:
     parser.add_argument("--mask", action="store_true", help="exemplar: with the reference masked")
     parser.add_argument("--steps", type=int, default=32, help="denoising steps")
     args = parser.parse_args()
-    pipe = GCGPipeline.from_pretrained(args.weights)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = None if args.part == "memory" else GCGPipeline.from_pretrained(args.weights)
+    if pipe is not None:
+        pipe.set_progress_bar_config(disable=True)
     steps = {"num_inference_steps": args.steps}
     if args.part == "vae":
         result = vae_quality(pipe, args.data, args.frames)
@@ -169,8 +202,10 @@ def main() -> None:
         result = exemplar_quality(pipe, args.data, args.frames, clips, reference_mask=args.mask, **steps)
     elif args.part == "prompt":
         result = prompt_quality(pipe, args.data, **steps)
-    else:
+    elif args.part == "gate":
         result = gate_quality(pipe, args.data)
+    else:
+        result = memory_quality(args.weights)
     print(json.dumps(result, indent=1))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")

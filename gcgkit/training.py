@@ -68,7 +68,10 @@ def fit(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    accelerator = Accelerator(mixed_precision=mixed_precision or best_precision(device), cpu=device == "cpu")
+    accelerator = Accelerator(mixed_precision="no", cpu=device == "cpu")
+    # Not accelerate's own mixed precision, which is one for the whole process: stages differ in theirs.
+    precision = mixed_precision or best_precision(device)
+    autocast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16")
     for module in modules.values():
         module.to(accelerator.device).train()
     parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
@@ -101,7 +104,7 @@ def fit(
         for step in bar:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * warmup_cosine(step, steps, warmup)
-            with accelerator.autocast():
+            with autocast:
                 parts = loss(step, seeded(seed, step))
             accelerator.backward(parts["loss"])
             accelerator.clip_grad_norm_(parameters, max_grad_norm)

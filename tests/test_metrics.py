@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skimage.color import rgb2lab
+from skimage.color import lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
-from gcgkit import metrics
+from gcgkit import metrics, psnr_study
 from gcgkit.baselines import optical_flow, warp
 
 
@@ -159,6 +159,18 @@ def test_warp_error_of_a_still_clip_is_zero_and_reads_streams():
     assert metrics.flow_warp_error(iter(clip), gray) == pytest.approx(0, abs=1e-6)
 
 
+def test_warp_error_reads_gray_as_a_stream_too():
+    clip, gray = moving_clip()
+    expected = metrics.flow_warp_error(clip, gray)
+    assert metrics.flow_warp_error(iter(clip), (frame for frame in gray)) == expected
+    with pytest.raises(ValueError, match="frames has more"):
+        metrics.flow_warp_error(clip, iter(gray[:-1]))
+    with pytest.raises(ValueError, match="gray has more"):
+        metrics.flow_warp_error(clip[:-1], iter(gray))
+    with pytest.raises(ValueError, match=r"gray\[0\] must be one frame"):
+        metrics.flow_warp_error(clip, iter(clip))
+
+
 def test_warp_error_leaves_out_what_comes_into_view():
     """A square that moves over a textured ground uncovers ground of another colour, which is no flicker."""
     ground, square = texture(seed=1), texture(32, 32, seed=2)
@@ -195,6 +207,45 @@ def test_visible_pixels_flow_inside_and_lead_back():
     expected[:, 7:] = False  # leaves the picture
     expected[:, 3] = False  # arrives in column 6
     np.testing.assert_array_equal(visible, expected)
+
+
+# --- which PSNR is it? -----------------------------------------------------------------------------------------------
+
+
+def flat(*colors):
+    return np.stack([np.full((4, 5, 3), color, np.uint8) for color in colors])
+
+
+def test_bookkeepings_of_flat_frames_are_known():
+    values = psnr_study.bookkeepings(flat((120, 100, 100), (100, 100, 100)), flat((100, 100, 100), (100, 130, 100)))
+    decibels = lambda square, peak=255: -10 * math.log10(square / peak**2)  # noqa: E731
+    assert values["rgb"] == pytest.approx((decibels(400 / 3) + decibels(900 / 3)) / 2)
+    assert values["rgb_pooled"] == pytest.approx(decibels((400 + 900) / 6))
+    # Luma: 0.299 * 20 rounds to 6, 0.587 * 30 to 18.
+    assert values["luma_gray"] == pytest.approx((decibels(36) + decibels(18**2)) / 2)
+    # In uint8, 20 * 20 is 144 and (100 - 130) is 226, whose square is 132.
+    assert values["rgb_wrapped"] == pytest.approx((decibels(144 / 3) + decibels(132 / 3)) / 2)
+    assert values["rgb_unit_range"] == pytest.approx(values["rgb"] + 20 * math.log10(255))
+    light = [rgb2lab(np.uint8([[c]]))[0, 0, 0] for c in ((120, 100, 100), (100, 100, 100), (100, 130, 100))]
+    expected = (decibels((light[0] - light[1]) ** 2, 100) + decibels((light[1] - light[2]) ** 2, 100)) / 2
+    assert values["luma_lab"] == pytest.approx(expected, abs=0.05)
+    assert set(values) == set(psnr_study.BOOKKEEPINGS)
+    same = psnr_study.bookkeepings(flat((1, 2, 3)), flat((1, 2, 3)))
+    assert same["rgb"] == same["luma_lab"] == math.inf
+
+
+def test_only_lightness_handed_on_lies_near_the_papers_57_db():
+    """True L* with wrong colours, made by scikit-image: far off in RGB, near 57 in L* alone; faults lie elsewhere."""
+    gray = texture(48, 64) // 2 + 60
+    target = np.stack([gray, gray // 2 + 50, 200 - gray], axis=-1)[None]
+    lab = rgb2lab(target)
+    lab[..., 1:] = np.roll(lab[..., 1:], 24, axis=2) * 0.5
+    pred = np.rint(lab2rgb(lab) * 255).astype(np.uint8)
+    values = psnr_study.bookkeepings(pred, target)
+    assert psnr_study.nearest(values) in ("luma_lab", "luma_lab_8bit")
+    assert abs(values["luma_lab"] - psnr_study.PAPER_DB) < 5
+    assert values["rgb"] < 35 and values["rgb_wrapped"] < 40 and values["rgb_unit_range"] > 65
+    assert values["ab_8bit"] < 40 and values["luma_lab"] - values["rgb"] > 20
 
 
 def test_a_hundred_frames_take_less_than_five_seconds_of_processor_time():

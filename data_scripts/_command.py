@@ -1,0 +1,200 @@
+"""What the scripts of this folder share: their common options, and errors as one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts run from a clone that is not installed, too
+
+SPLITS = Path(__file__).parent / "splits"
+SETS = ("davis-train", "davis-val", "davis-test-dev", "ldv-train", "ldv-test", "photos-train")
+
+
+def parser(description: str, out: str = "data") -> argparse.ArgumentParser:
+    """A parser with the options that every script takes."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--out", type=Path, default=Path(out), metavar="FOLDER", help=f"where to put it ({out})")
+    made.add_argument("--dry-run", action="store_true", help="say what would be done and how big it is, do nothing")
+    made.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    return made
+
+
+def add_source_options(made: argparse.ArgumentParser, count: str) -> None:
+    """``--url``, ``--sha256`` and ``--remove-archives``."""
+    made.add_argument(
+        "--url", nargs="+", metavar="URL", help=f"mirror or local file instead of the known address{count}"
+    )
+    made.add_argument(
+        "--sha256", nargs="+", metavar="HEX", help=f"expected digest{count} instead of the known one; none accepts any"
+    )
+    made.add_argument("--remove-archives", action="store_true", help="delete an archive once it is unpacked")
+
+
+def paired(parts: list[str], values: list[str] | None, option: str) -> dict[str, str]:
+    """The values of an option that is given once for each part, by part; ValueError for another number."""
+    if values is None:
+        return {}
+    if len(values) != len(parts):
+        raise ValueError(f"{option} needs as many values as there are parts ({', '.join(parts)}), not {len(values)}.")
+    return dict(zip(parts, values, strict=True))
+
+
+def fetch_archives(args: argparse.Namespace, parts: list[str]) -> None:
+    """Fetch and unpack some of ``gcgkit.sources.ARCHIVES``, or say what that would do."""
+    from gcgkit import sources
+
+    urls, digests = paired(parts, args.url, "--url"), paired(parts, args.sha256, "--sha256")
+    for part in parts:
+        archive = sources.ARCHIVES[part]
+        if args.dry_run:
+            print(sources.describe(archive, args.out, urls.get(part)))
+            continue
+        digest = digests.get(part, sources.KNOWN)
+        sources.get_archive(
+            archive,
+            args.out,
+            url=urls.get(part),
+            sha256=None if digest == "none" else digest,
+            keep=not args.remove_archives,
+        )
+
+
+def add_prepare_options(made: argparse.ArgumentParser, flag: bool = True) -> None:
+    """How prepared folders are made; ``--prepare`` itself where fetching is the script's first purpose."""
+    if flag:
+        made.add_argument("--prepare", action="store_true", help="go on to OUT/prepared, ready for training")
+    made.add_argument("--format", choices=("png", "jpg"), default="png", help="of prepared frames (png)")
+    made.add_argument("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="of prepared frames (256 448)")
+    made.add_argument("--show", type=Path, metavar="PNG", help="picture of a training batch of what was prepared")
+    made.add_argument("--workers", type=int, help="threads that prepare (as many as cores)")
+    add_caption_options(made, "--captions")
+
+
+def add_caption_options(made: argparse.ArgumentParser, option: str) -> None:
+    """Who writes captions, and how."""
+    alone = option == "--by"
+    choices = ("blip", "colors") if alone else ("none", "blip", "colors")
+    made.add_argument(option, choices=choices, default=choices[0], help=f"who captions frames ({choices[0]})")
+    made.add_argument("--every", type=int, default=30, metavar="N", help="caption every N-th frame (30)")
+    made.add_argument("--batch", type=int, default=16, help="frames that BLIP sees at once (16)")
+    made.add_argument("--model", help="BLIP's hub id or folder")
+    made.add_argument("--revision", help="of the hub id")
+    made.add_argument("--device", help="where BLIP runs (CUDA if there is one)")
+
+
+def prepare_after(args: argparse.Namespace, names: list[str]) -> None:
+    """Prepare some sets if ``--prepare`` was given."""
+    if args.prepare:
+        prepare_sets(args, names)
+
+
+def prepare_sets(args: argparse.Namespace, names: list[str], clips: Path | None = None) -> None:
+    """Prepare sets by name, or one of your own footage, and caption them if that was asked for."""
+    from gcgkit import preparation
+
+    for name in names:
+        folder = args.out / "prepared" / name
+        if args.dry_run and not _can_read(args.out, name, clips):
+            print(f"{folder}: would be prepared once its data set is there.")
+            continue
+        sources, about = _sources(args.out, name, clips)
+        if args.dry_run:
+            print(f"{folder}: would hold {len(sources)} clips.")
+            continue
+        manifest = preparation.prepare(
+            sources,
+            folder,
+            kind="photos" if name.startswith("photos") and clips is None else "clips",
+            size=tuple(args.size) if args.size else None,
+            image_format=args.format,
+            about=about,
+            workers=args.workers,
+        )
+        frames = sum(clip["frames"] for clip in manifest["clips"])
+        print(f"{folder}: {len(manifest['clips'])} clips, {frames} frames of {manifest['width']}x{manifest['height']}.")
+        if args.captions != "none":
+            caption(args, folder, args.captions)
+    if args.show and not args.dry_run:
+        show_batch(args, names)
+
+
+def show_batch(args: argparse.Namespace, names: list[str], count: int = 8) -> None:
+    """Draw a training batch of prepared sets as the paper's configuration does, and write a picture of it."""
+    import dataclasses
+
+    from gcgkit.configs import load
+    from gcgkit.dataset import FrameDataset, collate, show_batch
+
+    height, width = args.size or (256, 448)
+    data = dataclasses.replace(load("paper").data, sets=tuple(names), height=height, width=width)
+    dataset = FrameDataset(args.out / "prepared", data)
+    batch = collate([dataset[i] for i in range(count)])
+    args.show.parent.mkdir(parents=True, exist_ok=True)
+    show_batch(batch).savefig(args.show, dpi=150)
+    kinds = ", ".join(f"{len(group.rows)} {group.kind}" for group in batch.references)
+    print(f"{args.show}: a training batch, targets {tuple(batch.target.shape)}, references: {kinds}.")
+
+
+def caption(args, folder: Path, by: str, gray: bool = False, name: str | None = None, dry_run: bool = False) -> None:
+    """Caption a prepared folder."""
+    from gcgkit import captions, preparation
+
+    path = folder / (name or preparation.CAPTIONS)
+    missing = len(captions.missing_captions(folder, every=args.every, path=path))
+    if dry_run:
+        print(f"{path}: {missing} frames want a caption.")
+        return
+    if missing:
+        blip = by == "blip"
+        captioner = captions.Blip(args.model or captions.BLIP, args.revision, args.device) if blip else None
+        captioner = captioner or captions.ColorCaptions()
+        captions.caption_folder(folder, captioner, every=args.every, batch=args.batch, gray=gray, path=path)
+    print(f"{path}: {missing} captions were added.")
+
+
+def _sources(data: Path, name: str, clips: Path | None):
+    """The clips of a set by its name, and a word on where they are from."""
+    from gcgkit import preparation
+
+    if clips is not None:
+        return preparation.folder_sources(clips), str(clips)
+    if name not in SETS:
+        raise ValueError(f"there is no set called {name!r}: give some of {', '.join(SETS)}, or --clips FOLDER.")
+    kind, _, part = name.partition("-")
+    if kind == "davis":
+        return preparation.davis_sources(data, part), f"DAVIS 2017, {part}"
+    if kind == "ldv":
+        return preparation.ldv_sources(data, split(name)), f"LDV 3.0, {part}"
+    return preparation.photo_sources(data), "BSDS500 and ImageNet samples"
+
+
+def _can_read(data: Path, name: str, clips: Path | None) -> bool:
+    try:
+        return bool(_sources(data, name, clips))
+    except FileNotFoundError:
+        return False
+
+
+def split(name: str) -> list[str]:
+    """The lines of ``splits/<name>.txt``."""
+    return (SPLITS / f"{name}.txt").read_text(encoding="utf-8").split()
+
+
+def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+    """Run a script's main function: 0 when done, 1 with one sentence for an error, 130 when interrupted."""
+    try:
+        main(args)
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted; run the same again to go on from there.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if args.debug:
+            raise
+        known = isinstance(error, (ValueError, OSError))
+        text = " ".join(str(error).split())
+        print(text if known else f"unexpected {type(error).__name__}: {text} (--debug shows where)", file=sys.stderr)
+        return 1

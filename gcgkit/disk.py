@@ -1,0 +1,70 @@
+"""Disk room, digests, and small files that are never seen half-written."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+BLOCK = 1 << 20  # bytes read or written at once
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def require_space(folder: str | Path, needed: float, what: str) -> None:
+    """Raise OSError unless the disk of ``folder`` (which need not exist yet) has ``needed`` bytes free for ``what``."""
+    free = free_space(folder)
+    if needed > free:
+        raise OSError(
+            f"{what} needs {human(needed)} on the disk of {folder}, which has {human(free)} free: make room or choose "
+            "another --out."
+        )
+
+
+def free_space(folder: str | Path) -> int:
+    """Free bytes on the disk of a folder, or of the folder that it would be made in."""
+    folder = Path(folder).absolute()
+    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+
+
+def write_error(error: OSError, path: str | Path) -> OSError:
+    """One sentence for a write to ``path`` that failed."""
+    if error.errno in _FULL:
+        return OSError(f"The disk of {Path(path).parent} is full: make room and run the same again, to go on there.")
+    return OSError(f"{path} cannot be written ({error.strerror or error}).")
+
+
+def human(count: float) -> str:
+    """A number of bytes for people: ``832766765`` -> ``832.8 MB`` (decimal units)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def file_sha256(path: str | Path, progress: bool = True) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits, with a progress bar for a large one."""
+    path, digest = Path(path), hashlib.sha256()
+    size = path.stat().st_size
+    with path.open("rb") as file, bytes_bar(size, f"checking {path.name}", progress and size > 100 * BLOCK) as bar:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a small text file aside and rename it."""
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def bytes_bar(total: int | None, title: str, wanted: bool = True) -> tqdm:
+    """Progress bar over bytes, on terminals only."""
+    return tqdm(total=total, desc=title, unit="B", unit_scale=True, mininterval=0.5, disable=None if wanted else True)

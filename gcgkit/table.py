@@ -1,0 +1,264 @@
+"""Table 1 (section 4.4): the paper's numbers and ours, one row per method, in Markdown, LaTeX or HTML.
+
+    print(render(read_results("results")))                 # Markdown; Table(...) shows itself in a notebook
+    python -m gcgkit.table results --format latex --out table1.tex
+
+The paper's digits are those printed (``data/table1.json``). What differs from the paper's setting, be it the data, the
+number of frames or the weights, marks a row with a dagger at its name and at every number, so that no part of it can be
+taken for a number at the paper's scale. In each group the best is bold; the truth and plain gray are scales, not
+competitors. Each of our numbers is a mean over clips with its bootstrap interval; distances between sets (FID,
+FD-EfficientNet) are one number for all frames, without an interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import string
+import sys
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from . import metric_networks, profiles
+from .disk import write_text
+from .evaluation import TRUTH, bootstrap_interval, read_results
+from .measures import METRICS
+from .table_formats import DAGGER, Cell, Group, Row, Table
+
+FORMATS = ("markdown", "latex", "html")
+PRINTED_PSNR = "psnr"  # the paper does not say of what its PSNR is taken, so it has a column of its own
+SCALES = (TRUTH, "gray")
+_ORDER = (TRUTH, "gray", "transfer", "flow")
+_SETS = {"davis": "DAVIS", "davis-test-dev": "DAVIS", "ldv3": "LDV3", "ldv-test": "LDV3", "ldv": "LDV3"}
+_PAPER_SIZE = [256, 448]
+_PAPER_PARAMETERS = 800_000_000  # a UNet below that is not Stable Diffusion 2.1's
+
+
+@lru_cache(maxsize=1)
+def paper() -> dict:
+    """Table 1 as printed: "methods", "metrics", and for each of "datasets" the "values" as strings of digits."""
+    return json.loads(resources.files("gcgkit").joinpath("data/table1.json").read_text(encoding="utf-8"))
+
+
+def build(results: Iterable[dict], *, level: float = 0.95) -> Table:
+    """The table of the records that `evaluation.read_results` gives, beside the paper's two halves."""
+    records = list(results)
+    shown = [name for name in METRICS if any(name in r["metrics"] or name in r["not_measured"] for r in records)]
+    columns = _columns(shown)
+    notes = _Notes()
+    groups: dict[str, list[Group]] = {key: [_paper_group(key, columns)] for key in paper()["datasets"]}
+    groups[""] = []
+    for name in dict.fromkeys(r["set"]["name"] for r in records):
+        ours = [r for r in records if r["set"]["name"] == name]
+        half = _SETS.get(name.lower(), next((h for s, h in _SETS.items() if name.lower().startswith(s)), ""))
+        groups[half].append(_our_group(ours, half, columns, notes, level))
+    titles = {key: about["label"] for key, about in paper()["datasets"].items()}
+    sections = [(titles.get(key, "Other clips"), found) for key, found in groups.items() if found]
+    marked = any(row.marked for _, found in sections for group in found for row in group.rows)
+    return Table(columns, sections, [*_explain(records, level, marked), *notes.texts])
+
+
+def render(results: Iterable[dict], form: str = "markdown", *, level: float = 0.95) -> str:
+    """The table as text in one of `FORMATS`. Raises ValueError for another."""
+    if form not in FORMATS:
+        raise ValueError(f"form must be one of {', '.join(FORMATS)}, not {form!r}.")
+    return getattr(build(results, level=level), form)()
+
+
+def below_paper_scale(records: Sequence[dict]) -> list[str]:
+    """Why the records of one method on one set are no numbers at the paper's scale; an empty list where they are."""
+    first, reasons = records[0], []
+    about = first["set"]
+    half = _SETS.get(about["name"].lower())
+    frames = sum(r.get("frames", 0) for r in records)
+    if half is None:
+        reasons.append(f"{about['name']} is not one of the paper's test sets")
+    else:
+        wanted = paper()["datasets"][half]
+        if about["chosen"] or len(records) != wanted["clips"]:
+            reasons.append(f"{len(records)} clips instead of {wanted['clips']}")
+        if about["limit"] is not None or ("frames" in wanted and frames != wanted["frames"]):
+            reasons.append(f"{frames} frames instead of all")
+    if about["size"] != _PAPER_SIZE:
+        reasons.append("another size than 448x256")
+    if first["identity"].get("kind") == "gcg":
+        parameters = min(r["provenance"].get("unet_parameters", 0) for r in records)
+        if first["identity"]["profile"] in profiles.BUNDLED:
+            reasons.append("the mini model's weights")
+        elif parameters < _PAPER_PARAMETERS:
+            reasons.append(f"a UNet of {parameters / 1e6:.1f} million parameters instead of Stable Diffusion's 866")
+    return reasons
+
+
+class _Notes:
+    """Notes that cells point to, each text once, lettered in order."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def letter(self, reason: str) -> str:
+        """The letter of a reason, a new one if it was not noted before."""
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        index, letters = self.reasons.index(reason), string.ascii_lowercase
+        return letters[index] if index < 26 else letters[index // 26 - 1] + letters[index % 26]
+
+    @property
+    def texts(self) -> list[str]:
+        return [f"({self.letter(reason)}) {reason}" for reason in self.reasons]
+
+
+def _columns(shown: list[str]) -> list[tuple[str, str, str]]:
+    """The paper's metrics in its order, ours among them where they are the same, then those that only we have."""
+    printed = paper()["metrics"]
+    columns = []
+    for name, about in printed.items():
+        label = "PSNR as printed" if name == PRINTED_PSNR else METRICS[name].label
+        columns.append((name, label, about["better"]))
+        if name == PRINTED_PSNR:
+            columns += [(n, METRICS[n].label, METRICS[n].better) for n in ("psnr_rgb", "psnr_luma") if n in shown]
+    known = {name for name, _, _ in columns}
+    return [*columns, *((n, METRICS[n].label, METRICS[n].better) for n in shown if n not in known)]
+
+
+def _paper_group(half: str, columns: list[tuple[str, str, str]]) -> Group:
+    values = paper()["datasets"][half]["values"]
+    rows = [
+        Row(method, [Cell(values[name][method]) if name in values else Cell() for name, _, _ in columns])
+        for method in paper()["methods"]
+    ]
+    _mark_best(rows, columns)
+    return Group("The paper, as printed", rows)
+
+
+def _our_group(records: list[dict], half: str, columns, notes: _Notes, level: float) -> Group:
+    """Our rows on one set, each method with the configuration that it was measured with."""
+    about = records[0]["set"]
+    by_method: dict[tuple[str, str], list[dict]] = {}
+    for record in records:
+        by_method.setdefault((record["method"], record["key"]), []).append(record)
+    truth = {r["clip"]: r for r in records if r["method"] == TRUTH}
+    measured = {name for name, key in by_method if key}
+    several = {name for name in measured if sum(n == name for n, key in by_method if key) > 1}
+    order = [*_ORDER, *paper()["methods"]]
+    rank = lambda item: (order.index(item[0]) if item[0] in order else len(order), item)  # noqa: E731
+    rows = []
+    for name, key in sorted(by_method, key=rank):
+        own = by_method[name, key]
+        if own[0].get("absent"):
+            if name not in measured:
+                note = notes.letter(own[0]["absent"])
+                rows.append(Row(f"{name} {DAGGER}", [Cell("not measured", note=note) for _ in columns], True, False))
+            continue
+        reasons = below_paper_scale(own)
+        cells = [_our_cell(column, own, truth, notes, level, bool(reasons)) for column, _, _ in columns]
+        title = f"{name} [{key[:8]}]" if name in several else name
+        title += f" ({len(own)} of {len(truth)} clips)" if len(own) < len(truth) else ""
+        contends = name not in SCALES and len(own) == len(truth)
+        rows.append(Row(f"{title} {DAGGER}" if reasons else title, cells, bool(reasons), contends))
+    _mark_best(rows, columns)
+    reasons = list(dict.fromkeys(r for own in by_method.values() if own[0]["key"] for r in below_paper_scale(own)))
+    frames = sum(r["frames"] for r in truth.values())
+    size = f"{about['size'][1]}x{about['size'][0]}" if about["size"] else "own size"
+    title = f"Measured here on {about['name']}: {len(truth)} clips, {frames} frames, {size}"
+    return Group(title + (f". {DAGGER} not at the paper's scale: {'; '.join(reasons)}" if reasons else ""), rows)
+
+
+def _our_cell(name: str, records: list[dict], truth: dict, notes: _Notes, level: float, marked: bool) -> Cell:
+    """Mean and interval of a metric over a method's clips, or the note that says why there is none."""
+    if name == PRINTED_PSNR:
+        return Cell()
+    metric, is_truth = METRICS[name], records[0]["method"] == TRUTH
+    if is_truth and (metric.kind == "pair" or (metric.kind == "set" and name in records[0]["metrics"])):
+        return Cell()  # the truth against itself
+    reason = next((r["not_measured"][name] for r in records if name in r["not_measured"]), None)
+    having = [r for r in records if name in r["metrics"]]
+    if len(having) < len(records) or not having:
+        reason = reason or "it was not asked for"
+        where = f" on {len(records) - len(having)} of {len(records)} clips" if having else ""
+        return Cell("not measured", note=notes.letter(f"not measured{where}: {reason}"))
+    interval = None
+    if metric.kind == "set":
+        try:
+            value = _set_distance(name, having, [truth[r["clip"]] for r in having])
+        except (KeyError, OSError, ValueError):
+            return Cell("not measured", note=notes.letter(f"the features of {metric.label} are no longer in the cache"))
+    else:
+        values = [r["metrics"][name] * metric.factor for r in having]
+        value, interval = float(np.mean(values)), bootstrap_interval(values, level=level)
+    mark = DAGGER if marked else ""
+    bounds = ", ".join(f"{bound:.{metric.digits}f}" for bound in interval) if interval else ""
+    return Cell(f"{value:.{metric.digits}f}{mark}", f"[{bounds}]" if bounds else "")
+
+
+def _set_distance(name: str, ours: list[dict], truth: list[dict]) -> float:
+    """Fréchet distance of all frames of a method to all true ones, from the features in the cache."""
+    sides = [
+        np.concatenate([np.load(Path(r["folder"]) / "cache" / r["metrics"][name]) for r in side])
+        for side in (ours, truth)
+    ]
+    return metric_networks.frechet_distance(*sides)
+
+
+def _mark_best(rows: list[Row], columns: list[tuple[str, str, str]]) -> None:
+    """Mark the best digits of each column, as they are shown; equal ones all."""
+    for index, (_, _, better) in enumerate(columns):
+        shown = {
+            i: Decimal(row.cells[index].text.rstrip(DAGGER))
+            for i, row in enumerate(rows)
+            if row.contends and row.cells[index].text[0] in "0123456789-"
+        }
+        if len(shown) < 2 or better not in ("more", "less"):
+            continue
+        best = (max if better == "more" else min)(shown.values())
+        for i, value in shown.items():
+            if value == best:
+                cell = rows[i].cells[index]
+                rows[i].cells[index] = Cell(cell.text, cell.interval, cell.note, True)
+
+
+def _explain(records: list[dict], level: float, marked: bool) -> list[str]:
+    """What the table is, in sentences."""
+    texts = [f"Paper: {paper()['source']}. " + "; ".join(f"{k}: {v}" for k, v in paper()["notes"].items()) + "."]
+    if not records:
+        return texts
+    first = sorted({r["first"] for r in records if "first" in r})
+    texts.append(
+        f"Ours: means over clips of means over frames, with {level:.0%} bootstrap intervals over clips; measured from "
+        f"frame {', '.join(map(str, first))} on (frame 0 is the exemplar). FID and FD-EfficientNet are one number for "
+        "all frames. ST-LPIPS is not LPIPS, FD-EfficientNet is not FID. The truth and gray are scales, no "
+        "competitors: gray or frozen output is steady for free. Bold: best of the group."
+    )
+    if marked:
+        texts.append(f"{DAGGER} not at the paper's scale, and not to be compared with its numbers.")
+    return texts
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Render results from the command line; returns an exit code."""
+    about = "Table 1 from results, ours below the paper's."
+    parser = argparse.ArgumentParser(prog="python -m gcgkit.table", description=about)
+    parser.add_argument("results", nargs="*", type=Path, help="folders of results, or results.jsonl files")
+    parser.add_argument("--format", choices=FORMATS, default="markdown", help="markdown, latex or html (markdown)")
+    parser.add_argument("--out", type=Path, help="file to write; the terminal by default")
+    args = parser.parse_args(argv)
+    try:
+        text = render([record for path in args.results for record in read_results(path)], args.format)
+    except (ValueError, OSError) as error:
+        print("gcgkit:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    if args.out is None:
+        print(text, end="")
+    else:
+        write_text(args.out, text)
+        print(f"The table: {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
