@@ -4,20 +4,22 @@ The memory of ``paper-16gb``, for one card with 16 GB (a T4 has 15.6e9 bytes, an
 
     frozen UNet, 866 M parameters in float16                        1.73
     frozen text encoder, 340 M in float16                           0.68
-    UNet copy and guidance, 365 M, master weights in float32        1.46
-    their gradients in float32                                      1.46
-    Adam's two moments in float32                                   2.92    (8-bit Adam: 0.73)
-    averaged weights in float32                                     1.46
+    UNet copy and guidance, 363 M, master weights in float32        1.45
+    their gradients in float32                                      1.45
+    Adam's two moments in float32                                   2.91    (8-bit Adam: 0.73)
+    averaged weights in float32                                     1.45
     float16 copies of the weights that autocast holds in a pass     0.73
-    together                                                       10.44    (8.25)
+    together                                                       10.40    (8.22)
 
-Activations come on top. With gradient checkpointing a pass holds the input of every block and the inside of one: at
-4 x 32 x 56 latents, in float16, the UNet's decoder and the copy have about 60 such inputs of at most 4.6 MB (320
-channels), the decoder's concatenated ones up to 14 MB: 0.4 in all; the inside of the widest block, with its attention
-over 1792 tokens in the memory-efficient kernel and the 4-fold feed-forward layer, is below 0.5. That makes 11.4 with
-float32 Adam, and 9.2 with 8-bit Adam. The autoencoder (0.17) and the image encoder (1.26) are not on the card while
-latents come from the cache; validation brings them back one after another, when activations are gone. The batch of 24
-is gathered in six passes of four. ``benchmarks/train_step.py --recipe paper-16gb --cap-gb 16`` proves it on a card.
+On top comes what a pass keeps for its way back. Counted on the networks' shapes, with attention that never builds its
+matrix, at four samples: 0.3 in float16 (0.6 if all of it were float32, as normalisations under autocast are) with
+gradient checkpointing, which then holds the inside of one block at a time, some 0.2; without it 1.6 (3.2). So 11.2 at
+most, and 9.0 with 8-bit Adam (``optimizer.name=adam8bit``). The autoencoder (0.17) and the image encoder (1.26) are not
+on the card while latents come from the cache; validation brings them back, with a copy in float16 of what is trained
+(0.73), when gradients are gone. The batch of 24 is gathered in six passes of four. The same sums for ``paper`` with its
+24 samples at once: 10.40 and 9.6 (19.1), a card of 24 GB at the least, of 40 GB to be sure.
+
+This is arithmetic; ``benchmarks/train_step.py --recipe paper-16gb --cap-gb 16`` is how to see it on a card.
 """
 
 from __future__ import annotations

@@ -223,6 +223,8 @@ def run(
                 cwd=job.folder, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False,
                 env={**os.environ, "PYTHONPATH": "", "MPLBACKEND": "Agg"},
             )  # fmt: skip
+        if done.returncode < 0:
+            raise OSError(f"{system.label} was ended by signal {-done.returncode}; its output is in {log}.")
         try:
             result = [fit(frame, size) for frame in job.collect()]
         except (ValueError, OSError) as error:

@@ -8,6 +8,7 @@ from hypothesis import settings
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
+# The same examples every time: what is found by chance is to be found while working, not in somebody else's run.
 # The first call of a torch operation can take seconds, so a time limit per example would fail at random.
-settings.register_profile("gcgkit", deadline=None, max_examples=25)
+settings.register_profile("gcgkit", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("gcgkit")
