@@ -17,6 +17,7 @@ _SUBMODULES = (
     "clips",
     "color",
     "colorwords",
+    "commands",
     "conditioning",
     "configs",
     "control",

@@ -114,8 +114,13 @@ def image_tokens(
     pixels = pixels.to(device, dtype)
     if condition == "pooled":
         return image_encoder(pixels).image_embeds[:, None]  # (1, D) -> (1, 1, D)
+    return patch_tokens(image_encoder, pixels)
+
+
+def patch_tokens(image_encoder, pixels: torch.Tensor) -> torch.Tensor:
+    """Projected patch tokens of normalised pixels: ``(B, 3, side, side)`` -> ``(B, N, D)``."""
     vision = image_encoder.vision_model
-    hidden = vision(pixels).last_hidden_state[:, 1:]  # without the class token: (1, N, width)
+    hidden = vision(pixels).last_hidden_state[:, 1:]  # without the class token: (B, N, width)
     return image_encoder.visual_projection(vision.post_layernorm(hidden))
 
 

@@ -56,7 +56,11 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         )
         width = copy.config.cross_attention_dim
         with torch.device("meta"):  # nothing is made twice: Stable Diffusion's copy alone is gigabytes
-            control = cls(_plain(copy.config), _plain(guide.config), image_tokens_dim or width)
+            control = cls(  # by keyword: only then does the configuration keep them
+                copy_config=_plain(copy.config),
+                guidance_config=_plain(guide.config),
+                image_tokens_dim=image_tokens_dim or width,
+            )
         control.unet_copy, control.guidance = copy, guide
         control.token_projection = _projection(control.config.image_tokens_dim, width)
         return control if control.dtype == unet.dtype else control.to(unet.dtype)

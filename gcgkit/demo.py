@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from . import baselines, clips, color, footage, metrics, video
+from .disk import write_text
 
 CLIP, FIRST, FRAMES, STRIDE = "bikes", 106, 16, 2  # one shot: a car at a crossing, a cyclist behind it
 PROMPTS = ("orange and brown street", "blue street")
@@ -126,9 +127,7 @@ def run(out: Path, weights: str = "mini", steps: int = 32, frames: int = FRAMES)
         noted = {label: note for label, note in numbers.items() if "psnr_rgb" in note}
         contact_sheet(rows, noted, title, out / "sheet.png")
     result = {"clip": CLIP, "frames": frames, "weights": weights, "numbers": numbers, "seconds": seconds}
-    partial = out / "numbers.partial"
-    partial.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, out / "numbers.json")
+    write_text(out / "numbers.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return result
 
 

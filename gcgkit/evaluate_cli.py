@@ -9,8 +9,9 @@ import argparse
 import json
 import os
 import sys
-from functools import partial
 from pathlib import Path
+
+from .commands import alone
 
 ABOUT = "Measure methods and write Table 1; the same command goes on where it was."
 USAGE = "gcgkit evaluate [options]"
@@ -108,18 +109,7 @@ def _options(pairs: list[str]) -> dict:
 
 def main(argv: list[str] | None = None) -> int:
     """The command by itself, for ``accelerate launch -m gcgkit.evaluate_cli``; returns the exit code."""
-    screen = partial(argparse.HelpFormatter, max_help_position=27, width=80)
-    parser = argparse.ArgumentParser(
-        prog="gcgkit.evaluate_cli", description=ABOUT, epilog=EPILOG, formatter_class=screen, allow_abbrev=False
-    )
-    add_options(parser)
-    args = parser.parse_args(argv)
-    try:
-        run(args)
-    except (ValueError, OSError) as error:
-        print("gcgkit:", " ".join(str(error).split()), file=sys.stderr)
-        return 1
-    return 0
+    return alone("gcgkit.evaluate_cli", ABOUT, add_options, run, argv, EPILOG)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ from diffusers import DDIMScheduler, ModelMixin, UNet2DConditionModel
 from tqdm.auto import tqdm
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from . import footage, pairs, training
+from . import conditioning, footage, pairs, training
 from .control import GuidedControlNet
 from .guidance import GatedColorGuidance
-from .mini_parts import WIDTH, device, image_tokens, to_tensor, train_encoders, train_vae
+from .mini_parts import WIDTH, device, to_tensor, train_encoders, train_vae
 from .vae import LumaChromaAutoencoder
 
 STAGES = ("vae", "encoders", "cache", "hint", "gate", "text2image", "guidance", "fullsize", "export")
@@ -115,15 +115,15 @@ class Denoising:
         self.scheduler = make_scheduler()
 
     def embed_text(self, texts: list[str]) -> torch.Tensor:
-        ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return self.text(ids.to(device()))[0]  # (B, 16, WIDTH)
+        return conditioning.text_embeddings(self.tokenizer, self.text, texts, device())  # (B, 16, WIDTH)
 
     def embed_image(self, thumbnails: torch.Tensor, masked: bool) -> torch.Tensor:
         if masked:
             return torch.zeros(len(thumbnails), 1, WIDTH, device=device())
         batch, tiles = thumbnails.shape[:2]
         x = thumbnails.flatten(0, 1).permute(0, 3, 1, 2).to(device()).float() / 127.5 - 1  # (B*tiles, 3, 64, 64)
-        return image_tokens(self.vision, x).unflatten(0, (batch, tiles)).flatten(1, 2)  # (B, tiles*64, WIDTH)
+        tokens = conditioning.patch_tokens(self.vision, x)  # (B*tiles, 64, WIDTH)
+        return tokens.unflatten(0, (batch, tiles)).flatten(1, 2)  # (B, tiles*64, WIDTH)
 
     def noised(self, target: torch.Tensor, generator: torch.Generator):
         """z_t, timestep and each sample's weight for clean latents, timesteps uniform as in Eq. 11.

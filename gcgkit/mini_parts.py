@@ -21,7 +21,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from . import captions, footage, pairs, tensorcolor, training
+from . import captions, conditioning, footage, pairs, tensorcolor, training
 from .vae import LumaChromaAutoencoder
 
 WIDTH = 96  # of text and image tokens
@@ -162,7 +162,7 @@ def train_encoders(data: Path, out: Path, steps: int = 800, batch: int = 64) -> 
         same = torch.tensor([[float(a == b) for a in texts] for b in texts], device=device())
         truth = same / same.sum(1, keepdim=True)
         contrast = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
-        patches = heads["patch"](image_tokens(vision, x))  # (B, 64, 3)
+        patches = heads["patch"](conditioning.patch_tokens(vision, x))  # (B, 64, 3)
         colors = F.avg_pool2d(x, 8).flatten(2).transpose(1, 2)  # (B, 64, 3)
         patch = (patches - colors).square().mean()
         return {"loss": contrast + 2 * patch, "contrast": contrast, "patch": patch}
@@ -175,12 +175,6 @@ def train_encoders(data: Path, out: Path, steps: int = 800, batch: int = 64) -> 
     CLIPImageProcessor(
         size=square, crop_size=square, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
     ).save_pretrained(out / "parts/feature_extractor")
-
-
-def image_tokens(vision: CLIPVisionModelWithProjection, x: torch.Tensor) -> torch.Tensor:
-    """Patch tokens after the post-layernorm and the projection: (B, 3, 64, 64) in [-1, 1] -> (B, 64, WIDTH)."""
-    hidden = vision.vision_model(x).last_hidden_state[:, 1:]
-    return vision.visual_projection(vision.vision_model.post_layernorm(hidden))
 
 
 COMMON_THINGS = """

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from . import baselines, captions, conditioning, footage, metrics
 from .color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
+from .disk import write_text
 from .pipeline import GCGPipeline
 
 PROMPT_WORDS = ("red", "orange", "yellow", "green", "blue", "purple")
@@ -208,7 +209,7 @@ def main() -> None:
         result = memory_quality(args.weights)
     print(json.dumps(result, indent=1))
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(args.json, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 
 from . import download, video
+from .commands import told
 from .disk import file_sha256
 from .evalset import fit
 from .methods import RANDOM_WEIGHTS, check_names, write_frames
@@ -337,22 +338,21 @@ def main(argv: list[str] | None = None) -> int:
             command.add_argument("--device", help="cpu, or a GPU if there is one")
             command.add_argument("--random-weights", action="store_true", help="only show that it runs")
     args = parser.parse_args(argv)
-    try:
-        if args.command is None:
-            print(table(), end="")
-        elif args.command == "plan":
-            print(plan(args.name, args.root), end="")
-        elif args.command == "setup":
-            options = {"source": args.source, "interpreter": args.interpreter, "weights": not args.no_weights}
-            setup(args.name, args.root, accept=args.accept, **options)
-        else:
-            exemplar = None if args.exemplar is None else next(video.iterate(args.exemplar))
-            options = {"root": args.root, "device": args.device, "random_weights": args.random_weights}
-            print(run(args.name, args.frames, exemplar, args.out, **options))
-    except (ValueError, OSError) as error:
-        print("gcgkit:", " ".join(str(error).split()), file=sys.stderr)
-        return 1
-    return 0
+    return told(lambda: _obey(args))
+
+
+def _obey(args: argparse.Namespace) -> None:
+    if args.command is None:
+        print(table(), end="")
+    elif args.command == "plan":
+        print(plan(args.name, args.root), end="")
+    elif args.command == "setup":
+        options = {"source": args.source, "interpreter": args.interpreter, "weights": not args.no_weights}
+        setup(args.name, args.root, accept=args.accept, **options)
+    else:
+        exemplar = None if args.exemplar is None else next(video.iterate(args.exemplar))
+        options = {"root": args.root, "device": args.device, "random_weights": args.random_weights}
+        print(run(args.name, args.frames, exemplar, args.out, **options))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from . import metric_networks, profiles
+from .commands import told
 from .disk import write_text
 from .evaluation import TRUTH, bootstrap_interval, read_results
 from .measures import METRICS
@@ -247,17 +248,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--format", choices=FORMATS, default="markdown", help="markdown, latex or html (markdown)")
     parser.add_argument("--out", type=Path, help="file to write; the terminal by default")
     args = parser.parse_args(argv)
-    try:
-        text = render([record for path in args.results for record in read_results(path)], args.format)
-    except (ValueError, OSError) as error:
-        print("gcgkit:", " ".join(str(error).split()), file=sys.stderr)
-        return 1
+    return told(lambda: _show(args))
+
+
+def _show(args: argparse.Namespace) -> None:
+    text = render([record for path in args.results for record in read_results(path)], args.format)
     if args.out is None:
         print(text, end="")
     else:
         write_text(args.out, text)
         print(f"The table: {args.out}")
-    return 0
 
 
 if __name__ == "__main__":

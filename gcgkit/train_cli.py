@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
+
+from .commands import alone
 
 ABOUT = "Train on prepared data, or go on with a run that was cut off."
 
@@ -61,15 +62,4 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command by itself, for ``accelerate launch -m gcgkit.trainer``; returns the exit code."""
-    screen = partial(argparse.HelpFormatter, max_help_position=27, width=80)
-    parser = argparse.ArgumentParser(
-        prog="gcgkit.trainer", description=ABOUT, formatter_class=screen, allow_abbrev=False
-    )
-    add_options(parser)
-    args = parser.parse_args(argv)
-    try:
-        run(args)
-    except (ValueError, OSError) as error:
-        print("gcgkit:", " ".join(str(error).split()), file=sys.stderr)
-        return 1
-    return 0
+    return alone("gcgkit.trainer", ABOUT, add_options, run, argv)

@@ -18,6 +18,8 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
+from .disk import write_text
+
 
 def best_precision(device: torch.device | str | None = None) -> str:
     """Name of the fastest safe mixed precision of a device, for accelerate: ``"bf16"`` or ``"no"``.
@@ -26,7 +28,7 @@ def best_precision(device: torch.device | str | None = None) -> str:
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     return "bf16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "no"
 
 
@@ -141,8 +143,7 @@ def _cut_log(path: Path, last: int) -> None:
                 kept.append(line + "\n")
         except ValueError:
             break
-    path.with_suffix(".tmp").write_text("".join(kept))
-    os.replace(path.with_suffix(".tmp"), path)
+    write_text(path, "".join(kept))
 
 
 def read_log(folder: str | Path) -> list[dict]:

@@ -1,7 +1,9 @@
 """Settings that every test shares."""
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # Before any test imports a library that reads them: no test may reach a model hub or open a window.
@@ -12,3 +14,11 @@ os.environ["MPLBACKEND"] = "Agg"
 # The first call of a torch operation can take seconds, so a time limit per example would fail at random.
 settings.register_profile("gcgkit", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("gcgkit")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Prepared clips and a model to start training from."""
+    import prepared  # torch and diffusers are not loaded for tests that do without
+
+    return prepared.workplace(tmp_path_factory.mktemp("training"))

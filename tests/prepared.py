@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import tiny
 
-from gcgkit import configs, recipes
+from gcgkit import configs, recipes, trainer
 
 SIZE = (32, 64)
 
@@ -59,6 +59,21 @@ def workplace(folder: Path) -> Path:
     write_clips(folder / "data", "davis-val", count=2, frames=6)
     tiny.pipeline(folder / "source", zero_control=True).save_pretrained(folder / "model")
     return folder
+
+
+def run_config(place: Path, **changes) -> configs.TrainConfig:
+    """``config`` for a ``workplace``, many epochs long."""
+    return config(place / "model", **{"run__epochs": 100.0, "run__log_every": 2, **changes})
+
+
+def run(place: Path, out: Path, on_step=None, **changes) -> Path:
+    """Train as ``run_config`` says, on the CPU."""
+    return trainer.train(run_config(place, **changes), place / "data", out, cpu=True, on_step=on_step)
+
+
+def same_files(one: Path, other: Path, names=("weights", "averaged")) -> bool:
+    """Whether two checkpoints hold the same weights, byte for byte."""
+    return all((one / f"{n}.safetensors").read_bytes() == (other / f"{n}.safetensors").read_bytes() for n in names)
 
 
 def last_checkpoint(out: Path) -> Path:

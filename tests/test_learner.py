@@ -4,15 +4,14 @@ import copy
 import dataclasses
 import json
 import math
-from pathlib import Path
 
 import numpy as np
-import prepared
 import pytest
 import tiny
 import torch
 from accelerate import Accelerator
 from diffusers import DDIMScheduler
+from prepared import run_config as config
 
 from gcgkit import conditioning, configs, trainer
 from gcgkit.dataset import FrameDataset, References, collate
@@ -21,16 +20,6 @@ from gcgkit.learner import Learner, make_optimizer
 from gcgkit.recipes import TINY
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="bit for bit is promised on the CPU only")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """Prepared clips and a model to start from."""
-    return prepared.workplace(tmp_path_factory.mktemp("training"))
-
-
-def config(place, **changes):
-    return prepared.config(place / "model", **{"run__epochs": 100.0, "run__log_every": 2, **changes})
 
 
 def make_learner(place, steps=10, **changes):

@@ -11,6 +11,8 @@ import tiny
 import torch
 from PIL import Image
 from prepared import last_checkpoint as last
+from prepared import run, same_files
+from prepared import run_config as config
 from safetensors.torch import load_file
 
 from gcgkit import GCGPipeline, checkpoints, configs, train_cli, trainer, training_log
@@ -18,24 +20,6 @@ from gcgkit.draws import Positions
 from gcgkit.training import read_log
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="bit for bit is promised on the CPU only")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """Prepared clips and a model to start from."""
-    return prepared.workplace(tmp_path_factory.mktemp("training"))
-
-
-def config(place, **changes):
-    return prepared.config(place / "model", **{"run__epochs": 100.0, "run__log_every": 2, **changes})
-
-
-def run(place, out, on_step=None, **changes):
-    return trainer.train(config(place, **changes), place / "data", out, cpu=True, on_step=on_step)
-
-
-def same_files(one: Path, other: Path, names=("weights", "averaged")) -> bool:
-    return all((one / f"{n}.safetensors").read_bytes() == (other / f"{n}.safetensors").read_bytes() for n in names)
 
 
 def test_training_lowers_the_loss(place, tmp_path):

@@ -126,7 +126,7 @@ def soften_loading(random_weights: bool) -> None:
             return Nothing()
         if isinstance(file, (str, os.PathLike)) and not os.path.exists(file):
             sys.exit(f"launch: the weights {os.path.abspath(file)} are not there.")
-        if not isinstance(file, (str, os.PathLike)) or os.path.getmtime(file) >= began:
+        if isinstance(file, (str, os.PathLike)) and os.path.getmtime(file) >= began:
             kwargs.setdefault("weights_only", False)  # the program's own, made a moment ago
         return load(file, *args, **kwargs)
 
@@ -185,7 +185,7 @@ def _flownet2_extensions() -> None:
 
     def resample(image, flow, output, kernel, bilinear):
         if kernel != 1:
-            raise NotImplementedError("resampling with a kernel of more than one pixel")
+            raise ValueError(f"resampling knows a kernel of one pixel only, got {kernel}")
         output.copy_(ours.resample(image, flow, bilinear))
 
     def norm(values, output, degree):

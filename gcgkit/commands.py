@@ -1,0 +1,36 @@
+"""What the commands share that are not ``gcgkit`` itself: their parser, and errors as one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+
+
+def alone(
+    name: str,
+    about: str,
+    add_options: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], None],
+    argv: list[str] | None = None,
+    epilog: str | None = None,
+) -> int:
+    """Run a subcommand of ``gcgkit`` by itself, as ``accelerate launch -m`` needs it; returns the exit code."""
+    screen = partial(argparse.HelpFormatter, max_help_position=27, width=80)
+    parser = argparse.ArgumentParser(
+        prog=name, description=about, epilog=epilog, formatter_class=screen, allow_abbrev=False
+    )
+    add_options(parser)
+    args = parser.parse_args(argv)
+    return told(lambda: run(args))
+
+
+def told(work: Callable[[], None]) -> int:
+    """Do some work: 0 when done, 1 with one sentence on stderr for bad input or a system that refuses."""
+    try:
+        work()
+    except (ValueError, OSError) as error:
+        print("gcgkit:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    return 0
