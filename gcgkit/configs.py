@@ -34,6 +34,7 @@ class ModelConfig:
     mode: Annotated[Literal["gated", "attention", "concat"], "Table 1: ours, Ours**, Ours*"]
     stem: Annotated[Literal["conv", "none"], "of the guidance; none is Eq. 1 and 3 word for word"]
     hidden_dim: Annotated[int, "width of the guidance's queries and keys"]
+    dilations: Annotated[tuple[int, ...], "of the stem's convolutions after its first"]
     heads: Annotated[int, "of the guidance's attention"]
     gate_bias: Annotated[bool, "bias in the gate's value map, so that it starts almost closed"]
     null_token: Annotated[bool, "a learned token outside the reference for the gate"]
@@ -277,9 +278,10 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
             return value
         raise ValueError(f"{key} must be one of {', '.join(choices)}, not {value!r}.")
     if typing.get_origin(kind) is tuple:
-        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        item = typing.get_args(kind)[0]
+        if isinstance(value, (list, tuple)) and all(type(one) is item for one in value):
             return tuple(value)
-        raise ValueError(f"{key} must be a list of names, not {value!r}.")
+        raise ValueError(f"{key} must be a list of {'names' if item is str else 'whole numbers'}, not {value!r}.")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
@@ -293,7 +295,8 @@ def _from_text(value: Any, kind: Any) -> Any:
     if not isinstance(value, str) or kind is str or typing.get_origin(kind) is Literal:
         return value
     if typing.get_origin(kind) is tuple:
-        return [item.strip() for item in value.split(",") if item.strip()]
+        items = [item.strip() for item in value.split(",") if item.strip()]
+        return [_from_text(item, typing.get_args(kind)[0]) for item in items]
     if kind is bool:
         return {"true": True, "false": False}.get(value.lower(), value)
     try:
@@ -331,6 +334,7 @@ def _check(config: TrainConfig) -> None:
     for wrong, message in (
         (not config.name, "name must not be empty"),
         (abs(sum(shares.values()) - 1) > 1e-6, f"data.{', data.'.join(shares)} must add up to 1"),
+        (min(config.model.dilations, default=1) < 1, "model.dilations must be whole numbers of at least 1"),
         (not data.sets, "data.sets must name at least one prepared set"),
         (not optimizer.learning_rate > 0, "optimizer.learning_rate must be above 0"),
         (not optimizer.epsilon > 0, "optimizer.epsilon must be above 0"),

@@ -23,7 +23,7 @@ from . import baselines, clips, color, footage, metrics, video
 from .disk import write_text
 
 CLIP, FIRST, FRAMES, STRIDE = "bikes", 106, 16, 2  # one shot: a car at a crossing, a cyclist behind it
-PROMPTS = ("orange and brown street", "blue street")
+PROMPTS = ("orange and brown street", "gray and blue street")
 
 
 def load_clip(name: str = CLIP, first: int = FIRST, count: int = FRAMES, stride: int = STRIDE) -> np.ndarray:

@@ -278,11 +278,14 @@ def table1_methods(*, seed: int = 0, **options) -> list[Method]:
 
 def weights_digest(profile: str | Path) -> str:
     """SHA-256 over the names and digests of a profile's files; "hub:..." for what lies elsewhere."""
-    place = Path(profiles.resolve(profile))
-    if not place.is_dir():
-        return f"hub:{profile}"
-    files = sorted(p for p in place.rglob("*") if p.suffix in (".safetensors", ".json", ".txt", ".bin"))
-    return _digest_files(place, tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+    digests = []
+    for place in profiles.folders(profile):
+        files = sorted(p for p in place.rglob("*") if p.suffix in (".safetensors", ".json", ".txt", ".bin"))
+        stats = [(file, file.stat()) for file in files]
+        digests.append(_digest_files(place, tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats)))
+    if len(digests) < 2:
+        return digests[0] if digests else f"hub:{profile}"
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()  # with the parts that it shares
 
 
 @lru_cache(maxsize=16)

@@ -12,6 +12,7 @@ learning, which was the better start at this size (see the model card).
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,7 @@ from diffusers import DDIMScheduler, ModelMixin, UNet2DConditionModel
 from tqdm.auto import tqdm
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from . import conditioning, footage, pairs, training
+from . import conditioning, footage, pairs, profiles, training
 from .control import GuidedControlNet
 from .guidance import GatedColorGuidance
 from .mini_parts import WIDTH, device, to_tensor, train_encoders, train_vae
@@ -331,11 +332,22 @@ def export(out: Path, trained: Path, folder: Path) -> None:
         image_encoder=CLIPVisionModelWithProjection.from_pretrained(parts / "image_encoder"),
         feature_extractor=CLIPImageProcessor.from_pretrained(parts / "feature_extractor"),
         scheduler=make_scheduler(),
-        guidance_scale=2.0,
+        guidance_scale=1.2,
         tau=64.0,
         strength=0.25,
     )
     pipe.to(torch.float16).save_pretrained(folder)
+    drop_shared(folder)
+
+
+def drop_shared(folder: Path) -> None:
+    """Take parts out of a bundled variant's folder that it would find, just the same, in the profile it shares with."""
+    content = lambda part: {file.name: file.read_bytes() for file in part.iterdir()}  # noqa: E731
+    for part in [part for part in folder.resolve().iterdir() if part.is_dir()]:
+        shared = [lender / part.name for lender in profiles.folders(folder.resolve())[1:]]
+        nearest = next((other for other in shared if other.is_dir()), None)
+        if nearest is not None and content(nearest) == content(part):
+            shutil.rmtree(part)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -107,6 +108,9 @@ class GCGPipeline(DiffusionPipeline):
             raise ValueError("dtype and torch_dtype are one option under two names: give only dtype.")
         dtype = dtype or torch_dtype or torch.float32
         source = profiles.resolve(name)
+        if lender := profiles.lender(source):
+            shared = cls.from_pretrained(profiles.WEIGHTS / lender, dtype=dtype).components
+            kwargs = {**{k: part for k, part in shared.items() if not Path(source, k).is_dir()}, **kwargs}
         try:
             pipe = super().from_pretrained(source, dtype=dtype, **kwargs)
         except OSError as error:
@@ -329,7 +333,7 @@ class GCGPipeline(DiffusionPipeline):
         given = {i: on_luminance(gray[i], e) for i, e in exemplars.items() if i != OUTSIDE}
         exemplified = bool(given) or any(reference.frame == OUTSIDE for reference in others)
         literal = run.settings.exemplar_mode == "literal" and exemplified
-        chosen = _frames_in_a_row(given, run, len(gray)) if literal else _select(given, run, gray)
+        chosen = _frames_in_a_row(given, run, len(gray)) if literal else choose_keyframes(given, run, gray)
         colored = {i + offset: frame for i, frame in given.items()}
         todo = [i for i in chosen if i not in given]
         if not todo:
@@ -378,7 +382,7 @@ def _align_weights(pipe: GCGPipeline, boundary: int = 64) -> None:
                     weights.data = weights.data.clone()
 
 
-def _select(given: dict[int, np.ndarray], run: Run, gray: np.ndarray) -> list[int]:
+def choose_keyframes(given: dict[int, np.ndarray], run: Run, gray: np.ndarray) -> list[int]:
     """Keyframes of a clip by Eq. 6, the given ones among them."""
     settings = run.settings
     if settings.num_keyframes >= len(gray):

