@@ -8,27 +8,46 @@ from __future__ import annotations
 
 import math
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 
-from .frames import check_frame, check_frames
+from .media import (
+    IMAGE_FPS,
+    IMAGE_SUFFIXES,
+    add_video,
+    container_options,
+    existing,
+    image_files,
+    iterate_images,
+    one_sentence,
+    open_video,
+    read_image,
+    to_rgb,
+    written_frames,
+)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+__all__ = [
+    "IMAGE_FPS",
+    "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "Audio",
+    "Video",
+    "VideoInfo",
+    "iterate",
+    "probe",
+    "read",
+    "read_audio",
+    "write",
+]
+
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")  # what `write` offers; reading knows all of FFmpeg's
-IMAGE_FPS = 25.0  # images carry no frame rate
 _GUESSED_FRAMES = 64  # room made at first for a file that does not tell its number of frames
-_BT709, _UNSPECIFIED, _RGB = 1, 2, 0  # as H.273 numbers colour primaries, transfers and matrices
-_FULL_CHROMA = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-_SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | _FULL_CHROMA
 
 
 @dataclass(frozen=True)
@@ -83,23 +102,23 @@ def iterate(path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarra
 
     Raises as `read` does, but yields nothing for an empty range.
     """
-    path = _existing(path)
+    path = existing(path)
     if start < 0 or (stop is not None and stop <= start):
         raise ValueError(f"start and stop must satisfy 0 <= start < stop, not {start} and {stop}.")
-    images = _image_files(path)
+    images = image_files(path)
     if images is not None:
-        return _iterate_images(images[start:stop])
+        return iterate_images(images[start:stop])
     return _iterate_video(path, start, stop)
 
 
 def probe(path) -> VideoInfo:
     """Size, frame rate and number of frames of a video or image folder, without decoding it; errors as `read`."""
-    path = _existing(path)
-    images = _image_files(path)
+    path = existing(path)
+    images = image_files(path)
     if images is not None:
-        height, width = _read_image(images[0]).shape[:2]
+        height, width = read_image(images[0]).shape[:2]
         return VideoInfo(height, width, IMAGE_FPS, len(images), False)
-    with _open_video(path) as (container, stream):
+    with open_video(path) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         return VideoInfo(stream.height, stream.width, float(rate), stream.frames or None, bool(container.streams.audio))
 
@@ -109,7 +128,7 @@ def read_audio(path, begin: float, end: float) -> Audio | None:
 
     None if the file has no sound or none that can be decoded. Raises FileNotFoundError or ValueError as `read` does.
     """
-    with _open_video(_existing(path)) as (container, _):
+    with open_video(existing(path)) as (container, _):
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]
@@ -160,11 +179,11 @@ def write(
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     rate = Fraction(fps).limit_denominator(1001)  # 29.97… is 30000/1001 again
     try:
-        with _one_sentence(f"{path} cannot be written as video ({{}}); use .mp4 or .mkv with the default codec."):
-            with av.open(str(partial), "w", options=_container_options(path)) as container:
-                add_video = _video_encoder(container, _written_frames(frames), rate, path, codec, crf, preset, lossless)
+        with one_sentence(f"{path} cannot be written as video ({{}}); use .mp4 or .mkv with the default codec."):
+            with av.open(str(partial), "w", options=container_options(path)) as container:
+                encode = _video_encoder(container, written_frames(frames), rate, path, codec, crf, preset, lossless)
                 add_audio = _audio_encoder(container, audio, path, lossless)
-                for time in add_video:
+                for time in encode:
                     add_audio(time)
                 add_audio(math.inf)
         os.replace(partial, path)
@@ -187,144 +206,27 @@ def _collect(frames: Iterator[np.ndarray], expected: int) -> np.ndarray | None:
     return clip
 
 
-def _existing(path) -> Path:
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; give a video file or a folder of images.")
-    return path
-
-
-@contextmanager
-def _one_sentence(message: str):
-    """Turn FFmpeg's errors into one ValueError; `message` has a place {} for what FFmpeg says."""
-    try:
-        yield
-    except av.FFmpegError as error:
-        raise ValueError(message.format(error.strerror or type(error).__name__)) from None
-
-
-@contextmanager
-def _open_video(path: Path):
-    with _one_sentence(f"{path} cannot be read as a video ({{}})."):
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ValueError(f"{path} holds no video stream.")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            yield container, stream
-
-
 def _iterate_video(path: Path, start: int, stop: int | None) -> Iterator[np.ndarray]:
     reformatter = VideoReformatter()  # keeps its tables from frame to frame
-    with _open_video(path) as (container, stream):
+    with open_video(path) as (container, stream):
         for index, frame in enumerate(container.decode(stream)):
             if stop is not None and index >= stop:
                 return
             if index >= start:
-                yield _to_rgb(frame, reformatter)
-
-
-def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-    matrix = None  # the frame's own
-    if frame.colorspace == _UNSPECIFIED:
-        matrix = Colorspace.ITU709 if frame.height > 576 or frame.width >= 1280 else Colorspace.ITU601
-    return reformatter.reformat(
-        frame, format="rgb24", src_colorspace=matrix, dst_color_range=ColorRange.JPEG, interpolation=_SCALING
-    ).to_ndarray()
-
-
-def _image_files(path: Path) -> list[Path] | None:
-    """The images of a folder in natural order, or one image file; None if the path is no image."""
-    if path.is_file():
-        return [path] if path.suffix.lower() in IMAGE_SUFFIXES else None
-    files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
-    if not files:
-        raise ValueError(f"{path} is a folder without images ({', '.join(IMAGE_SUFFIXES)}).")
-    return sorted(files, key=_natural_order)
-
-
-def _natural_order(file: Path) -> list[tuple[int, str]]:
-    """Sorting key by which frame2 comes before frame10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", file.name)]
-
-
-def _iterate_images(files: list[Path]) -> Iterator[np.ndarray]:
-    shape = None
-    for file in files:
-        frame = _read_image(file)
-        if shape is not None and frame.shape != shape:
-            raise ValueError(f"{file} has size {frame.shape[:2]}, the images before it {shape[:2]}; all must agree.")
-        shape = frame.shape
-        yield frame
-
-
-def _read_image(file: Path) -> np.ndarray:
-    data = np.fromfile(file, np.uint8)  # cv2.imread fails on some non-ASCII paths
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise ValueError(f"{file} cannot be read as an image.")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _written_frames(frames) -> Iterator[np.ndarray]:
-    """Checked RGB frames of an array or iterable, gray ones repeated over the channels."""
-    if isinstance(frames, np.ndarray):
-        frames = check_frames(frames)
-    elif not isinstance(frames, Iterable):
-        raise ValueError(f"frames must be an array or an iterable of frames, not {type(frames).__name__}.")
-    shape = None
-    for index, frame in enumerate(frames):
-        frame = check_frame(frame, f"frames[{index}]")
-        if shape is not None and frame.shape != shape:
-            raise ValueError(f"frames[{index}] has shape {frame.shape}, those before it {shape}; all must agree.")
-        shape = frame.shape
-        yield np.ascontiguousarray(frame if frame.ndim == 3 else np.repeat(frame[..., None], 3, axis=-1))
-    if shape is None:
-        raise ValueError("frames holds no frames.")
-
-
-def _container_options(path: Path) -> dict[str, str]:
-    """Put the index of MP4 files first, so that browsers can start at once."""
-    return {"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".mov", ".m4v") else {}
+                yield to_rgb(frame, reformatter)
 
 
 def _video_encoder(container, frames, rate, path, codec, crf, preset, lossless) -> Iterator[float]:
     """Add the stream at once, then encode a frame at each step; yields the time reached, in seconds."""
     first = next(frames)
-    height, width = first.shape[:2]
-    if lossless:
-        in_matroska = path.suffix.lower() == ".mkv"
-        codec, pixels = ("ffv1", "bgr0") if in_matroska else ("libx264rgb", "rgb24")
-        options = {} if in_matroska else {"qp": "0", "preset": preset}
-    else:
-        pixels = "yuv444p" if height % 2 or width % 2 else "yuv420p"
-        options = {"crf": str(crf), "preset": preset}
-    if codec not in av.codecs_available:
-        raise ValueError(f"codec {codec!r} is not part of this FFmpeg; use 'libx264' or lossless=True with .mkv.")
-    stream = container.add_stream(codec, rate=rate, options=options)
-    stream.width, stream.height, stream.pix_fmt = width, height, pixels
-    context = stream.codec_context
-    context.colorspace = _RGB if lossless else _BT709
-    context.color_range = ColorRange.JPEG if lossless else ColorRange.MPEG
-    context.color_primaries = context.color_trc = _BT709
-
-    reformatter = VideoReformatter()
+    stream, convert = add_video(
+        container, path, first.shape[:2], rate, encoder=codec, crf=crf, preset=preset, lossless=lossless
+    )
 
     def encode() -> Iterator[float]:
         count = 0
         for array in _chain(first, frames):
-            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
-            if lossless:
-                frame = reformatter.reformat(frame, format=pixels)
-            else:
-                frame = reformatter.reformat(
-                    frame,
-                    format=pixels,
-                    dst_colorspace=Colorspace.ITU709,
-                    src_color_range=ColorRange.JPEG,
-                    dst_color_range=ColorRange.MPEG,
-                    interpolation=_SCALING,
-                )
+            frame = convert(array)
             frame.pts, frame.time_base = count, 1 / rate
             container.mux(stream.encode(frame))
             count += 1
