@@ -55,6 +55,8 @@ _SUBMODULES = (
     "quality",
     "recipes",
     "references",
+    "settings",
+    "shortcuts",
     "shots",
     "sources",
     "srg",

@@ -43,16 +43,19 @@ class GuidanceOutput(BaseOutput):
     gate_weights: torch.Tensor | None = None
 
 
-def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None = None) -> torch.Tensor:
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None = None, padded: bool = True
+) -> torch.Tensor:
     """Softmax(QK^T / sqrt(d)) V for values narrower than the keys, through PyTorch's fused kernel.
 
     ``query`` (B, heads, N, d), ``key`` (B, heads, M, d), ``value`` (B, heads, M, c) with c <= d -> (B, heads, N, c).
     The kernel that never builds the N x M matrix wants equal widths, so the values are padded and the pad cut off.
-    ``scale`` stands in for 1 / sqrt(d).
+    ``scale`` stands in for 1 / sqrt(d); without ``padded`` the values stay as they are.
     """
     width = value.shape[-1]
-    padded = F.pad(value, (0, key.shape[-1] - width))  # (B, heads, M, d)
-    return F.scaled_dot_product_attention(query, key, padded, scale=scale)[..., :width]
+    if padded:
+        value = F.pad(value, (0, key.shape[-1] - width))  # (B, heads, M, d)
+    return F.scaled_dot_product_attention(query, key, value, scale=scale)[..., :width]
 
 
 def attention_weights(query: torch.Tensor, key: torch.Tensor, scale: float | None = None) -> torch.Tensor:
@@ -65,7 +68,7 @@ class _Attention(nn.Module):
 
     def __init__(self, features: int, hidden_dim: int, heads: int):
         super().__init__()
-        self.heads = heads
+        self.heads, self.padded_values = heads, True
         self.to_q = nn.Linear(features, hidden_dim, bias=False)
         self.to_k = nn.Linear(features, hidden_dim, bias=False)
 
@@ -89,7 +92,7 @@ class ColorGuidanceAttention(_Attention):
 
     def forward(self, gray: torch.Tensor, ref_gray: torch.Tensor, ref_color: torch.Tensor) -> torch.Tensor:
         q, k, v = self.split(self.to_q(gray)), self.split(self.to_k(ref_gray)), self.split(self.to_v(ref_color))
-        return attend(q, k, v).mean(1)  # (B, heads, N, C) -> (B, N, C)
+        return attend(q, k, v, padded=self.padded_values).mean(1)  # (B, heads, N, C) -> (B, N, C)
 
     def weights(self, gray: torch.Tensor, ref_gray: torch.Tensor) -> torch.Tensor:
         """Attention weights (B, heads, N, M)."""
@@ -151,7 +154,8 @@ class ColorDistributionGatedAttention(_Attention):
         v = self.to_v(ref_gray)  # (B, M, heads*C)
         if self.null_value is not None:
             v = torch.cat([v, self.null_value.to(v.dtype).expand(v.shape[0], 1, -1)], 1)  # (B, M + 1, heads*C)
-        return torch.sigmoid(attend(q, k, self.split(v), scale).mean(1))  # (B, heads, N, C) -> (B, N, C)
+        gathered = attend(q, k, self.split(v), scale, self.padded_values)  # (B, heads, N, C)
+        return torch.sigmoid(gathered.mean(1))  # (B, N, C)
 
     def weights(self, gray: torch.Tensor, ref_gray: torch.Tensor) -> torch.Tensor:
         """Attention weights on the reference (B, heads, N, M), without the null token's share."""

@@ -21,19 +21,17 @@ from . import conditioning, profiles
 from .color import to_gray
 from .control import GuidedControlNet
 from .frames import check_frame, check_frames
-from .keyframes import select_keyframes
 from .references import (
     OUTSIDE,
     Reference,
     ReferencePool,
     ReferenceRun,
-    candidates,
     check_exemplars,
-    include_exemplars,
-    keyframe_distances,
     on_luminance,
 )
-from .stages import Run, Settings, color_in_order, color_jointly
+from .settings import Settings
+from .shortcuts import Shortcuts
+from .stages import Run, choose_keyframes, color_in_order, color_jointly, frames_in_a_row
 from .vae import LumaChromaAutoencoder
 
 
@@ -63,7 +61,7 @@ class GCGPipeline(DiffusionPipeline):
         guidance_scale: the profile's own scale of classifier-free guidance.
         height, width: the profile's working size in pixels, which frames are scaled to fit.
         tau: the profile's own range of t in Eq. 10.
-        strength: the profile's own share of denoising steps for frames with references, see ``stages.Settings``.
+        strength: the profile's own share of denoising steps for frames with references, see ``settings.Settings``.
     """
 
     def __init__(
@@ -162,6 +160,8 @@ class GCGPipeline(DiffusionPipeline):
         working_size: tuple[int, int] | None = None,
         eta: float = 0.0,
         noise: str = "shared",
+        side_by_side: int = 1,
+        shortcuts: Shortcuts = Shortcuts(),  # noqa: B008  (frozen)
         return_dict: bool = True,
     ) -> GCGOutput | tuple:
         """Colour a clip.
@@ -170,7 +170,7 @@ class GCGPipeline(DiffusionPipeline):
         ``{frame number: RGB frame}``, or one RGB frame of any size that is no frame of the clip. generator: makes the
         result repeatable. callback_on_step_end(pipe, step, timestep, kwargs) gets "latents", "stage" ("keyframes" or
         "remaining") and "frames" (their numbers), and may return {"latents": ...}. The other options are described at
-        ``stages.Settings``. Returns a ``GCGOutput`` (a tuple with return_dict=False); L* is the input's.
+        ``settings.Settings``. Returns a ``GCGOutput`` (a tuple with return_dict=False); L* is the input's.
         Raises ValueError for frames, exemplars or options that are not as described.
         """
         settings = Settings(
@@ -195,6 +195,8 @@ class GCGPipeline(DiffusionPipeline):
             working_size=working_size,
             eta=eta,
             noise=noise,
+            side_by_side=side_by_side,
+            shortcuts=shortcuts,
         )
         gray = to_gray(check_frames(frames))
         run = Run(self, gray.shape[1:], settings, generator)
@@ -219,7 +221,7 @@ class GCGPipeline(DiffusionPipeline):
         """Stage 1 alone (§3.3): select keyframes and colour them jointly: ``{frame number: RGB (H, W, 3)}``, in order.
 
         Exemplars that are frames of the clip are among them. Arguments and errors as for the pipeline itself;
-        ``options`` are those of ``stages.Settings``.
+        ``options`` are those of ``settings.Settings``.
         """
         settings = Settings(
             prompt=prompt, negative_prompt=negative_prompt, num_keyframes=num_keyframes, **options
@@ -300,7 +302,10 @@ class GCGPipeline(DiffusionPipeline):
             colored, _ = self._keyframes(run, gray, due, [*carried, *outside], offset)
             new = self._references(run, gray, colored, offset)
             pool.keys = [*carried, *new, *outside]
-            for _, frame, _ in color_in_order(run, enumerate(gray, offset), colored, pool):
+            done = color_in_order(run, enumerate(gray, offset), colored, pool)
+            if settings.side_by_side > 1:
+                done = sorted(done, key=lambda result: result[0])
+            for _, frame, _ in done:
                 yield frame
             carried, offset = new, offset + len(gray)
         if run is None:
@@ -333,7 +338,7 @@ class GCGPipeline(DiffusionPipeline):
         given = {i: on_luminance(gray[i], e) for i, e in exemplars.items() if i != OUTSIDE}
         exemplified = bool(given) or any(reference.frame == OUTSIDE for reference in others)
         literal = run.settings.exemplar_mode == "literal" and exemplified
-        chosen = _frames_in_a_row(given, run, len(gray)) if literal else choose_keyframes(given, run, gray)
+        chosen = frames_in_a_row(given, run, len(gray)) if literal else choose_keyframes(given, run, gray)
         colored = {i + offset: frame for i, frame in given.items()}
         todo = [i for i in chosen if i not in given]
         if not todo:
@@ -380,27 +385,6 @@ def _align_weights(pipe: GCGPipeline, boundary: int = 64) -> None:
             for weights in (*component.parameters(), *component.buffers()):
                 if weights.device.type == "cpu" and weights.data_ptr() % boundary:
                     weights.data = weights.data.clone()
-
-
-def choose_keyframes(given: dict[int, np.ndarray], run: Run, gray: np.ndarray) -> list[int]:
-    """Keyframes of a clip by Eq. 6, the given ones among them."""
-    settings = run.settings
-    if settings.num_keyframes >= len(gray):
-        return list(range(len(gray)))
-    among = np.union1d(candidates(len(gray)), list(given)).astype(int)
-    distance = keyframe_distances(
-        gray, among, settings.dissimilarity, lambda f: torch.cat([run.encode(x) for x in f]), settings.network
-    )
-    fixed = np.searchsorted(among, sorted(given)).tolist()
-    count = max(settings.num_keyframes, len(fixed))
-    chosen = select_keyframes(distance, count, settings.keyframe_method, generator=run.seed)
-    return among[include_exemplars(chosen, distance, fixed)].tolist()
-
-
-def _frames_in_a_row(given: dict[int, np.ndarray], run: Run, total: int) -> list[int]:
-    """The literal reading of §4.4: consecutive keyframes, right after the exemplar, or before it at the clip's end."""
-    start = min(min(given) + 1 if given else 0, max(0, total - run.settings.num_keyframes))
-    return list(range(start, min(total, start + run.settings.num_keyframes)))
 
 
 def _gray_chunk(chunk: list, offset: int, size: tuple[int, int] | None) -> np.ndarray:

@@ -27,13 +27,17 @@ LIGHTNESS_TOLERANCE = 0.5  # of 100: what rounding to 8 bits can do to L*, twice
 
 @dataclass(frozen=True)
 class Reference:
-    """One coloured frame, encoded once: g and z ``(1, C, h, w)``, image tokens ``(1, N, D)``, and what D compares."""
+    """One coloured frame, encoded once: g and z ``(1, C, h, w)``, image tokens ``(1, N, D)``, and what D compares.
+
+    pictures: the gray and the coloured frame, where they are to be encoded again (``Shortcuts.references`` off).
+    """
 
     frame: int
     gray: torch.Tensor
     color: torch.Tensor
     tokens: torch.Tensor
     descriptor: np.ndarray
+    pictures: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class ReferenceRun(NamedTuple):

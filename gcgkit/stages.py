@@ -1,7 +1,7 @@
 """The two stages of colouring, on latents: keyframes jointly (§3.3), then every other frame with references (§3.4).
 
-A ``Run`` holds what one call of the pipeline needs throughout. Frames go through one at a time, so that memory does not
-grow with the clip.
+A ``Run`` holds what one call of the pipeline needs throughout. Frames go through one at a time, or a few, so that
+memory does not grow with the clip.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,97 +19,18 @@ from diffusers.utils.torch_utils import randn_tensor
 from . import conditioning, keyframes, srg
 from .attention import joint_self_attention
 from .color import merge_luminance
-from .references import Reference, ReferencePool, ReferenceRun, join_references, run_lengths
-
-NOISES = ("shared", "independent")
-SINGLE_REFERENCES = ("nearest", "first")
-EXEMPLAR_MODES = ("given", "literal")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Options of a colouring; every public method of the pipeline takes them as keywords.
-
-    prompt, negative_prompt: what the colours should and should not be; classifier-free guidance acts on text only.
-    num_inference_steps: denoising steps per frame. guidance_scale: None for the profile's own.
-    grid_size: references per frame, c of Eq. 10. num_keyframes: m of §3.3, the exemplars that are frames included.
-    keyframe_method, dissimilarity: see ``keyframes``; network: what measures dissimilarity "lpips".
-    tau: the t of Eq. 10 runs from tau to 0; None for the profile's own. past_window: earlier frames held as possible
-    references, None for all.
-    use_srg: False guides by a single keyframe (Ours***), the one that single_reference names, "nearest" or "first".
-    reference_mask: True masks every reference, to measure what GCG brings.
-    image_condition: what the copy's cross-attention reads, "patch", "pooled" or "none".
-    exemplar_mode: "given" colours the other keyframes with the exemplars as references; "literal" (§4.4) colours
-    num_keyframes frames in a row under the mask, and the exemplars join them in the second stage.
-    working_size: (height, width) of the model's canvas, which frames are scaled to fit; None for the profile's own,
-    turned for upright frames.
-    strength: share of the denoising steps that a frame with references goes through, above 0 to 1; it starts from its
-    noised ColorHint then, as image-to-image does, and from pure noise at 1 (the paper). None for the profile's own.
-    Frames under the mask always start from noise.
-    eta: DDIM's. noise: "shared" starts every frame from the same noise, "independent" each from its own.
-    Raises ValueError for values outside these.
-    """
-
-    prompt: str = ""
-    negative_prompt: str = ""
-    num_keyframes: int = 4
-    grid_size: int = 4
-    num_inference_steps: int = 32
-    guidance_scale: float | None = None
-    callback_on_step_end: Callable | None = None
-    keyframe_method: str = "auto"
-    dissimilarity: str = "mse"
-    network: Callable | None = None
-    tau: float | None = None
-    strength: float | None = None
-    past_window: int | None = 32
-    use_srg: bool = True
-    single_reference: str = "nearest"
-    reference_mask: bool = False
-    image_condition: str = "patch"
-    exemplar_mode: str = "given"
-    working_size: tuple[int, int] | None = None
-    eta: float = 0.0
-    noise: str = "shared"
-
-    def __post_init__(self):
-        for name in ("prompt", "negative_prompt"):
-            value = getattr(self, name)
-            if not isinstance(value, str):
-                raise ValueError(f"{name} must be one string for the whole clip, not {type(value).__name__}.")
-        for name in ("num_keyframes", "grid_size", "num_inference_steps", "past_window"):
-            value = getattr(self, name)
-            if not (_is_whole(value) and value >= 1) and not (name == "past_window" and value is None):
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
-        for name, lowest in (("guidance_scale", 0), ("tau", None), ("strength", None), ("eta", 0)):
-            value = getattr(self, name)
-            if value is None and name != "eta":
-                continue
-            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or (value <= 0 if lowest is None else value < lowest):
-                domain = "above 0" if lowest is None else "from 0 on"
-                raise ValueError(f"{name} must be a number {domain}, not {value!r}.")
-        for name, allowed in (
-            ("keyframe_method", keyframes.METHODS),
-            ("dissimilarity", keyframes.MEASURES),
-            ("single_reference", SINGLE_REFERENCES),
-            ("image_condition", conditioning.IMAGE_CONDITIONS),
-            ("exemplar_mode", EXEMPLAR_MODES),
-            ("noise", NOISES),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
-        if self.strength is not None and not self.strength <= 1:
-            raise ValueError(f"strength must be above 0 and at most 1, not {self.strength!r}.")
-        if self.dissimilarity == "lpips" and self.network is None:
-            raise ValueError("dissimilarity 'lpips' needs network=, a callable (a_frames, b_frames) -> (N,) distances.")
-        if self.callback_on_step_end is not None and not callable(self.callback_on_step_end):
-            raise ValueError("callback_on_step_end must be callable as (pipe, step, timestep, kwargs).")
-        size = self.working_size
-        if size is not None and not (
-            isinstance(size, (tuple, list)) and len(size) == 2 and all(_is_whole(s) and s >= 8 for s in size)
-        ):
-            raise ValueError(f"working_size must be (height, width) in pixels, 8 at least, not {size!r}.")
+from .guidance import GuidanceOutput
+from .references import (
+    Reference,
+    ReferencePool,
+    ReferenceRun,
+    candidates,
+    include_exemplars,
+    join_references,
+    keyframe_distances,
+    run_lengths,
+)
+from .settings import Settings
 
 
 class Run:
@@ -140,6 +61,8 @@ class Run:
         self._noise = randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)
         self.noise_device = generator.device if generator is not None else torch.device("cpu")
         self.seed = int(torch.randint(2**62, (1,), generator=generator, device=self.noise_device))
+        for attention in filter(None, (pipe.control.guidance.cga, pipe.control.guidance.cdga)):
+            attention.padded_values = settings.shortcuts.values
         accepted = inspect.signature(pipe.scheduler.step).parameters
         self._step_options = {"eta": settings.eta} if "eta" in accepted else {}
         self._step_takes_generator = "generator" in accepted
@@ -183,7 +106,9 @@ class Run:
     def reference(self, frame: int, gray: np.ndarray, colored: np.ndarray) -> Reference:
         """Encode a coloured frame, once, as a reference: gray ``(H, W)``, coloured ``(H, W, 3)``."""
         latents = self.encode(gray)
-        return Reference(frame, latents, self.encode(colored), self.tokens(colored), self.describe(gray, latents))
+        descriptor = self.describe(gray, latents)
+        pictures = None if self.settings.shortcuts.references else (gray, colored)
+        return Reference(frame, latents, self.encode(colored), self.tokens(colored), descriptor, pictures)
 
     def finish(self, latents: torch.Tensor, gray: np.ndarray) -> np.ndarray:
         """Decode, crop, and put the colours on the frame's own L* at full resolution (§3.4.2): ``(H, W, 3)``."""
@@ -196,6 +121,8 @@ class Run:
 
     def guide(self, gray: torch.Tensor, references: list[list[Reference]]):
         """ColorHint and image tokens of m frames, each with its list of references (equally many)."""
+        if not self.settings.shortcuts.references:
+            references = [[self.reference(r.frame, *r.pictures) for r in guiding] for guiding in references]
         grids = [join_references(r, self.settings.grid_size) for r in references]
         ref_gray, ref_color, tokens = (torch.cat(parts) for parts in zip(*grids, strict=True))
         return self.pipe.control.hint(gray, ref_gray, ref_color), tokens
@@ -237,14 +164,7 @@ class Run:
             if step == 0 and skipped:
                 latents = scheduler.add_noise(hint.hint, noise, timestep.expand(count))
             sample = scheduler.scale_model_input(latents, timestep)
-            residuals = pipe.control(sample, timestep, tokens, gray, hint=hint)
-            output = pipe.unet(
-                sample.repeat(halves, 1, 1, 1),
-                timestep,
-                encoder_hidden_states=text,
-                down_block_additional_residuals=[r.repeat(halves, 1, 1, 1) for r in residuals.down_block_res_samples],
-                mid_block_additional_residual=residuals.mid_block_res_sample.repeat(halves, 1, 1, 1),
-            ).sample
+            output = self._predict(sample, timestep, text, gray, hint, tokens)
             if halves == 2:
                 negative, positive = output.chunk(2)
                 output = negative + self.guidance_scale * (positive - negative)
@@ -254,12 +174,58 @@ class Run:
                 bar.update()
         return latents
 
+    def _predict(self, sample, timestep, text, gray, hint, tokens) -> torch.Tensor:
+        """What the UNet says of m samples under both halves of the text ``(halves*m, N, D)``: (halves*m, C, h, w)."""
+        pipe, shortcuts, halves = self.pipe, self.settings.shortcuts, len(self.text)
+        repeat = lambda x: x.repeat(halves, *[1] * (x.ndim - 1))  # noqa: E731  (m, ...) -> (halves*m, ...)
+        if shortcuts.copy:
+            given = pipe.control(sample, timestep, tokens, gray, hint=hint)
+            down, mid = [repeat(r) for r in given.down_block_res_samples], repeat(given.mid_block_res_sample)
+        else:
+            hint = GuidanceOutput(*(repeat(part) for part in (hint.hint, hint.color, hint.gate, hint.features)))
+            given = pipe.control(repeat(sample), timestep, repeat(tokens), repeat(gray), hint=hint)
+            down, mid = given.down_block_res_samples, given.mid_block_res_sample
+        size = len(text) if shortcuts.halves else len(sample)
+        outputs, samples = [], repeat(sample)
+        for part in (slice(i, i + size) for i in range(0, len(text), size)):
+            outputs.append(
+                pipe.unet(
+                    samples[part],
+                    timestep,
+                    encoder_hidden_states=text[part],
+                    down_block_additional_residuals=[r[part] for r in down],
+                    mid_block_additional_residual=mid[part],
+                ).sample
+            )
+        return torch.cat(outputs)
+
     def _callback(self, step: int, timestep, latents: torch.Tensor, stage: str, frames: tuple[int, ...]):
         callback = self.settings.callback_on_step_end
         if callback is None:
             return latents
         changed = callback(self.pipe, step, timestep, {"latents": latents, "stage": stage, "frames": frames})
         return (changed or {}).get("latents", latents)
+
+
+def choose_keyframes(given: dict[int, np.ndarray], run: Run, gray: np.ndarray) -> list[int]:
+    """Keyframes of a clip by Eq. 6, the given ones among them."""
+    settings = run.settings
+    if settings.num_keyframes >= len(gray):
+        return list(range(len(gray)))
+    among = np.union1d(candidates(len(gray)), list(given)).astype(int)
+    distance = keyframe_distances(
+        gray, among, settings.dissimilarity, lambda f: torch.cat([run.encode(x) for x in f]), settings.network
+    )
+    fixed = np.searchsorted(among, sorted(given)).tolist()
+    count = max(settings.num_keyframes, len(fixed))
+    chosen = keyframes.select_keyframes(distance, count, settings.keyframe_method, generator=run.seed)
+    return among[include_exemplars(chosen, distance, fixed)].tolist()
+
+
+def frames_in_a_row(given: dict[int, np.ndarray], run: Run, total: int) -> list[int]:
+    """The literal reading of §4.4: consecutive keyframes, right after the exemplar, or before it at the clip's end."""
+    start = min(min(given) + 1 if given else 0, max(0, total - run.settings.num_keyframes))
+    return list(range(start, min(total, start + run.settings.num_keyframes)))
 
 
 def color_jointly(
@@ -280,11 +246,13 @@ def color_jointly(
             nearest.append([exemplars[i] for i in order[: run.settings.grid_size if run.settings.use_srg else 1]])
             used = tuple(r.frame for r in nearest[-1])
             record[frame] = [ReferenceRun(run.steps(run.strength), used, ())]
-        guidance, strength = run.guide(latents, nearest), run.strength
+        guide, strength = partial(run.guide, latents, nearest), run.strength
     else:
-        guidance, strength = run.mask(latents), 1.0
+        guide, strength = partial(run.mask, latents), 1.0
+    guidance = guide()
+    condition = (lambda t: guidance) if run.settings.shortcuts.hints else (lambda t: guide())
     with joint_self_attention(run.pipe.unet, len(frames)) if len(frames) > 1 else nullcontext():
-        clean = run.denoise(latents, frames, "keyframes", lambda t: guidance, bar, strength)
+        clean = run.denoise(latents, frames, "keyframes", condition, bar, strength)
     return [run.finish(clean[i : i + 1], image) for i, image in enumerate(gray)], record
 
 
@@ -296,51 +264,76 @@ def color_frame(
     Returns the coloured frame, the same as a reference for later frames (None where none will be asked for), and the
     record of what guided it.
     """
+    return color_together(run, [gray], (frame,), pool)[0]
+
+
+def color_together(
+    run: Run, gray: list[np.ndarray], frames: tuple[int, ...], pool: ReferencePool
+) -> list[tuple[np.ndarray, Reference | None, list[ReferenceRun]]]:
+    """Stage 2 for some frames ``(H, W)`` as one batch, each with its own references; for each as ``color_frame``."""
     settings = run.settings
-    latents = run.encode(gray)  # (1, C, h, w)
-    descriptor = run.describe(gray, latents)
-    distances = pool.distances(descriptor)
-    steps, held = [], {}
+    latents = torch.cat([run.encode(image) for image in gray])  # (m, C, h, w)
+    descriptors = [run.describe(image, latent[None]) for image, latent in zip(gray, latents, strict=True)]
+    distances = [pool.distances(descriptor) for descriptor in descriptors]
+    records, held = [[] for _ in frames], {}
+
+    def choose(t: float, of_frame: tuple[np.ndarray, np.ndarray]) -> tuple[list[Reference], list[Reference]]:
+        if settings.reference_mask:
+            return [], []
+        if settings.use_srg:
+            return pool.select(of_frame, t, settings.grid_size)
+        return pool.single(of_frame, settings.single_reference), []
 
     def condition(t: float):
-        if settings.reference_mask:
-            keys, past = [], []
-        elif settings.use_srg:
-            keys, past = pool.select(distances, t, settings.grid_size)
-        else:
-            keys, past = pool.single(distances, settings.single_reference), []
-        used = tuple(r.frame for r in keys), tuple(r.frame for r in past)
-        steps.append(used)
-        if used not in held:  # the hint depends on the references, not on t: it is made anew only when they change
-            held.clear()
-            held[used] = run.guide(latents, [keys + past]) if keys or past else run.mask(latents)
+        chosen = [choose(t, of_frame) for of_frame in distances]
+        used = tuple((tuple(r.frame for r in keys), tuple(r.frame for r in past)) for keys, past in chosen)
+        for record, of_frame in zip(records, used, strict=True):
+            record.append(of_frame)
+        if used not in held or not settings.shortcuts.hints:
+            held.clear()  # the hint depends on the references, not on t: it is made anew only when they change
+            guiding = [keys + past for keys, past in chosen]  # equally many for each frame, from one pool
+            held[used] = run.guide(latents, guiding) if guiding[0] else run.mask(latents)
         return held[used]
 
     strength = 1.0 if settings.reference_mask or not (pool.keys or pool.past) else run.strength
-    clean = run.denoise(latents, (frame,), "remaining", condition, strength=strength)
-    colored = run.finish(clean, gray)
-    reference = None
-    if settings.use_srg and not settings.reference_mask:
-        reference = Reference(frame, latents, run.encode(colored), run.tokens(colored), descriptor)
-    return colored, reference, run_lengths(steps)
+    clean = run.denoise(latents, frames, "remaining", condition, strength=strength)
+    results = []
+    for i, frame in enumerate(frames):
+        colored, reference = run.finish(clean[i : i + 1], gray[i]), None
+        if settings.use_srg and not settings.reference_mask:
+            pictures = None if settings.shortcuts.references else (gray[i], colored)
+            encoded = run.encode(colored), run.tokens(colored)
+            reference = Reference(frame, latents[i : i + 1], *encoded, descriptors[i], pictures)
+        results.append((colored, reference, run_lengths(records[i])))
+    return results
 
 
 def color_in_order(
     run: Run, frames: Iterable[tuple[int, np.ndarray]], colored_keys: dict[int, np.ndarray], pool: ReferencePool
 ) -> Iterator[tuple[int, np.ndarray, list[ReferenceRun]]]:
-    """Stage 2 for frames in time order, ``(number, gray (H, W))``: yields (number, coloured frame, record of use).
+    """Stage 2 for frames ``(number, gray (H, W))``: yields (number, coloured frame, record of use) as they are done.
 
-    Keyframes come out as they are in ``colored_keys``, with no record; the others join the pool once coloured.
+    That is in time order, unless ``side_by_side`` stretches are coloured at once. Keyframes come out as they are in
+    ``colored_keys``, with no record; the others join the pool once coloured.
     """
-    for number, gray in frames:
-        if number in colored_keys:
-            yield number, colored_keys[number], []
+    for batch in _batches(frames, colored_keys, run.settings.side_by_side):
+        if batch[0][0] in colored_keys:
+            yield from ((number, colored_keys[number], []) for number, _ in batch)
             continue
-        colored, reference, record = color_frame(run, gray, number, pool)
-        if reference is not None:
-            pool.past.append(reference)
-        yield number, colored, record
+        numbers = tuple(number for number, _ in batch)
+        results = color_together(run, [gray for _, gray in batch], numbers, pool)
+        pool.past.extend(reference for _, reference, _ in results if reference is not None)
+        yield from ((number, colored, record) for number, (colored, _, record) in zip(numbers, results, strict=True))
 
 
-def _is_whole(value) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+def _batches(frames: Iterable, keys: dict[int, np.ndarray], stretches: int) -> Iterator[list]:
+    """Frames one by one; or first the keyframes, then the first of each stretch of the others, the second of each..."""
+    if stretches == 1:
+        yield from ([item] for item in frames)
+        return
+    frames = list(frames)
+    yield from ([item] for item in frames if item[0] in keys)
+    others = [item for item in frames if item[0] not in keys]
+    length = math.ceil(len(others) / stretches)
+    for first in range(length):
+        yield others[first::length]

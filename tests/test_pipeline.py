@@ -22,7 +22,8 @@ from gcgkit.color import merge_luminance, to_gray
 from gcgkit.conditioning import fit_canvas, image_tokens
 from gcgkit.keyframes import small_gray
 from gcgkit.pipeline import GCGPipeline
-from gcgkit.stages import Run, Settings
+from gcgkit.settings import Settings
+from gcgkit.stages import Run
 
 STEPS = 2
 
