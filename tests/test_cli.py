@@ -8,6 +8,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_every_option_reaches_the_pipeline_and_the_sound_is_kept(tmp_path, model
     assert (done.returncode, done.stderr) == (0, "")
     assert "6 frame(s)" in done.stdout and done.stdout.rstrip().endswith(str(tmp_path / "new" / "out.mkv"))
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "new"])
-    assert [file.name for file in (tmp_path / "new").iterdir()] == ["out.mkv"]
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == ["out.mkv", "out.mkv.job"]
 
     result = video.read(tmp_path / "new" / "out.mkv")
     pipe = gcgkit.GCGPipeline.from_pretrained(model)
@@ -119,7 +120,7 @@ def test_existing_file_is_replaced_only_when_forced_and_only_by_a_whole_one(tmp_
     run = ["colorize", str(broken), str(target), "--profile", str(model), "--steps", "1", "--chunk", "2", "--lossless"]
     assert cli.main(run) == 1
     assert "exists already" in capsys.readouterr().err
-    assert cli.main([*run, "--force"]) == 1  # two frames were written by then
+    assert cli.main([*run, "--force"]) == 1
     output = capsys.readouterr()
     assert "3.png has size" in output.err and output.err.count("\n") == 1 and output.out == ""
     assert target.read_bytes() == b"precious" and sorted(tmp_path.iterdir()) == [broken, target]
@@ -184,7 +185,8 @@ def test_exit_code_and_sentence_of_a_process_and_traceback_with_debug(tmp_path):
         ["colourise"],
         ["colorize", "in.mp4"],
         *(["colorize", "in.mp4", "out.mp4", *option.split()] for option in (
-            "--steps 0", "--keyframes x", "--chunk 1.5", "--seed -1", "--guidance-scale nan", "--device tpu", "--for")),
+            "--steps 0", "--keyframes x", "--chunk 1.5", "--seed -1", "--guidance-scale nan", "--device tpu", "--for",
+            "--preview 0", "--only-shots 2,x", "--only-shots 0", "--only-shots 3-2", "--card 10gb")),
     ],
 )  # fmt: skip
 def test_wrong_usage_has_code_2(wrong, capsys):
@@ -210,6 +212,9 @@ def test_doctor_says_what_is_here():
         assert rows[name] == version(name)
     assert f"{len(os.sched_getaffinity(0))} CPU cores" in rows["Computer"] and "GB of memory" in rows["Computer"]
     assert rows["H.264"] == "video   can be written"
+    for codec in ("h264", "hevc", "vp9", "mpeg2video", "mjpeg", "ffv1"):
+        assert (codec in rows["Reads"].split(", ")) == (codec in av.codecs_available)
+    assert "h264" in rows["Writes"] and "free where you are" in rows["Disk"] and "PySceneDetect" in rows["Cuts"]
     assert [rows["Weights"]] == [", ".join(profiles.available()) or "none found"]
     gpu = tiny.torch.cuda.get_device_name() if tiny.torch.cuda.is_available() else "colouring runs on the CPU"
     assert gpu in rows["GPU"]
@@ -237,6 +242,18 @@ def test_help_fits_one_screen(arguments):
     done = command(*arguments, "--help", COLUMNS="200")
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and 5 < len(lines) <= 24 and max(map(len, lines)) < 80
+
+
+def test_all_options_are_told_when_asked_for(capsys):
+    told = {}
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["colorize", flag])
+        assert stop.value.code == 0
+        told[flag] = capsys.readouterr().out
+    for option in ("--prompt", "--only-shots", "--restart", "--clean", "--job", "--seed", "--debug"):
+        assert option in told["--help-all"]
+    assert "--help-all" in told["--help"] and "--only-shots" not in told["--help"]
 
 
 def test_help_is_quick():
