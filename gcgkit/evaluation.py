@@ -24,9 +24,10 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,19 @@ def merge(out: str | Path) -> Path:
     records.sort(key=lambda r: (r["set"]["name"], r["method"], r["key"], r["clip"] or ""))
     path = Path(out) / "results.jsonl"
     write_text(path, "".join(json.dumps(record, sort_keys=True) + "\n" for record in records))
+    measures.keep_distances(Path(out), _feature_files(records))
     return path
+
+
+def _feature_files(records: list[dict]) -> Iterator[tuple[list[str], list[str]]]:
+    """Names of a method's files of features and of the truth's, clip by clip, for every set, method and such metric."""
+    truth = {(r["set"]["name"], r["clip"]): r["metrics"] for r in records if r["method"] == TRUTH}
+    for name in (metric.name for metric in measures.METRICS.values() if metric.kind == "set"):
+        having = [r for r in records if r["method"] != TRUTH and name in r["metrics"]]
+        for _, own in groupby(having, key=lambda r: (r["set"]["name"], r["method"], r["key"])):
+            pairs = [(r["metrics"][name], truth.get((r["set"]["name"], r["clip"]), {}).get(name)) for r in own]
+            if all(other for _, other in pairs):
+                yield [mine for mine, _ in pairs], [other for _, other in pairs]
 
 
 def read_results(path: str | Path) -> list[dict]:
@@ -295,7 +308,8 @@ def _provenance(device: str | None) -> dict:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return {"versions": versions, "device": _device_name(device), "platform": platform.platform(), "measured": _now()}
+    computer = f"{platform.system()} {platform.machine()}"
+    return {"versions": versions, "device": _device_name(device), "platform": computer, "measured": _now()}
 
 
 def _device_name(device: str | None) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,67 @@ def measure(
         value = metric.call(pred, **options)
     write_text(path, json.dumps({"value": value, "metric": metric.name, "contents": list(contents), **identity}) + "\n")
     return value
+
+
+def set_distance(folder: Path, ours: list[str], truth: list[str]) -> float:
+    """Fréchet distance of all frames of a method to all true ones, from the files that ``measure`` named, clip by clip.
+
+    folder: that of the results, whose ``distances.json`` has the distance already, or whose ``cache`` has the features.
+    Raises OSError where neither is the case.
+    """
+    kept = _kept_distances(folder)
+    key = _distance_key(ours, truth)
+    if key in kept:
+        return kept[key]
+    sides = [np.concatenate([np.load(folder / "cache" / name) for name in names]) for names in (ours, truth)]
+    return metric_networks.frechet_distance(*sides)
+
+
+def keep_distances(folder: Path, pairs: Iterable[tuple[list[str], list[str]]]) -> None:
+    """Write ``distances.json``: a table can be made again without the features, which are large."""
+    kept = {}
+    for ours, truth in pairs:
+        with suppress(OSError):  # features of an earlier run that were cleared away
+            kept[_distance_key(ours, truth)] = set_distance(folder, ours, truth)
+    if kept != _kept_distances(folder):
+        write_text(folder / "distances.json", json.dumps(kept, indent=1, sort_keys=True) + "\n")
+
+
+def _kept_distances(folder: Path) -> dict[str, float]:
+    path = folder / "distances.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _distance_key(ours: list[str], truth: list[str]) -> str:
+    return hashlib.sha256(json.dumps([ours, truth]).encode()).hexdigest()[:32]
+
+
+def scores(pred, truth, names: Iterable[str] | None = None, device=None) -> dict[str, float | None]:
+    """Every metric of one clip against the true one, ``(T, H, W, 3)`` both, by the tables' names and in their units.
+
+    None where a metric is not at hand (`reasons` says why). names: only these. Nothing is cached. Raises ValueError for
+    frames that a metric refuses.
+    """
+    found: dict[str, float | None] = {}
+    for metric in choose(names):
+        options = {"device": device} if metric.network else {}
+        if metric.network and metric_networks.missing(metric.network):
+            found[metric.label] = None
+            continue
+        if metric.kind in ("pair", "set"):
+            value = metric.call(pred, truth, **options)
+        elif metric.kind == "flow":
+            value = metric.call(pred, to_gray(truth))
+        else:
+            value = metric.call(pred, **options)
+        found[metric.label] = value * metric.factor
+    return found
+
+
+def reasons(names: Iterable[str] | None = None) -> dict[str, str]:
+    """Metrics that cannot be measured on this machine, by the tables' names, and why, with the command that helps."""
+    found = {m.label: metric_networks.missing(m.network) for m in choose(names) if m.network}
+    return {label: reason for label, reason in found.items() if reason}
 
 
 METRICS: dict[str, Metric] = {

@@ -24,11 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from . import metric_networks, profiles
+from . import profiles
 from .commands import told
 from .disk import write_text
 from .evaluation import TRUTH, bootstrap_interval, read_results
-from .measures import METRICS
+from .measures import METRICS, set_distance
 from .table_formats import DAGGER, Cell, Group, Row, Table
 
 FORMATS = ("markdown", "latex", "html")
@@ -186,7 +186,8 @@ def _our_cell(name: str, records: list[dict], truth: dict, notes: _Notes, level:
     interval = None
     if metric.kind == "set":
         try:
-            value = _set_distance(name, having, [truth[r["clip"]] for r in having])
+            files = [[r["metrics"][name] for r in side] for side in (having, [truth[r["clip"]] for r in having])]
+            value = set_distance(Path(having[0]["folder"]), *files)
         except (KeyError, OSError, ValueError):
             return Cell("not measured", note=notes.letter(f"the features of {metric.label} are no longer in the cache"))
     else:
@@ -195,15 +196,6 @@ def _our_cell(name: str, records: list[dict], truth: dict, notes: _Notes, level:
     mark = DAGGER if marked else ""
     bounds = ", ".join(f"{bound:.{metric.digits}f}" for bound in interval) if interval else ""
     return Cell(f"{value:.{metric.digits}f}{mark}", f"[{bounds}]" if bounds else "")
-
-
-def _set_distance(name: str, ours: list[dict], truth: list[dict]) -> float:
-    """Fréchet distance of all frames of a method to all true ones, from the features in the cache."""
-    sides = [
-        np.concatenate([np.load(Path(r["folder"]) / "cache" / r["metrics"][name]) for r in side])
-        for side in (ours, truth)
-    ]
-    return metric_networks.frechet_distance(*sides)
 
 
 def _mark_best(rows: list[Row], columns: list[tuple[str, str, str]]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gcgkit import evaluation, table
-from gcgkit.measures import METRICS
+from gcgkit.measures import METRICS, keep_distances
 from gcgkit.metric_networks import frechet_distance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -172,7 +172,11 @@ def test_distances_between_sets_come_from_the_features(tmp_path):
     found = dict(zip(columns(text), rows(text)["flow †"], strict=True))
     assert found["FD-EfficientNet ↓"] == f"{expected:.2f}†"
     assert dict(zip(columns(text), rows(text)["truth †"], strict=True))["FD-EfficientNet ↓"] == "–"
-    (tmp_path / "cache" / "flow-b.npy").unlink()
+    keep_distances(tmp_path, [(["flow-a.npy", "flow-b.npy"], ["truth-a.npy", "truth-b.npy"])])
+    for file in (tmp_path / "cache").iterdir():
+        file.unlink()
+    assert table.render(results) == text  # the distance is kept
+    (tmp_path / "distances.json").unlink()
     assert "no longer in the cache" in table.render(results)
 
 
