@@ -16,6 +16,10 @@ PYTEST_ARGS ?=
 CELL_TIMEOUT ?= 600
 # More arguments for JupyterLab, such as LAB_ARGS="--no-browser --port 9999".
 LAB_ARGS ?=
+# Whose figures are made: mini, paper, or a folder or hub id of trained weights.
+PROFILE ?= mini
+# More arguments for the figures, such as FIGURE_ARGS="--only 5 6".
+FIGURE_ARGS ?=
 
 # A stamp is worth nothing if the interpreter below it has gone (say, after a system upgrade).
 ifneq ($(shell $(PY) -c "print('runs')" 2>/dev/null),runs)
@@ -37,7 +41,7 @@ demo: $(STAMP) ## colour a real clip; pictures, video and numbers land in figure
 test: $(STAMP) ## run the tests, then the notebooks
 	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 $(PYTEST_ARGS)
 	@if ls notebooks/*.ipynb >/dev/null 2>&1; then \
-		$(PY) -m pytest --nbmake --nbmake-timeout=$(CELL_TIMEOUT) notebooks; \
+		OMP_NUM_THREADS=1 $(PY) -m pytest --nbmake --nbmake-timeout=$(CELL_TIMEOUT) notebooks -n 2; \
 	else \
 		echo "Test: there are no notebooks to run."; \
 	fi
@@ -46,8 +50,8 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 	@mkdir -p notebooks
 	@cd notebooks && exec ../$(PY) -m jupyterlab $(LAB_ARGS)
 
-# The demo's sheets are the figures there are.
-figures: demo ## make the figures
+figures: $(STAMP) ## make the paper's figures and Table 1 in figures/out/, for PROFILE=mini or another
+	@$(PY) figures/make.py --profile $(PROFILE) $(FIGURE_ARGS)
 
 lint: $(STAMP) ## check the code with ruff
 	@$(PY) -m ruff check .
@@ -60,10 +64,10 @@ lock: $(STAMP) ## resolve requirements-lock.txt again from pyproject.toml (all p
 		pyproject.toml --output-file requirements-lock.txt
 	@echo "Lock: wrote requirements-lock.txt; make setup installs it."
 
-clean: ## remove caches, builds and the demo's output; keeps .venv
-	@rm -rf build dist figures/demo .pytest_cache .ruff_cache .hypothesis
+clean: ## remove caches, builds, the demo's output and the figures; keeps .venv
+	@rm -rf build dist figures/demo figures/out .pytest_cache .ruff_cache .hypothesis
 	@find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints -o -name '*.egg-info' \) -prune -exec rm -rf {} +
-	@echo "Clean: removed caches, builds and figures/demo. To start over whole: rm -r $(VENV)"
+	@echo "Clean: removed caches, builds, figures/demo and figures/out. To start over whole: rm -r $(VENV)"
 
 $(STAMP): requirements-lock.txt requirements-clips.txt pyproject.toml
 	@set -e; start=$$SECONDS; \

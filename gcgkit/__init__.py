@@ -9,6 +9,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _SUBMODULES = (
+    "ablations",
     "archives",
     "attention",
     "baselines",
@@ -34,6 +35,7 @@ _SUBMODULES = (
     "evalset",
     "evaluate_cli",
     "evaluation",
+    "fakes",
     "film",
     "film_reader",
     "footage",
@@ -46,6 +48,8 @@ _SUBMODULES = (
     "keyframes",
     "latent_cache",
     "learner",
+    "lesson",
+    "lesson_runs",
     "loading",
     "many",
     "measures",
@@ -55,9 +59,11 @@ _SUBMODULES = (
     "metric_networks",
     "metrics",
     "mini",
+    "mini_history",
     "mini_parts",
     "pairs",
     "pipeline",
+    "plots",
     "preparation",
     "profiles",
     "psnr_study",
@@ -76,13 +82,16 @@ _SUBMODULES = (
     "table",
     "table_formats",
     "tensorcolor",
+    "toydata",
     "train_cli",
+    "train_memory",
     "trainer",
     "training",
     "training_log",
     "vae",
     "validation",
     "video",
+    "widgets",
 )
 _FROM_PIPELINE = ("GCGPipeline", "GCGOutput")
 __all__ = ["__version__", *_FROM_PIPELINE, *_SUBMODULES]

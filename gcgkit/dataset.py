@@ -10,6 +10,7 @@ folder holds, ``draws`` how samples are drawn.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -263,8 +264,9 @@ def show_batch(batch: Batch, limit: int = 8):
     count = min(limit, len(batch))
     found = {int(row): (group, i) for group in batch.references for i, row in enumerate(group.rows)}
     columns = 2 + max([group.color.shape[1] for group, _ in found.values()] + [1])
-    height = 2.1 * batch.target.shape[2] / batch.target.shape[3] + 0.25  # of a row in inches, its title included
-    figure, axes = pyplot.subplots(count, columns, figsize=(2.1 * columns, height * count), squeeze=False)
+    width = 8.4 / columns  # of a picture in inches, so that the letters can be read beside it
+    height = 0.85 * width * batch.target.shape[2] / batch.target.shape[3] + 0.3  # of a row, its title included
+    figure, axes = pyplot.subplots(count, columns, figsize=(8.4, height * count), squeeze=False)
     for row in range(count):
         group, i = found[row]
         images = [batch.target[row], batch.gray[row], *group.color[i]]
@@ -276,9 +278,9 @@ def show_batch(batch: Batch, limit: int = 8):
                 continue
             image = images[column].permute(1, 2, 0).cpu().numpy()  # (3 or 1, H, W) -> (H, W, 3 or 1)
             axis.imshow(image if image.shape[2] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
-            axis.set_title(titles[column][-30:], fontsize=6)
-        caption = batch.captions[row] or "no caption"
-        axes[row, 0].set_ylabel(f"{group.kind}\n{caption if len(caption) < 28 else caption[:26] + '…'}", fontsize=6)
+            axis.set_title(titles[column].rpartition("/")[2][-18:], fontsize=9)  # without its set
+        caption = textwrap.fill(batch.captions[row] or "no caption", 15, max_lines=3, placeholder=" …")
+        axes[row, 0].set_ylabel(f"{group.kind}\n{caption}", fontsize=9, rotation=0, ha="right", va="center")
     figure.tight_layout(pad=0.4)
     pyplot.close(figure)  # or a notebook would show it twice
     return figure

@@ -149,6 +149,25 @@ ARCHIVES = {
     ),
 }
 
+@dataclass(frozen=True)
+class Split:
+    """A part of a data set as the paper uses it: clips, frames where known, and what for (§4.2)."""
+
+    title: str
+    clips: int
+    frames: int | None
+    used: str
+
+
+# By the names of their prepared folders; photographs are the mini profile's own.
+SPLITS = {
+    "davis-train": Split("DAVIS 2017, train", 60, 4209, "training"),
+    "davis-val": Split("DAVIS 2017, val", 30, 1999, "training"),
+    "davis-test-dev": Split("DAVIS 2017, test-dev", 30, 2086, "testing"),
+    "ldv-train": Split("LDV 3.0, videos 001 to 335", 335, None, "training"),
+    "ldv-test": Split("LDV 3.0, videos 336 to 365", 30, None, "testing"),
+}
+
 MODELS = {
     "sd": HubModel(
         "Stable Diffusion 2.1 base (an unofficial mirror: Stability AI has removed its own)",

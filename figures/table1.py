@@ -1,0 +1,25 @@
+"""Table 1: the paper's numbers and, where there are results, ours below them, as Markdown, LaTeX and HTML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gcgkit import evaluation, table
+from gcgkit.disk import write_text
+
+SUFFIXES = {"markdown": "md", "latex": "tex", "html": "html"}
+
+
+def write(results: Path, out: Path) -> list[Path]:
+    """Write the table in all formats into a folder; without results it holds the paper's numbers alone."""
+    try:
+        records = evaluation.read_results(results)
+    except FileNotFoundError:
+        records = []
+        print(f"Table 1: {results} holds no results, so the paper's numbers stand alone; gcgkit evaluate makes some.")
+    out.mkdir(parents=True, exist_ok=True)
+    built, paths = table.build(records), []
+    for form in table.FORMATS:
+        paths.append(out / f"table1.{SUFFIXES[form]}")
+        write_text(paths[-1], getattr(built, form)())
+    return paths

@@ -1,0 +1,102 @@
+"""The curves of the run that made the mini weights, kept small: what learned in each stage, and how its errors fell.
+
+``python -m gcgkit.mini_history RUN`` makes ``data/mini_training.json`` of a run's folder, in which `mini` left
+``STAGE/log.jsonl``; `read` reads it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .disk import write_text
+from .training import read_log
+
+FILE = Path(__file__).parent / "data/mini_training.json"
+POINTS = 60  # of a curve, at most
+# Stage -> its log's folder, what learned, on what. In the order in which they ran.
+STAGES: dict[str, tuple[str, str, str]] = {
+    "hint": ("hint", "the colour attention alone", "16 pairs at 224x128; the last quarter 4 at 448x256"),
+    "gate": ("gate", "the gate alone", "16 pairs at 224x128 and 4 at 448x256 in turn"),
+    "text2image": ("text2image", "the UNet alone, from captions", "16 frames at 224x128"),
+    "guidance": ("guidance", "UNet copy and UNet, on pairs", "16 pairs at 224x128"),
+    "fullsize": ("guidance-full", "the same two, at full size", "4 pairs at 448x256"),
+}
+
+
+def read(path: str | Path = FILE) -> dict[str, dict]:
+    """Stages in order: ``{name: {"learned", "batch", "steps", "minutes", "points": {entry: [value or None]}}}``.
+
+    ``points["step"]`` is the last step that each point stands for. Raises FileNotFoundError without the file.
+    """
+    return json.loads(Path(path).read_text(encoding="utf-8"))["stages"]
+
+
+def curve(stage: dict, entry: str = "loss") -> tuple[list[int], list[float]]:
+    """Steps and values of one entry of a stage, for a plot; points without a value are left out.
+
+    Raises ValueError, naming what there is, for an entry that the stage's log did not have.
+    """
+    points = stage["points"]
+    if entry not in points:
+        raise ValueError(f"there is no entry {entry!r}; the log has {', '.join(points)}.")
+    pairs = [(step, value) for step, value in zip(points["step"], points[entry], strict=True) if value is not None]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def summarize(lines: Sequence[dict], points: int = POINTS) -> dict[str, list]:
+    """Lines of a log drawn together to at most ``points`` groups of equally many: each entry's mean, None for none.
+
+    Raises ValueError for an empty log.
+    """
+    if not lines:
+        raise ValueError("the log is empty: give a run that has trained.")
+    size = -(-len(lines) // points)
+    groups = [lines[i : i + size] for i in range(0, len(lines), size)]
+    names = [name for name in dict.fromkeys(key for line in lines for key in line) if name not in ("step", "seconds")]
+    result: dict[str, list] = {"step": [group[-1]["step"] for group in groups]}
+    for name in names:
+        found = [[line[name] for line in group if name in line] for group in groups]
+        result[name] = [float(f"{np.mean(values):.4g}") if values else None for values in found]
+    return result
+
+
+def minutes(lines: Sequence[dict]) -> float:
+    """Minutes that a run took by its log, whose clock starts anew with each resumption."""
+    seconds = [line["seconds"] for line in lines]
+    ends = [a for a, b in zip(seconds, seconds[1:], strict=False) if b < a] + seconds[-1:]
+    return round(sum(ends) / 60, 1)
+
+
+def collect(run: str | Path) -> dict:
+    """What `read` reads, from a run's folder. Raises FileNotFoundError for a stage without a log."""
+    stages = {}
+    for name, (folder, learned, batch) in STAGES.items():
+        lines = read_log(Path(run) / folder)
+        stages[name] = {
+            "learned": learned, "batch": batch, "steps": lines[-1]["step"], "minutes": minutes(lines),
+            "points": summarize(lines),
+        }  # fmt: skip
+    about = "Training of the bundled mini weights on two CPU cores beside other work; gcgkit.mini has the recipe."
+    return {"about": about, "stages": stages}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Keep the curves of a run of gcgkit.mini.")
+    parser.add_argument("run", type=Path, help="folder of the run, as given to gcgkit.mini as --out")
+    parser.add_argument("--out", type=Path, default=FILE, help="file to write")
+    args = parser.parse_args(argv)
+    kept = collect(args.run)
+    for stage in kept["stages"].values():  # a curve to a line
+        stage["points"] = {name: json.dumps(values) for name, values in stage["points"].items()}
+    text = json.dumps(kept, indent=1)
+    write_text(args.out, text.replace('"[', "[").replace(']"', "]") + "\n")
+    print(f"The curves: {args.out}")
+
+
+if __name__ == "__main__":
+    main()
