@@ -164,7 +164,7 @@ def load(name: str | Path) -> TrainConfig:
     try:
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as {path.suffix[1:].upper()}: {error}.") from error
     try:
         return from_dict(values)
@@ -226,7 +226,7 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
         raise ValueError(f"a configuration is a table of sections, not {type(values).__name__}.")
     values = dict(values)
     base = values.pop("extends", None)
-    if base is not None and base not in _named():
+    if base is not None and not (isinstance(base, str) and base in _named()):
         raise ValueError(f"extends must be one of {', '.join(_named())}, not {base!r}.")
     start = {} if base is None else to_dict(_named()[base])
     for key in values:

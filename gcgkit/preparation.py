@@ -170,11 +170,11 @@ def read_manifest(folder: str | Path, incomplete: bool = False) -> dict:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path} cannot be read as a manifest: delete it and prepare again.") from None
     if version != VERSION:
         raise ValueError(f"{path} is of version {version}, not {VERSION}: prepare the folder again with this gcgkit.")
-    if not (manifest["complete"] or incomplete):
+    if not (manifest.get("complete") or incomplete):
         raise ValueError(f"{folder} is not complete: run the command that prepared it again, it goes on there.")
     return manifest
 

@@ -6,10 +6,10 @@ import tomllib
 from typing import get_type_hints
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcgkit import configs, guidance
+from gcgkit import configs, guidance, preparation
 from gcgkit.recipes import CONFIGS, MINI, PAPER, PAPER_16GB, TINY
 
 KEYS = [f"{section}.{field}" for section in configs.SECTIONS for field in configs.to_dict(PAPER)[section]]
@@ -200,3 +200,51 @@ def test_what_may_change_within_a_run_exists_and_leaves_the_steps_alone():
 def test_every_named_configuration_is_for_something():
     assert [config.name for config in (PAPER, PAPER_16GB, MINI, TINY)] == list(CONFIGS)
     assert TINY.run.max_steps <= 4 and MINI.model.joint and value(MINI, "loss.hint_weight") > 0
+
+
+# --- files from anywhere ---------------------------------------------------------------------------------------------
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+CHANGED = st.dictionaries(st.sampled_from(["name", "extends", *configs.SECTIONS]), VALUES, max_size=4)
+FIELDS = st.tuples(st.sampled_from(KEYS), VALUES).map(
+    lambda pair: {"extends": "paper", pair[0].split(".")[0]: {pair[0].split(".")[1]: pair[1]}}
+)
+MANIFESTS = st.dictionaries(st.sampled_from(["version", "complete", "clips", "x"]), VALUES | st.just(1), max_size=4)
+DEEP = st.just(b"[" * 100_000)
+
+
+def as_json(values: st.SearchStrategy) -> st.SearchStrategy:
+    return values.map(lambda value: json.dumps(value).encode())
+
+
+SPOILT = st.binary(max_size=60) | as_json(VALUES | CHANGED | FIELDS) | DEEP
+
+
+@settings(max_examples=2000, deadline=None)
+@given(data=SPOILT, suffix=st.sampled_from(["json", "toml"]))
+def test_two_thousand_spoilt_configurations_raise_only_value_errors(tmp_path_factory, data, suffix):
+    path = tmp_path_factory.getbasetemp() / f"spoilt.{suffix}"
+    path.write_bytes(data)
+    try:
+        config = configs.load(path)
+    except ValueError as error:
+        assert str(path) in str(error)
+    else:
+        assert configs.from_dict(configs.to_dict(config)) == config
+
+
+@settings(max_examples=2000, deadline=None)
+@given(data=st.binary(max_size=60) | as_json(VALUES | MANIFESTS) | DEEP)
+def test_two_thousand_spoilt_manifests_raise_only_value_errors(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp()
+    (folder / preparation.MANIFEST).write_bytes(data)
+    try:
+        manifest = preparation.read_manifest(folder)
+    except ValueError as error:
+        assert str(folder) in str(error)
+    else:
+        assert manifest["version"] == preparation.VERSION and manifest["complete"]
