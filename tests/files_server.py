@@ -36,6 +36,11 @@ class FilesServer:
         self.lock = threading.Lock()
         self.address = ""
 
+    def forget(self) -> None:
+        """Start anew: nothing is served, and what is still on its way to an earlier client is not counted."""
+        with self.lock:
+            self.files, self.sent, self.asked = {}, Counter(), []
+
     def add(self, path: str, data: bytes, **options) -> str:
         """Serve a file and return its address."""
         self.files[path] = Served(data, **options)
@@ -89,6 +94,7 @@ def serving():
         def answer(self, body: bool):
             path, wanted = urlsplit(self.path).path, self.headers.get("Range")
             with server.lock:
+                sent = server.sent  # of the test that asked: it may be over when the block goes out
                 server.asked.append((self.command, path, wanted))
                 served = server.files.get(path)
                 status = 404 if served is None else (served.statuses.pop(0) if served.statuses else 200)
@@ -134,7 +140,7 @@ def serving():
             end = stop if cut is None else max(start, min(stop, int(total * cut)))
             block = served.data[start:end]
             with server.lock:  # counted first: the client may be done, and ask, before this thread goes on
-                server.sent[path] += len(block)
+                sent[path] += len(block)
             try:
                 if served.chunked:
                     self.wfile.write(f"{len(block):x}\r\n".encode() + block + b"\r\n")

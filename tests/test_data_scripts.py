@@ -32,9 +32,7 @@ def running():
 @pytest.fixture
 def server(running, monkeypatch):
     monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
-    running.files.clear()
-    running.sent.clear()
-    running.asked.clear()
+    running.forget()
     return running
 
 

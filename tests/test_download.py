@@ -34,9 +34,7 @@ def running():
 
 @pytest.fixture
 def server(running):
-    running.files.clear()
-    running.sent.clear()
-    running.asked.clear()
+    running.forget()
     return running
 
 
