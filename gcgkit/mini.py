@@ -6,13 +6,14 @@ Stages, in order: ``vae``, ``encoders``, ``cache``, ``hint``, ``gate``, ``text2i
 ``export``.
 Each resumes where it was killed; their default numbers of steps are those of the bundled weights. ``footage`` says what
 the data folder holds. ``guidance --frozen`` is the paper's order, with the UNet frozen; without it the UNet goes on
-learning, which was the better start at this size (see the model card).
+learning, which was the better start at this size (see the model card). ``unpack`` stands in for all stages but
+``cache`` up to ``text2image``: it takes what they make from a finished pipeline. So come the ablation variants, each a
+copy trained alike beside the bundled UNet (``guidance --frozen --mode attention`` and so on).
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 import cv2
@@ -22,14 +23,29 @@ from diffusers import DDIMScheduler, ModelMixin, UNet2DConditionModel
 from tqdm.auto import tqdm
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from . import conditioning, footage, pairs, profiles, training
+from . import conditioning, footage, pairs, training
 from .control import GuidedControlNet
 from .guidance import GatedColorGuidance
-from .mini_parts import WIDTH, device, to_tensor, train_encoders, train_vae
+from .mini_parts import WIDTH, calibrate, device, drop_shared, to_tensor, train_encoders, train_vae
 from .vae import LumaChromaAutoencoder
 
-STAGES = ("vae", "encoders", "cache", "hint", "gate", "text2image", "guidance", "fullsize", "export")
+STAGES = ("unpack", "vae", "encoders", "cache", "hint", "gate", "text2image", "guidance", "fullsize", "export")
 SMALL, FULL = (128, 224), (256, 448)  # training sizes in pixels: most steps, last steps
+
+
+# --- in place of the stages before the copy -------------------------------------------------------------------------
+
+
+def unpack(profile: str | Path, out: Path) -> None:
+    """A finished pipeline's parts, guidance and UNet, as the stages up to ``text2image`` leave them; in float32."""
+    from .pipeline import GCGPipeline
+
+    pipe = GCGPipeline.from_pretrained(profile)
+    for name in ("vae", "tokenizer", "text_encoder", "image_encoder", "feature_extractor"):
+        getattr(pipe, name).save_pretrained(out / "parts" / name)
+    for stage in ("hint", "gate"):
+        save(pipe.control.guidance, out / stage / "guidance")
+    save(pipe.unet, out / "text2image/unet")
 
 
 # --- stage 3: encode everything once --------------------------------------------------------------------------------
@@ -314,21 +330,22 @@ def _options(guidance: GatedColorGuidance) -> dict:
 # --- stage 9: a folder that from_pretrained reads -------------------------------------------------------------------
 
 
-def export(out: Path, trained: Path, folder: Path) -> None:
-    """Put the parts together as a pipeline folder with float16 weights.
+def export(out: Path, trained: Path, folder: Path, sharpness: float = 1.0, null_shift: float = 0.0) -> None:
+    """Put the parts together as a pipeline folder with float16 weights, its guidance set as ``calibrate`` says.
 
     The profile's own settings were chosen on three of the measuring clips (blackswan, dog, soapbox): at a quarter of
     the strength frames keep closer to their ColorHint, and with tau = 64 keyframes guide to nearly the last step.
     """
     from .pipeline import GCGPipeline
 
-    parts = out / "parts"
+    parts, control = out / "parts", GuidedControlNet.from_pretrained(trained / "control")
+    calibrate(control.guidance, sharpness, null_shift)
     pipe = GCGPipeline(
         vae=LumaChromaAutoencoder.from_pretrained(parts / "vae"),
         text_encoder=CLIPTextModel.from_pretrained(parts / "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(parts / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(trained / "unet"),
-        control=GuidedControlNet.from_pretrained(trained / "control"),
+        control=control,
         image_encoder=CLIPVisionModelWithProjection.from_pretrained(parts / "image_encoder"),
         feature_extractor=CLIPImageProcessor.from_pretrained(parts / "feature_extractor"),
         scheduler=make_scheduler(),
@@ -340,16 +357,6 @@ def export(out: Path, trained: Path, folder: Path) -> None:
     drop_shared(folder)
 
 
-def drop_shared(folder: Path) -> None:
-    """Take parts out of a bundled variant's folder that it would find, just the same, in the profile it shares with."""
-    content = lambda part: {file.name: file.read_bytes() for file in part.iterdir()}  # noqa: E731
-    for part in [part for part in folder.resolve().iterdir() if part.is_dir()]:
-        shared = [lender / part.name for lender in profiles.folders(folder.resolve())[1:]]
-        nearest = next((other for other in shared if other.is_dir()), None)
-        if nearest is not None and content(nearest) == content(part):
-            shutil.rmtree(part)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=STAGES)
@@ -358,11 +365,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="instead of the stage's own number of steps")
     parser.add_argument("--mode", default="gated", help="guidance: gated, attention or concat")
     parser.add_argument("--frozen", action="store_true", help="guidance: keep the text-to-image UNet as it is")
+    parser.add_argument("--profile", default="mini", help="unpack: bundled name, folder or hub id of a pipeline")
+    parser.add_argument("--sharpness", type=float, default=1.0, help="export: factor on the logits of matching")
+    parser.add_argument("--null-shift", type=float, default=0.0, help="export: added to the null token's logit")
     parser.add_argument("--folder", type=Path, default=Path("gcgkit/weights/mini"), help="export: where to")
     args = parser.parse_args()
     steps = {"steps": args.steps} if args.steps else {}
     name = "guidance" + ("-frozen" if args.frozen else "") + ("" if args.mode == "gated" else f"-{args.mode}")
-    if args.stage in ("vae", "encoders"):
+    if args.stage == "unpack":
+        unpack(args.profile, args.out)
+    elif args.stage in ("vae", "encoders"):
         {"vae": train_vae, "encoders": train_encoders}[args.stage](args.data, args.out, **steps)
     elif args.stage == "cache":
         cache_scenes(args.data, args.out)
@@ -374,7 +386,7 @@ def main() -> None:
         options = {"scenes": "full", "batch": 4, "learning_rate": 2e-4, "steps": 600, **steps}
         train_guidance(args.out, f"{name}-full", args.out / name, frozen=args.frozen, mode=args.mode, **options)
     else:
-        export(args.out, args.out / f"{name}-full", args.folder)
+        export(args.out, args.out / f"{name}-full", args.folder, args.sharpness, args.null_shift)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """What the mini model is made of before it learns to colour: the autoencoder, the tokenizer, text and image encoder.
 
-The first two stages of the recipe in ``mini``.
+The first two stages of the recipe in ``mini``, and the setting of its guidance at the end.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from . import captions, conditioning, footage, pairs, tensorcolor, training
+from . import captions, conditioning, footage, pairs, profiles, tensorcolor, training
+from .guidance import GatedColorGuidance
 from .vae import LumaChromaAutoencoder
 
 WIDTH = 96  # of text and image tokens
@@ -29,6 +31,20 @@ WIDTH = 96  # of text and image tokens
 
 def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def calibrate(guidance: GatedColorGuidance, sharpness: float = 1.0, null_shift: float = 0.0) -> None:
+    """Set a trained guidance by two numbers, in place: how sharply it matches, and when its gate opens.
+
+    sharpness: factor on the colour attention's logits; above 1 a token's colour comes from fewer reference tokens.
+    null_shift: added to the logit of the gate's null token, where it has one; below 0 poorer matches open the gate.
+    Training minimises a squared error, which likes pale means and half-open gates better than the eye does.
+    """
+    with torch.no_grad():
+        if guidance.cga is not None:
+            guidance.cga.to_q.weight.mul_(sharpness)
+        if guidance.cdga is not None and guidance.cdga.null_logit is not None:
+            guidance.cdga.null_logit.add_(null_shift)
 
 
 # --- stage 1: the autoencoder ---------------------------------------------------------------------------------------
@@ -185,3 +201,16 @@ horse cow sheep goat bird duck swan fish bear rabbit lion apple orange banana fr
 table chair bed lamp book ball field garden park sun cloud night light dark bright old new little big
 background photo film black-and-white
 """
+
+
+# --- the last stage: what a bundled variant need not carry ----------------------------------------------------------
+
+
+def drop_shared(folder: Path) -> None:
+    """Take parts out of a bundled variant's folder that it would find, just the same, in the profile it shares with."""
+    content = lambda part: {file.name: file.read_bytes() for file in part.iterdir()}  # noqa: E731
+    for part in [part for part in folder.resolve().iterdir() if part.is_dir()]:
+        shared = [lender / part.name for lender in profiles.folders(folder.resolve())[1:]]
+        nearest = next((other for other in shared if other.is_dir()), None)
+        if nearest is not None and content(nearest) == content(part):
+            shutil.rmtree(part)

@@ -63,6 +63,19 @@ def test_every_stage_runs_and_the_folder_loads(out, tmp_path):
     pipe = GCGPipeline.from_pretrained(tmp_path / "pipe")
     assert pipe.scheduler.config.prediction_type == "sample"
     assert torch.allclose(pipe.control.guidance.cdga.to_v.weight, gate.cdga.to_v.weight, atol=1e-3)  # half precision
+    # What was put together can be taken apart again, for a variant of its copy.
+    again = tmp_path / "again"
+    mini.unpack(tmp_path / "pipe", again)
+    for name in ("scenes-small.pt", "scenes-full.pt"):
+        (again / name).symlink_to(out / name)
+    mini.train_guidance(again, "guidance-frozen-attention", mode="attention", frozen=True, **SHORT)
+    mini.export(again, again / "guidance-frozen-attention", tmp_path / "variant")
+    variant = GCGPipeline.from_pretrained(tmp_path / "variant")
+    for name in ("vae", "text_encoder", "image_encoder", "unet"):
+        parts = (getattr(p, name).state_dict() for p in (pipe, variant))
+        assert all(torch.equal(a, b) for a, b in zip(*(part.values() for part in parts), strict=True)), name
+    assert variant.control.guidance.config.mode == "attention" and variant.control.guidance.cdga is None
+    assert torch.equal(variant.control.guidance.cga.to_q.weight, pipe.control.guidance.cga.to_q.weight)
     names = {key for line in training.read_log(out / "guidance") for key in line}
     assert {"loss", "step", "seconds"} < names
 
@@ -91,3 +104,21 @@ def test_weights_turn_the_error_of_latents_into_that_of_the_velocity():
         weight = (1 / (1 - a)).clamp(max=5.0).float()
         ours = mini.squared_error(guess.float(), target.float(), weight[None])
         assert abs(ours / by_hand - 1) < 1e-3
+
+
+def test_calibration_sharpens_the_matching_and_moves_the_gates_threshold():
+    """Softmax of the logits times 1.4; and with the null token's logit at minus a million, the gate without it."""
+    torch.manual_seed(0)
+    guidance = GatedColorGuidance(hidden_dim=8, null_token=True)
+    gray, ref = torch.randn(1, 4, 3, 5), torch.randn(1, 4, 4, 6)
+    before = guidance(gray, ref, ref, return_weights=True)
+    weights, gate = before.color_weights.detach().double().numpy(), before.gate_weights
+    mini.calibrate(guidance, sharpness=1.4, null_shift=-1e6)
+    after = guidance(gray, ref, ref, return_weights=True)
+    powers = weights**1.4  # what a factor on the logits does to a softmax
+    assert np.allclose(after.color_weights.detach().numpy(), powers / powers.sum(-1, keepdims=True), atol=1e-5)
+    assert gate.sum(-1).max() < 0.999  # the null token took its share
+    assert torch.allclose(after.gate_weights, gate / gate.sum(-1, keepdim=True), atol=1e-5)
+    attention = GatedColorGuidance(hidden_dim=8, mode="attention")
+    mini.calibrate(attention, 2.0, -1.0)  # has no gate to move
+    mini.calibrate(GatedColorGuidance(hidden_dim=8, mode="concat"), 2.0, -1.0)
