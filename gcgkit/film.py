@@ -23,13 +23,12 @@ import numpy as np
 
 from . import disk
 from .film_reader import FilmInfo, clock_offset, frames, probe, times
-from .media import ENCODERS, add_video, container_options, one_sentence, open_video, written_frames
+from .media import ENCODERS, add_video, container_options, one_sentence, open_video, written, written_frames
 
 __all__ = ["FILM_SUFFIXES", "FilmInfo", "check_output", "frames", "probe", "times", "write"]
 
 FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 _CRF = {"h264": 16, "hevc": 18, "vp9": 22, "av1": 24}  # visually near lossless, in each encoder's own scale
-_FEW = 8  # frames
 _FORGOTTEN = 600  # seconds
 _MP4 = (".mp4", ".m4v", ".mov")
 _WEB_CODECS = ("vp9", "av1")  # what .webm holds
@@ -206,17 +205,6 @@ def _lives(process: int) -> bool:
     return True
 
 
-@contextmanager
-def _told(out: Path) -> Iterator[None]:
-    """FFmpeg's errors on the output as one sentence."""
-    try:
-        yield
-    except av.FFmpegError as error:
-        if isinstance(error, OSError):
-            raise disk.write_error(error, out) from None
-        raise ValueError(f"{out} cannot be written as a film ({error.strerror}); try .mkv.") from None
-
-
 def _write_film(partial: Path, pictures: Iterator[np.ndarray], moments: list[int], plan: _Plan) -> None:
     """Encode the pictures, and copy sound and subtitles along as their time comes."""
     base = _time_base(plan)
@@ -239,7 +227,7 @@ def _opened(partial: Path, count: int, plan: _Plan):
         options = container_options(plan.out) | {"avoid_negative_ts": "disabled"}
         if "movflags" in options:  # beginnings other than 0 are written in this unit
             options["movie_timescale"] = str(max(1000, _time_base(plan).denominator))
-        with _told(plan.out), av.open(f"file:{partial}", "w", container_options=options) as container:
+        with written(plan.out), av.open(f"file:{partial}", "w", container_options=options) as container:
             video, convert = _add_film_video(container, plan, count)
             pairs = {stream.index: _add_copy(container, stream, plan) for stream in streams}
             if source is not None:
@@ -271,13 +259,13 @@ def _add_film_video(container, plan: _Plan, count: int):
     size = (plan.info.height, plan.info.width)
     video, convert = add_video(
         container, plan.out, size, plan.rate,
-        encoder=ENCODERS[plan.codec], crf=plan.crf, preset=plan.preset, lossless=plan.lossless,
+        encoder=ENCODERS[plan.codec], crf=plan.crf, preset=plan.preset, lossless=plan.lossless, count=count,
     )  # fmt: skip
     video.time_base = video.codec_context.time_base = _time_base(plan)
     if plan.info.pixel_aspect != 1:
         video.codec_context.sample_aspect_ratio = plan.info.pixel_aspect
-    if plan.out.suffix.lower() == ".avi" or count < _FEW:
-        video.codec_context.max_b_frames = 0  # AVI cannot tell frames out of order; x265 gives few of them no time
+    if plan.out.suffix.lower() == ".avi":
+        video.codec_context.max_b_frames = 0  # it cannot tell frames out of order
     return video, convert
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -80,11 +81,9 @@ def probe(path) -> FilmInfo:
         sound = len(container.streams.audio)
         subtitles = len(container.streams.subtitles)
         aspect = stream.sample_aspect_ratio or Fraction(1)
-        frame = next(_decode(path, container, stream), None)
-        if frame is None:
-            raise ValueError(f"{path} holds no frame that can be decoded.")
+        frame = first_frame(path, container, stream)
         transposed, left_right, up_down = _orientation(frame)
-        width, height = (frame.height, frame.width) if transposed else (frame.width, frame.height)
+        height, width = upright_size(frame)
         rotation = (270 if up_down else 90) if transposed else (180 if up_down and left_right else 0)
         if transposed and left_right == up_down:
             rotation = 90  # with a mirror
@@ -121,6 +120,54 @@ def times(path) -> list[Fraction]:
         return [k / Fraction(IMAGE_FPS) for k in range(len(images))]
     stat = path.stat()
     return list(_cached_times(str(path), stat.st_mtime_ns, stat.st_size))
+
+
+def decode(path: Path, container, stream) -> Iterator[av.VideoFrame]:
+    """Decoded frames; ValueError where decoding fails or the frames must be converted first."""
+    order = stream.codec_context.field_order
+    count = 0
+    with one_sentence(f"{path} breaks off ({{}}); repair it first, e.g. by ffmpeg -i IN -c:v libx264 -crf 12 OUT."):
+        for frame in container.decode(stream):
+            if order in _INTERLACED or frame.interlaced_frame:
+                raise ValueError(
+                    f"{path} is interlaced (at frame {count}); convert it first, e.g. with "
+                    "ffmpeg -i IN -vf bwdif -c:v libx264 -crf 12 -c:a copy OUT."
+                )
+            if frame.color_trc in _HDR:
+                raise ValueError(
+                    f"{path} is HDR ({_HDR[frame.color_trc]}); convert it first, e.g. with ffmpeg -i IN -vf "
+                    "zscale=t=linear:npl=100,tonemap=hable,zscale=p=709:t=709:m=709:r=tv,format=yuv420p OUT."
+                )
+            count += 1
+            yield frame
+
+
+def first_frame(path: Path, container, stream) -> av.VideoFrame:
+    """The first decoded frame; ValueError as `decode`, and where there is none."""
+    frame = next(decode(path, container, stream), None)
+    if frame is None:
+        raise ValueError(f"{path} holds no frame that can be decoded.")
+    return frame
+
+
+def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """Height and width of a decoded frame once it is upright."""
+    return (frame.width, frame.height) if _orientation(frame)[0] else (frame.height, frame.width)
+
+
+class Upright:
+    """Makes decoded frames of one film upright uint8 RGB ``(H, W, 3)``; ValueError where the film changes its size."""
+
+    def __init__(self, path: Path):
+        self._path, self._shape = path, None
+        self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
+
+    def __call__(self, frame: av.VideoFrame, index: int) -> np.ndarray:
+        picture = _turn(to_rgb(frame, self._reformatter), _orientation(frame))
+        if self._shape is not None and picture.shape != self._shape:
+            raise ValueError(f"{self._path} changes its size at frame {index}; cut it into films of one size.")
+        self._shape = picture.shape
+        return picture
 
 
 def clock_offset(container, stream) -> Fraction:
@@ -235,30 +282,10 @@ def _is_variable(ticks: tuple[int, ...]) -> bool:
     return any(abs(tick - ticks[0] - k * step) > 1 for k, tick in enumerate(ticks))
 
 
-def _decode(path: Path, container, stream) -> Iterator[av.VideoFrame]:
-    """Decoded frames; ValueError where decoding fails or the frames must be converted first."""
-    order = stream.codec_context.field_order
-    count = 0
-    with one_sentence(f"{path} breaks off ({{}}); repair it first, e.g. by ffmpeg -i IN -c:v libx264 -crf 12 OUT."):
-        for frame in container.decode(stream):
-            if order in _INTERLACED or frame.interlaced_frame:
-                raise ValueError(
-                    f"{path} is interlaced (at frame {count}); convert it first, e.g. with "
-                    "ffmpeg -i IN -vf bwdif -c:v libx264 -crf 12 -c:a copy OUT."
-                )
-            if frame.color_trc in _HDR:
-                raise ValueError(
-                    f"{path} is HDR ({_HDR[frame.color_trc]}); convert it first, e.g. with ffmpeg -i IN -vf "
-                    "zscale=t=linear:npl=100,tonemap=hable,zscale=p=709:t=709:m=709:r=tv,format=yuv420p OUT."
-                )
-            count += 1
-            yield frame
-
-
 def _decoded_ticks(path: Path, container, stream) -> list[int]:
     """Times of frames in ticks by decoding; an even grid stands in for times that are missing."""
     step = max(1, round(1 / (_rate(stream) * stream.time_base)))
-    found = [frame.pts for frame in _decode(path, container, stream)]
+    found = [frame.pts for frame in decode(path, container, stream)]
     known = {tick for tick in found if tick is not None}
     if found and None not in found and len(found) - len(known) <= len(found) // 10:
         return list(_rising(found))
@@ -275,20 +302,14 @@ def _rising(ticks: Iterable[int]) -> tuple[int, ...]:
 
 
 def _upright(path: Path, start: int, stop: int | None, packets: _Packets | None) -> Iterator[np.ndarray]:
-    reformatter = VideoReformatter()  # keeps its tables from frame to frame
-    count = None if packets is None else len(packets.ticks)
+    upright, count = Upright(path), None if packets is None else len(packets.ticks)
     if count is not None and start >= count:
         return
     with open_video(path) as (container, stream):
         index, decoded = _decode_from(path, container, stream, start, packets)
-        shape = None
         for frame in decoded:
             if index >= start:
-                picture = _turn(to_rgb(frame, reformatter), _orientation(frame))
-                if shape is not None and picture.shape != shape:
-                    raise ValueError(f"{path} changes its size at frame {index}; cut it into films of one size.")
-                shape = picture.shape
-                yield picture
+                yield upright(frame, index)
             index += 1
             if stop is not None and index >= stop:
                 return
@@ -304,20 +325,15 @@ def _decode_from(path: Path, container, stream, start: int, packets: _Packets | 
     if key is not None and key > packets.ticks[0]:
         with one_sentence(_cut_short(path)):
             container.seek(key, stream=stream)
-        decoded = _decode(path, container, stream)
+        decoded = decode(path, container, stream)
         for frame in decoded:
             if frame.pts == key:
-                return packets.ticks.index(key), _chain(frame, decoded)
+                return packets.ticks.index(key), chain([frame], decoded)
             if frame.pts is None or frame.pts > key:
                 break  # landed elsewhere: decode all
         with one_sentence(_cut_short(path)):
             container.seek(packets.ticks[0], stream=stream)
-    return 0, _decode(path, container, stream)
-
-
-def _chain(first, rest):
-    yield first
-    yield from rest
+    return 0, decode(path, container, stream)
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:

@@ -18,11 +18,13 @@ import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
+from . import disk
 from .frames import check_frame, check_frames
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 IMAGE_FPS = 25.0  # images carry no frame rate
 MAX_PIXELS = 1 << 25  # 8K: a file that claims more is broken, or meant to fill the memory
+FEW_FRAMES = 8  # of fewer, x265 gives some no decoding time when it stores them out of order
 ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
 _REFERRING_FORMATS = {"concat", "dash", "hls", "image2", "imf", "lavfi", "rtsp", "sdp", "tty"}  # lead elsewhere
 _DEEP_GRAY = ("gray10le", "gray12le", "gray16le")
@@ -54,6 +56,17 @@ def one_sentence(message: str):
         yield
     except av.FFmpegError as error:
         raise ValueError(message.format(error.strerror or type(error).__name__)) from None
+
+
+@contextmanager
+def written(out: Path) -> Iterator[None]:
+    """FFmpeg's errors on an output as one sentence: OSError where the system refuses, otherwise ValueError."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise disk.write_error(error, out) from None
+        raise ValueError(f"{out} cannot be written as a film ({error.strerror}); try .mkv.") from None
 
 
 @contextmanager
@@ -156,12 +169,22 @@ def container_options(path: Path) -> dict[str, str]:
 
 
 def add_video(
-    container, path: Path, size: tuple[int, int], rate: Fraction, *, encoder: str, crf: int, preset: str, lossless: bool
+    container,
+    path: Path,
+    size: tuple[int, int],
+    rate: Fraction,
+    *,
+    encoder: str,
+    crf: int,
+    preset: str,
+    lossless: bool,
+    count: int = FEW_FRAMES,
 ) -> tuple[av.VideoStream, Callable[[np.ndarray], av.VideoFrame]]:
     """Add a video stream of `size` (height, width) to an output; returns it and what turns RGB frames into its own.
 
     Lossy: BT.709, limited range, 8 bits; yuv420p, or yuv444p where a side is odd, since the size is kept exactly.
-    Lossless: RGB of FFV1 in .mkv and .avi, of VP9 in .webm, of x264 elsewhere. Raises ValueError for no such encoder.
+    Lossless: RGB of FFV1 in .mkv and .avi, of VP9 in .webm, of x264 elsewhere. count: frames to come, where few.
+    Raises ValueError for no such encoder.
     """
     height, width = size
     if lossless:
@@ -177,6 +200,8 @@ def add_video(
     context.colorspace = _RGB if lossless else _BT709
     context.color_range = ColorRange.JPEG if lossless else ColorRange.MPEG
     context.color_primaries = context.color_trc = _BT709
+    if count < FEW_FRAMES:
+        context.max_b_frames = 0
     reformatter = VideoReformatter()  # keeps its tables from frame to frame
 
     def convert(array: np.ndarray) -> av.VideoFrame:

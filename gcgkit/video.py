@@ -1,7 +1,8 @@
 """Video files and image folders in and out, with colours and sound kept.
 
 H.264 files are written in BT.709, limited range, converted with that matrix and tagged so. Files without a tag are
-read as players do: BT.709 above 576 lines or from 1280 pixels on, BT.601 below. Frame times are taken as even.
+read as players do: BT.709 above 576 lines or from 1280 pixels on, BT.601 below. As with ``film``, frames come upright,
+and interlaced and HDR files are refused. Unlike there, frame times are taken as even.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
+from . import disk
+from .film_reader import Upright, decode, first_frame, upright_size
 from .media import (
+    FEW_FRAMES,
     IMAGE_FPS,
     IMAGE_SUFFIXES,
     add_video,
@@ -25,10 +29,9 @@ from .media import (
     existing,
     image_files,
     iterate_images,
-    one_sentence,
     open_video,
     read_image,
-    to_rgb,
+    written,
     written_frames,
 )
 
@@ -83,7 +86,8 @@ def read(path, start: int = 0, stop: int | None = None, *, audio: bool = True) -
     """Read the frames start..stop-1 of a video file, or of a folder of images in natural order, with their sound.
 
     audio=False leaves the sound out. Raises FileNotFoundError for a missing path; ValueError for a file that is no
-    video, an empty range or folder, or images of different sizes.
+    video, is interlaced or HDR (the FFmpeg filter to use is named), an empty range or folder, or frames of different
+    sizes.
     """
     path = Path(path)
     frame_source, information = iterate(path, start, stop), probe(path)
@@ -112,7 +116,7 @@ def iterate(path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarra
 
 
 def probe(path) -> VideoInfo:
-    """Size, frame rate and number of frames of a video or image folder, without decoding it; errors as `read`."""
+    """Upright size, frame rate and number of frames of a video or image folder, from its first; errors as `read`."""
     path = existing(path)
     images = image_files(path)
     if images is not None:
@@ -120,7 +124,8 @@ def probe(path) -> VideoInfo:
         return VideoInfo(height, width, IMAGE_FPS, len(images), False)
     with open_video(path) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        return VideoInfo(stream.height, stream.width, float(rate), stream.frames or None, bool(container.streams.audio))
+        height, width = upright_size(first_frame(path, container, stream))
+        return VideoInfo(height, width, float(rate), stream.frames or None, bool(container.streams.audio))
 
 
 def read_audio(path, begin: float, end: float) -> Audio | None:
@@ -168,24 +173,26 @@ def write(
     time. Lossy by default: `codec` at quality `crf` (0 best..51), yuv420p, or yuv444p where a side is odd, since the
     size is kept. lossless=True keeps every RGB value: FFV1 in .mkv, x264's RGB mode elsewhere. `audio` becomes AAC
     (FLAC in a lossless .mkv). The file appears under its name only when complete.
-    Raises ValueError for bad frames, fps, suffix or codec.
+    Raises ValueError for bad frames, fps, suffix or codec, OSError for a place that cannot be written to.
     """
     path = Path(path)
     if not (isinstance(fps, (int, float, Fraction)) and math.isfinite(fps) and fps > 0):
         raise ValueError(f"fps must be a positive number, not {fps!r}.")
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise ValueError(f"{path} must end in one of {', '.join(VIDEO_SUFFIXES)} to be written as a video.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk.write_error(error, path) from None
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     rate = Fraction(fps).limit_denominator(1001)  # 29.97… is 30000/1001 again
     try:
-        with one_sentence(f"{path} cannot be written as video ({{}}); use .mp4 or .mkv with the default codec."):
-            with av.open(str(partial), "w", options=container_options(path)) as container:
-                encode = _video_encoder(container, written_frames(frames), rate, path, codec, crf, preset, lossless)
-                add_audio = _audio_encoder(container, audio, path, lossless)
-                for time in encode:
-                    add_audio(time)
-                add_audio(math.inf)
+        with written(path), av.open(f"file:{partial}", "w", options=container_options(path)) as container:
+            encode = _video_encoder(container, written_frames(frames), rate, path, codec, crf, preset, lossless)
+            add_audio = _audio_encoder(container, audio, path, lossless)
+            for time in encode:
+                add_audio(time)
+            add_audio(math.inf)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -207,25 +214,26 @@ def _collect(frames: Iterator[np.ndarray], expected: int) -> np.ndarray | None:
 
 
 def _iterate_video(path: Path, start: int, stop: int | None) -> Iterator[np.ndarray]:
-    reformatter = VideoReformatter()  # keeps its tables from frame to frame
+    upright = Upright(path)
     with open_video(path) as (container, stream):
-        for index, frame in enumerate(container.decode(stream)):
+        for index, frame in enumerate(decode(path, container, stream)):
             if stop is not None and index >= stop:
                 return
             if index >= start:
-                yield to_rgb(frame, reformatter)
+                yield upright(frame, index)
 
 
 def _video_encoder(container, frames, rate, path, codec, crf, preset, lossless) -> Iterator[float]:
     """Add the stream at once, then encode a frame at each step; yields the time reached, in seconds."""
-    first = next(frames)
+    few = list(islice(frames, FEW_FRAMES))
     stream, convert = add_video(
-        container, path, first.shape[:2], rate, encoder=codec, crf=crf, preset=preset, lossless=lossless
-    )
+        container, path, few[0].shape[:2], rate,
+        encoder=codec, crf=crf, preset=preset, lossless=lossless, count=len(few),
+    )  # fmt: skip
 
     def encode() -> Iterator[float]:
         count = 0
-        for array in _chain(first, frames):
+        for array in chain(few, frames):
             frame = convert(array)
             frame.pts, frame.time_base = count, 1 / rate
             container.mux(stream.encode(frame))
@@ -263,8 +271,3 @@ def _audio_encoder(container, audio: Audio | None, path: Path, lossless: bool) -
             container.mux(stream.encode(None))
 
     return encode
-
-
-def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    yield first
-    yield from rest

@@ -1,9 +1,11 @@
 """Video files: what is written comes back, in its hue, size and order, with its sound; faults give one sentence."""
 
 import colorsys
+import resource
 
 import av
 import cv2
+import films
 import numpy as np
 import pytest
 
@@ -241,3 +243,65 @@ def test_unknown_suffix_is_refused_before_anything_is_done(tmp_path):
     with pytest.raises(ValueError, match="must end in one of .mp4"):
         video.write(tmp_path / "folder" / "out.gif", swatch_clip(1), 25)
     assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_rotated_files_come_upright_as_opencv_shows_them(tmp_path, degrees):
+    path = tmp_path / "phone.mp4"
+    films.make(path, rotation=degrees, options={"crf": "4"})
+    shown = cv2.cvtColor(cv2.VideoCapture(str(path)).read()[1], cv2.COLOR_BGR2RGB)
+    frames, info = video.read(path).frames, video.probe(path)
+    assert (info.height, info.width) == frames.shape[1:3] == shown.shape[:2]
+    assert np.abs(frames[0].astype(int) - shown).mean() < 6
+
+
+def test_interlaced_files_are_refused_with_the_filter_to_use(tmp_path):
+    def interlace(stream):
+        stream.codec_context.flags |= 1 << 29 | 1 << 18  # FFmpeg's flags for interlaced motion and transform
+
+    films.make(tmp_path / "in.mkv", "mpeg2video", options={"field_order": "tt"}, prepare=interlace)
+    for reading in (video.read, video.probe, lambda path: next(video.iterate(path))):
+        with pytest.raises(ValueError, match="in.mkv is interlaced.*bwdif"):
+            reading(tmp_path / "in.mkv")
+
+
+def test_a_file_that_changes_its_size_is_told(tmp_path):
+    for name, size in (("a", (48, 64)), ("b", (32, 64))):
+        films.make(tmp_path / f"{name}.m2v", "mpeg2video", clip=films.pictures(3, size), options={"bf": "0"})
+    joined = tmp_path / "film.m2v"
+    joined.write_bytes((tmp_path / "a.m2v").read_bytes() + (tmp_path / "b.m2v").read_bytes())
+    with pytest.raises(ValueError, match="changes its size at frame [23]"):
+        video.read(joined)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_few_frames_are_stored_in_order_and_at_their_times(tmp_path, count):
+    """x265 gives some frames of a short film no decoding time when it stores them out of order, by chance."""
+    path = tmp_path / "short.mp4"
+    for _ in range(5):
+        video.write(path, films.pictures(count), 25, codec="libx265", preset="ultrafast")
+        with av.open(str(path)) as container:
+            found = [(packet.dts, packet.pts) for packet in container.demux(video=0) if packet.size]
+        assert [pts for _, pts in found] == sorted(pts for _, pts in found)
+        assert all(dts == pts for dts, pts in found) and len(video.read(path).frames) == count
+
+
+def test_a_name_that_looks_like_a_protocol_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    video.write("take:1.mp4", films.pictures(2), 25)
+    assert len(video.read("take:1.mp4").frames) == 2
+
+
+def test_a_place_that_takes_no_file_and_a_full_disk_are_told_as_such(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="out.mp4 cannot be written"):
+        video.write(tmp_path / "file" / "out.mp4", films.pictures(2), 25)
+    noise = np.random.default_rng(0).integers(0, 256, (8, 48, 64, 3), dtype=np.uint8)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))  # reaches FFmpeg as a full disk does
+    try:
+        with pytest.raises(OSError, match="is full: make room"):
+            video.write(tmp_path / "out.mkv", noise, 25, lossless=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
