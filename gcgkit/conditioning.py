@@ -109,7 +109,11 @@ def image_tokens(
         return torch.zeros(1, 1, image_encoder.config.projection_dim, device=device, dtype=dtype)
     side = image_encoder.config.image_size
     pixels = feature_extractor(
-        images=image, do_center_crop=False, size={"height": side, "width": side}, return_tensors="pt"
+        images=image,
+        do_center_crop=False,
+        size={"height": side, "width": side},
+        input_data_format="channels_last",  # a picture of one or three rows is taken for a channels-first one else
+        return_tensors="pt",
     ).pixel_values
     pixels = pixels.to(device, dtype)
     if condition == "pooled":
