@@ -83,7 +83,9 @@ def lab_to_rgb(lab) -> np.ndarray:
 
 
 def lightness_of_gray(gray) -> np.ndarray:
-    """L* in 0..100, float32, of gray uint8 values, any shape."""
+    """L* in 0..100, float32, of gray uint8 values, any shape; ValueError for another type."""
+    if np.asarray(gray).dtype != np.uint8:
+        raise ValueError(f"gray must be uint8 (0..255), not {np.asarray(gray).dtype}.")
     return cv2.LUT(np.ascontiguousarray(gray).reshape(1, -1), _LIGHTNESS_OF_BYTE).reshape(np.shape(gray))
 
 

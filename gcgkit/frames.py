@@ -18,6 +18,8 @@ def check_frames(frames, name: str = "frames", *, color: bool | None = None, min
     A sequence of equally large frames is stacked. Raises ValueError for any other type, shape or size.
     """
     array = _as_array(frames, name)
+    if array.shape == (0,):
+        raise ValueError(f"{name} holds no frames.")
     is_color = array.ndim == 4
     if array.ndim not in (3, 4) or (is_color and array.shape[-1] != 3) or (array.ndim == 3 and color is True):
         raise ValueError(f"{name} must have shape {_wanted(color)}, not {array.shape}.{_hint(array, color)}")

@@ -154,12 +154,18 @@ class Run:
             options["generator"] = generators if count > 1 else generators[0]
         scheduler = pipe.scheduler
         scheduler.set_timesteps(self.settings.num_inference_steps, device=self.device)
+        trained = scheduler.config.num_train_timesteps
+        if float(scheduler.timesteps.max()) >= trained:  # as diffusers' steps_offset makes of the last few
+            raise ValueError(
+                f"num_inference_steps must be below the scheduler's {trained} training steps, "
+                f"not {self.settings.num_inference_steps}."
+            )
         latents = noise * scheduler.init_noise_sigma
         skipped = self.settings.num_inference_steps - self.steps(strength)
         if bar is not None:
             bar.update(skipped)
         for step, timestep in enumerate(scheduler.timesteps[skipped:]):
-            t = srg.rescale_timestep(float(timestep), scheduler.config.num_train_timesteps, self.tau)
+            t = srg.rescale_timestep(float(timestep), trained, self.tau)
             hint, tokens = condition(t)
             if step == 0 and skipped:
                 latents = scheduler.add_noise(hint.hint, noise, timestep.expand(count))
@@ -204,7 +210,13 @@ class Run:
         if callback is None:
             return latents
         changed = callback(self.pipe, step, timestep, {"latents": latents, "stage": stage, "frames": frames})
-        return (changed or {}).get("latents", latents)
+        if changed is not None and not isinstance(changed, dict):
+            raise ValueError(f"callback_on_step_end must return None or a dict, not {type(changed).__name__}.")
+        changed = (changed or {}).get("latents", latents)
+        if not isinstance(changed, torch.Tensor) or changed.shape != latents.shape:
+            wanted, given = tuple(latents.shape), tuple(getattr(changed, "shape", ())) or type(changed).__name__
+            raise ValueError(f"callback_on_step_end must return latents of shape {wanted}, not {given}.")
+        return changed
 
 
 def choose_keyframes(given: dict[int, np.ndarray], run: Run, gray: np.ndarray) -> list[int]:

@@ -169,3 +169,5 @@ def test_other_bad_input_is_refused():
         color.rgb_to_lab(np.zeros((4, 4), np.uint8))
     with pytest.raises(ValueError, match="int64"):
         color.rgb_to_lab(np.zeros((4, 3), np.int64))
+    with pytest.raises(ValueError, match="gray must be uint8"):
+        color.lightness_of_gray(np.array([0.5]))

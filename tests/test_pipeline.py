@@ -550,6 +550,16 @@ def test_image_tokens_against_the_equation(pipe):
     assert not torch.allclose(image_tokens(*encoder, wide), image_tokens(*encoder, np.zeros_like(wide)))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("height", [1, 3])
+def test_flat_pictures_are_not_taken_for_channels(pipe, height):
+    """Rows that are all alike look the same however many they are."""
+    row = tiny.clip(1, 16, 16)[0][:1]
+    flat, square = (np.repeat(row, rows, axis=0) for rows in (height, 16))
+    encoder = (pipe.image_encoder, pipe.feature_extractor)
+    torch.testing.assert_close(image_tokens(*encoder, flat), image_tokens(*encoder, square))
+
+
 # --- saving and loading ----------------------------------------------------------------------------------------------
 
 _LOAD_AND_COLOR = """
@@ -712,6 +722,7 @@ _BLACK = np.zeros((3, 32, 64, 3), np.uint8)
         ({"frames": "clip.mp4"}, "frames must be a NumPy array"),
         ({"frames": _BLACK.astype(np.float32)}, "frames must be uint8"),
         ({"frames": _BLACK[:0]}, "frames holds no frames"),
+        ({"frames": []}, "frames holds no frames"),
         ({"frames": _BLACK[..., :2]}, "frames must have shape"),
         ({"frames": _BLACK[0]}, "looks like one RGB frame"),
         ({"reference": {3: _BLACK[0]}}, "frame number 3, outside the clip: give one from 0 to 2"),
@@ -723,6 +734,7 @@ _BLACK = np.zeros((3, 32, 64, 3), np.uint8)
         ({"num_keyframes": 0}, "num_keyframes must be a whole number"),
         ({"grid_size": 2.0}, "grid_size must be a whole number"),
         ({"num_inference_steps": -1}, "num_inference_steps must be a whole number"),
+        ({"num_inference_steps": 1000}, "num_inference_steps must be below the scheduler's 1000 training steps"),
         ({"past_window": 0}, "past_window must be a whole number"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be a number"),
         ({"tau": 0}, "tau must be a number above 0"),
@@ -742,6 +754,9 @@ _BLACK = np.zeros((3, 32, 64, 3), np.uint8)
         ({"working_size": (256, 0)}, "working_size must be"),
         ({"generator": 42}, "generator must be one torch.Generator"),
         ({"callback_on_step_end": 3}, "callback_on_step_end must be callable"),
+        ({"callback_on_step_end": lambda p, s, t, kwargs: kwargs["latents"]}, "None or a dict, not Tensor"),
+        ({"callback_on_step_end": lambda *_: {"latents": None}}, "latents of shape .*, not NoneType"),
+        ({"callback_on_step_end": lambda *_: {"latents": torch.zeros(1, 4)}}, r"latents of shape .*, not \(1, 4\)"),
     ],
 )
 def test_bad_input(pipe, options, sentence):
