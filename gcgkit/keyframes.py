@@ -163,6 +163,19 @@ def select_keyframes(distance, count: int, method: str = "auto", *, generator=No
     return _exact(distance, count)
 
 
+def dispersion(distance, chosen) -> float:
+    """The sum that Eq. 6 maximises: dissimilarity of the `chosen` frames among themselves, each pair once.
+
+    distance: ``(T, T)``, symmetric; chosen: frame numbers 0..T-1, each once. Raises ValueError for a bad matrix, and
+    for numbers that are outside or twice.
+    """
+    distance = _check_distance(distance)
+    numbers = [int(number) for number in chosen]
+    if len(set(numbers)) < len(numbers) or not all(0 <= number < len(distance) for number in numbers):
+        raise ValueError(f"chosen must be different frame numbers from 0 to {len(distance) - 1}, not {numbers}.")
+    return float(np.triu(distance[np.ix_(numbers, numbers)], 1).sum())
+
+
 def _search_steps(total: int, count: int) -> int:
     """Cost of `_exact`: one step for each set, and as much as 200 sets for each prefix looped over in Python."""
     return math.comb(total - 2, count - 2) + 200 * math.comb(total - 2, max(count - 4, 0))

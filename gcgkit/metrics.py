@@ -29,6 +29,7 @@ __all__ = [
     "fid",
     "flow_warp_error",
     "lpips",
+    "mean_color_spread",
     "musiq",
     "psnr_luma",
     "psnr_rgb",
@@ -108,6 +109,19 @@ def cdc(videos: Iterable) -> float:
     if not values:
         raise ValueError("videos is empty; CDC needs at least one clip.")
     return float(np.mean(values))
+
+
+def mean_color_spread(frames) -> float:
+    """How far the mean colours of frames lie apart, in units of CIELAB's a* and b*: 0 where all are alike.
+
+    Each frame's mean a* and b* is a point; this is the root mean square distance of the points from their centre.
+    frames: a clip, or keyframes that should agree (§3.3). It knows nothing of where a colour is, nor whether it is
+    right: gray frames agree perfectly. Raises ValueError for no frames or wrong ones.
+    """
+    means = np.array([rgb_to_lab(frame)[..., 1:].mean((0, 1)) for frame in each_frame(frames)])  # (T, 2)
+    if not len(means):
+        raise ValueError("frames holds no frames.")
+    return float(np.sqrt(means.var(axis=0).sum()))
 
 
 def flow_warp_error(frames, gray) -> float:

@@ -226,8 +226,12 @@ def lines(
     xscale: str = "linear",
     yscale: str = "linear",
     marks: bool = True,
+    from_zero: bool = False,
 ) -> Picture:
-    """Curves ``{label: (x, y)}`` that differ in colour, mark and dash; labels carry units."""
+    """Curves ``{label: (x, y)}`` that differ in colour, mark and dash; labels carry units.
+
+    from_zero: y begins at 0, so that heights can be compared, and not only differences.
+    """
     with _style():
         picture = Picture(height, caption)
         axes = picture.subplots()
@@ -237,6 +241,8 @@ def lines(
                 marker=MARKS[i % len(MARKS)] if marks else None, linewidth=2, markersize=6,
             )  # fmt: skip
         axes.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
+        if from_zero:
+            axes.set_ylim(bottom=0)
         if xscale == "linear" and all(float(value).is_integer() for x, _ in series.values() for value in x):
             axes.xaxis.get_major_locator().set_params(integer=True)
         places = sorted({float(value) for x, _ in series.values() for value in x})
@@ -264,15 +270,20 @@ def bars(values: Mapping[str, float], *, ylabel: str, caption: str = "", form: s
     return picture
 
 
-def distances(distance: np.ndarray, chosen: Mapping[str, Sequence[int]], *, caption: str = "") -> Picture:
-    """Dissimilarities of all pairs of frames ``(T, T)``, and below it which frames each method chose."""
+def distances(
+    distance: np.ndarray, chosen: Mapping[str, Sequence[int]], *, label: str = "D", caption: str = ""
+) -> Picture:
+    """Dissimilarities of all pairs of frames ``(T, T)``, and below it which frames each method chose.
+
+    label: what D is, for the colour bar.
+    """
     distance = _array(distance)
     with _style():
         picture = Picture(4.6 + 0.35 * len(chosen), caption, width=0.75 * WIDTH)
         matrix, below = picture.subplots(2, 1, height_ratios=(4.2, 0.35 * len(chosen) + 0.2), sharex=True)
         drawn = matrix.imshow(distance, cmap=CMAP, aspect="auto", origin="upper")
         matrix.set_ylabel("frame")
-        picture.colorbar(drawn, ax=matrix, label="D: mean squared difference")
+        picture.colorbar(drawn, ax=matrix, label=label)
         for i, (_, numbers) in enumerate(chosen.items()):
             below.scatter(
                 numbers, [i] * len(numbers), color=COLORS[i % len(COLORS)], marker=MARKS[i % len(MARKS)], s=60

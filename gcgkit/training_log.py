@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from . import plots
 from .training import _cut_log, read_log
 
 
@@ -69,7 +70,8 @@ def plot_losses(log: str | Path | Mapping[str, str | Path], smooth: int = 5, nam
     from matplotlib import pyplot
 
     runs = dict(log) if isinstance(log, Mapping) else {"": log}
-    figure, axis = pyplot.subplots(figsize=(7, 4))
+    with pyplot.rc_context({"font.size": plots.FONT_SIZE}):
+        figure, axis = pyplot.subplots(figsize=(plots.WIDTH, 4))
     styles = ["-", "--", "-.", ":"]  # told apart without colours too
     drawn = 0
     for label, folder in runs.items():
@@ -83,7 +85,7 @@ def plot_losses(log: str | Path | Mapping[str, str | Path], smooth: int = 5, nam
             if not points:
                 continue
             steps, values = np.array(points).T
-            style, shade = styles[drawn % 4], f"C{drawn % 10}"
+            style, shade = styles[drawn % 4], plots.COLORS[drawn % len(plots.COLORS)]
             axis.plot(steps, values, color=shade, linewidth=0.6, alpha=0.4)
             title = " ".join(part for part in (label, name.replace("_", ", ")) if part)
             axis.plot(steps, running_mean(values, smooth), style, color=shade, linewidth=1.8, label=title)
@@ -91,10 +93,10 @@ def plot_losses(log: str | Path | Mapping[str, str | Path], smooth: int = 5, nam
     if not drawn:
         pyplot.close(figure)
         raise ValueError(f"the log has no entry named {', '.join(names or ('loss',))}.")
-    axis.set_xlabel("training step")
-    axis.set_ylabel("loss (mean squared error)" if not names else ", ".join(names))
+    axis.set_xlabel("training step", fontsize=plots.FONT_SIZE)
+    axis.set_ylabel("loss (mean squared error)" if not names else ", ".join(names), fontsize=plots.FONT_SIZE)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=plots.FONT_SIZE - 2)
     figure.tight_layout()
     pyplot.close(figure)  # or a notebook would show it twice
     return figure

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gcgkit.attention import JointSelfAttention, joint_self_attention
+from gcgkit.attention import JointSelfAttention, flop_per_frame, joint_self_attention
 
 WIDTH, HEADS = 12, 3
 
@@ -153,3 +153,45 @@ def test_joint_unet_links_frames_and_of_equal_frames_changes_nothing():
             mixed = unet(torch.cat([x, -x, x]), 10, text.expand(3, -1, -1)).sample
     torch.testing.assert_close(equal, alone.expand(3, -1, -1, -1), atol=1e-5, rtol=1e-4)
     assert (mixed[0] - alone[0]).abs().max() > 1e-3
+
+
+def counted_by_hand(unet, latents, words) -> dict[str, float]:
+    """FLOP of a pass over one frame, from the sizes that layers see: all matrices, and both kinds of attention."""
+    total = {"products": 0.0, "self": 0.0, "cross": 0.0}
+
+    def convolution(layer, inputs, output):
+        reads = layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
+        total["products"] += 2 * reads * output.numel()
+
+    def matrix(layer, inputs, output):
+        total["products"] += 2 * layer.in_features * output.numel()
+
+    def look(layer, inputs, options, output):
+        queries, keys = inputs[0].shape[1], inputs[0].shape[1] if not layer.is_cross_attention else words.shape[1]
+        kind = "cross" if layer.is_cross_attention else "self"
+        total[kind] += 4 * queries * keys * layer.inner_dim  # QK^T, and the weights times V
+
+    hooks = []
+    for layer in unet.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            hooks.append(layer.register_forward_hook(convolution))
+        elif isinstance(layer, torch.nn.Linear):
+            hooks.append(layer.register_forward_hook(matrix))
+        elif isinstance(layer, Attention):
+            hooks.append(layer.register_forward_hook(look, with_kwargs=True))
+    with torch.no_grad():
+        unet(latents[:1], 0, words)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_flop_per_frame_is_what_layer_sizes_say(count):
+    unet, words = tiny.unet(), torch.randn(1, 3, tiny.WIDTH)
+    latents = torch.randn(count, 4, 4, 8)
+    parts = counted_by_hand(unet, latents, words)
+    assert parts["self"] > 0
+    assert flop_per_frame(unet, latents, words, joint=False) == pytest.approx(sum(parts.values()))
+    grown = sum(parts.values()) + (count - 1) * parts["self"]  # each frame reads the keys of all
+    assert flop_per_frame(unet, latents, words, joint=True) == pytest.approx(grown)

@@ -211,3 +211,21 @@ def test_gray_and_colour_clips_are_measured_alike():
 def test_bad_input_is_refused_in_one_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("numbers", [[0], [0, 4], [1, 2, 5], [5, 0, 3, 2]])
+def test_dispersion_is_half_of_equation_6_which_counts_each_pair_twice(numbers):
+    distance = random_distance(3, 6)
+    assert keyframes.dispersion(distance, numbers) == pytest.approx(equation_6(distance, numbers) / 2)
+
+
+def test_the_exact_choice_has_the_largest_dispersion():
+    distance = pairwise_dissimilarity(smooth_clip(frames=7))
+    sums = {inner: keyframes.dispersion(distance, (0, *inner, 6)) for inner in combinations(range(1, 6), 2)}
+    assert select_keyframes(distance, 4, "exact") == [0, *max(sums, key=sums.get), 6]
+
+
+@pytest.mark.parametrize("numbers", [[0, 0], [0, 6], [-1, 2]])
+def test_dispersion_refuses(numbers):
+    with pytest.raises(ValueError, match="different frame numbers from 0 to 5"):
+        keyframes.dispersion(np.zeros((6, 6)), numbers)

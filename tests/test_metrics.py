@@ -295,3 +295,21 @@ def test_psnr_refuses_bad_input_in_one_sentence(metric, pred, target, message):
 def test_bad_input_is_refused_in_one_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_mean_color_spread_against_scikit_image():
+    clip = random_clip(5, frames=4)
+    means = rgb2lab(clip)[..., 1:].mean((1, 2))  # (T, 2)
+    distances = [np.hypot(*(mean - means.mean(0))) for mean in means]
+    assert metrics.mean_color_spread(clip) == pytest.approx(np.sqrt(np.mean(np.square(distances))), abs=0.02)
+
+
+def test_mean_color_spread_of_clips_that_agree_is_zero():
+    frame = random_clip(6, frames=1)[0]
+    mirrored = np.stack([frame, frame[:, ::-1], frame[::-1]])  # the same colours, elsewhere
+    assert metrics.mean_color_spread(mirrored) == pytest.approx(0, abs=1e-5)
+    assert metrics.mean_color_spread(frame[None]) == 0
+    gray = np.repeat(random_clip(7)[..., :1], 3, axis=-1)
+    assert metrics.mean_color_spread(gray) < 0.02
+    with pytest.raises(ValueError, match="no frames"):
+        metrics.mean_color_spread([])

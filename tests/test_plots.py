@@ -154,7 +154,8 @@ def test_timeline_draws_each_run_at_its_steps():
 
 def test_distances_marks_each_methods_frames():
     distance = np.abs(np.subtract.outer(np.arange(6.0), np.arange(6.0)))
-    picture = plots.distances(distance, {"exact": [0, 3, 5], "greedy": [0, 2, 5]})
+    picture = plots.distances(distance, {"exact": [0, 3, 5], "greedy": [0, 2, 5]}, label="D (ssim)")
+    assert picture.axes[2].get_ylabel() == "D (ssim)"
     np.testing.assert_array_equal(picture.axes[0].images[0].get_array(), distance)
     marked = [c.get_offsets()[:, 0].tolist() for c in picture.axes[1].collections]
     assert marked == [[0, 3, 5], [0, 2, 5]]
