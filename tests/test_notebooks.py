@@ -22,6 +22,28 @@ FILES = sorted(FOLDER.glob("*.ipynb"))
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in FILES}
 # Which notebook has which of the paper's numbered equations.
 EQUATIONS = {"03": (1, 2), "04": (3, 4, 5), "05": (6, 7, 8), "06": (9, 10), "09": (11,)}
+# The call that computes each, in the cell after the equation.
+CALLS = {
+    1: "guidance.cga.to_q(tokens), guidance.cga.to_k(ref_tokens)",
+    2: "guidance(g, g_ref, z_ref, return_weights=True)",
+    3: "cdga.to_q(tokens), cdga.to_k(ref_tokens), cdga.to_v(ref_tokens)",
+    4: "cdga(tokens, ref_tokens)",
+    5: "guidance(g, g_ref, z_ref)",
+    6: "keyframes.select_keyframes(distance, count",
+    7: "gray[[i]], prompt, num_keyframes=1",
+    8: "joint_self_attention(pipe.unet, count)",
+    9: "srg.make_grid(",
+    10: "srg.equation_10_weights(",
+    11: "denoising_target(scheduler, batch.target, noise, t)",
+}
+# What can be moved or clicked, and in which notebook.
+INTERACTIVE = {
+    "00": "before_after",
+    "03": "attention_picker",
+    "04": "gate_explorer",
+    "06": "srg_timeline",
+    "07": "srg_timeline",
+}
 LARGEST_PICTURES = 1_000_000  # bytes of all pictures of a notebook together
 LONGEST_FUNCTION = 8  # lines
 # Figures are for code to print. A text may state names, and, in a sentence that says so, the paper's own.
@@ -160,6 +182,13 @@ def test_a_reader_without_a_kernel_sees_all_there_is(name):
     assert "widgets" not in NOTEBOOKS[name].metadata
 
 
+@pytest.mark.parametrize(("number", "widget"), INTERACTIVE.items())
+def test_interactive_cells_are_kept_as_pictures(number, widget):
+    (name,) = (name for name in NOTEBOOKS if name.startswith(number))
+    (cell,) = (cell for cell in cells(name, "code") if f"widgets.{widget}(" in cell.source)
+    assert len(list(pictures(cell))) == 1
+
+
 @each
 def test_outputs_tell_no_path_of_a_machine(name):
     assert lesson_runs.machine_paths(NOTEBOOKS[name]) == []
@@ -199,6 +228,7 @@ def test_each_equation_stands_once_before_the_call_that_computes_it_and_a_pictur
                 (j for j in range(i + 2, len(NOTEBOOKS[name].cells)) if "\\tag{" in NOTEBOOKS[name].cells[j].source),
                 None,
             )
+            assert CALLS[int(tags[0])] in following.source
             assert any(any(pictures(c)) for c in NOTEBOOKS[name].cells[i + 1 : upto] if c.cell_type == "code")
             found.append(int(tags[0]))
     assert tuple(found) == EQUATIONS.get(name[:2], ())
