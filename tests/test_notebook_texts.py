@@ -15,6 +15,7 @@ from gcgkit.guidance import GatedColorGuidance
 from gcgkit.vae import LumaChromaAutoencoder
 
 ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXTS = {
     path.stem: [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
     for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -113,7 +114,15 @@ def test_options_that_texts_name_exist(name):
 
 
 def test_the_readme_has_the_map_of_the_series():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| \[(\d\d) .*?\]\(notebooks/(\w+)\.ipynb\) \| (.+) \| (\d+) \|$", readme, re.MULTILINE)
+    rows = re.findall(r"^\| \[(\d\d) .*?\]\(notebooks/(\w+)\.ipynb\) \| (.+) \| (\d+) \|$", README, re.MULTILINE)
     minutes = {name: re.search(r"About (\d+) minute", texts[0])[1] for name, texts in TEXTS.items()}
     assert rows == [(name[:2], name, what, minutes[name]) for name, what in lesson.SERIES.items()]
+
+
+def test_the_readme_states_the_settings_of_the_profiles():
+    text, own, steps = " ".join(README.split()), mini("model_index.json"), colored("num_inference_steps")
+    assert f"| denoising | {steps} DDIM steps | {steps} DDIM steps |" in text
+    assert f"| guidance scale | {own['guidance_scale']:g} | {profiles.PAPER_GUIDANCE_SCALE} |" in text
+    assert f"The guidance scale of {own['guidance_scale']:g} keeps" in text
+    assert f"the mini profile sets tau = {own['tau']:g}," in text
+    assert f"starts frames with references from their noised ColorHint (`strength` {own['strength']:g})" in text
