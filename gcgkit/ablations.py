@@ -14,21 +14,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from . import __version__, demo, footage, methods, metrics
+from . import demo, footage, methods, metrics, provenance
 from .color import to_gray
 from .commands import told
 from .disk import write_text
@@ -38,7 +36,6 @@ SCHEMA = 1
 OUT = Path("results/ablations")
 DEFAULT = "default"
 FIRST_MEASURED = 1  # frame 0 is the exemplar
-_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "opencv-python-headless")
 
 
 @dataclass(frozen=True)
@@ -298,13 +295,7 @@ def _same(path: Path, what: dict) -> bool:
 
 
 def _where(pipe) -> dict:
-    versions = {"gcgkit": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {"device": pipe.device.type, "threads": torch.get_num_threads(), "versions": versions}
+    return {"device": pipe.device.type, "threads": torch.get_num_threads(), "versions": provenance.versions()}
 
 
 def _slug(text: str) -> str:

@@ -19,30 +19,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from importlib import metadata
+from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from . import __version__, measures, metric_networks, metrics
+from . import measures, metric_networks, metrics, provenance
 from .color import to_gray
 from .disk import write_text
 from .evalset import EvalSet, Frames, digest
+from .frame_folder import check_names
 from .measures import Metric
-from .methods import Method, Request, check_names
+from .methods import Method, Request
 
 TRUTH = "truth"
 SCHEMA = 1
-_PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "numpy", "opencv-python-headless")
 
 
 def evaluate(
@@ -198,7 +195,7 @@ def _evaluate_clip(
     _measure(record, pending, pred, truth, out / "cache", device)
     record["set"] = evalset.describe()
     seconds = {"measuring_seconds": round(time.monotonic() - began, 3)}
-    record["provenance"] = {**record["provenance"], **_provenance(device), **made, **seconds}
+    record["provenance"] = {**record["provenance"], **provenance.of(device), **made, **seconds}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(record, sort_keys=True, indent=1) + "\n")
 
@@ -214,11 +211,12 @@ def _color(folder: Path, method: Method, request: Request, content: str) -> tupl
     aside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(aside, ignore_errors=True)
     began = time.monotonic()
-    _reset_peak()
+    provenance.reset_peak(request.device)
     place = method.run(request, aside)
     if place != aside:
         return place, {}
-    made = {"coloring_seconds": round(time.monotonic() - began, 3), "peak_mb": _peak(), "coloured": _now()}
+    seconds, peak = round(time.monotonic() - began, 3), provenance.peak_memory(request.device)
+    made = {"coloring_seconds": seconds, "peak_mb": peak, "coloured": provenance.now()}
     made.update(method.facts())
     write_text(aside / told.name, json.dumps({"truth": content, **made}) + "\n")
     aside.rename(folder)
@@ -289,7 +287,7 @@ def _write_absent(out: Path, evalset: EvalSet, method: Method, reason: str) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "schema": SCHEMA, "set": evalset.describe(), "method": method.name, "identity": {}, "key": "", "clip": None,
-        "absent": reason, "metrics": {}, "not_measured": {}, "notes": [], "provenance": _provenance(None),
+        "absent": reason, "metrics": {}, "not_measured": {}, "notes": [], "provenance": provenance.of(None),
     }  # fmt: skip
     write_text(path, json.dumps(record, sort_keys=True, indent=1) + "\n")
 
@@ -298,53 +296,7 @@ def _absent_path(out: Path, evalset: EvalSet, method: Method) -> Path:
     return out / "records" / evalset.name / f"{_slug(method.name)}-absent" / "absent.json"
 
 
-# --- provenance ------------------------------------------------------------------------------------------------------
-
-
-def _provenance(device: str | None) -> dict:
-    versions = {"gcgkit": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    computer = f"{platform.system()} {platform.machine()}"
-    return {"versions": versions, "device": _device_name(device), "platform": computer, "measured": _now()}
-
-
-def _device_name(device: str | None) -> str:
-    """The GPU's name, or the processor's with the threads that torch may use."""
-    torch = sys.modules.get("torch")  # classical methods run without it
-    if torch is not None and torch.cuda.is_available() and device != "cpu":
-        return torch.cuda.get_device_name()
-    threads = f", {torch.get_num_threads()} threads" if torch is not None else ""
-    return f"cpu {platform.processor() or platform.machine()}{threads}"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _reset_peak() -> None:
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _peak() -> dict[str, float]:
-    """Highest memory so far in MB: of this process since its start, and of the GPU since the clip's."""
-    peak = {}
-    try:
-        import resource
-
-        scale = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
-        peak["process"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale, 1)
-    except ImportError:  # Windows has no such counter
-        pass
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        peak["gpu"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
-    return peak
+# --- names and processes ---------------------------------------------------------------------------------------------
 
 
 def _key(evalset: EvalSet, identity: dict) -> str:

@@ -12,21 +12,19 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from . import baselines, profiles
+from . import baselines, profiles, systems
 from .color import to_gray
-from .disk import file_sha256, write_error
+from .disk import file_sha256
 from .evalset import Frames
+from .frame_folder import RANDOM_WEIGHTS, check_names, write_frames
 
-RANDOM_WEIGHTS = "RANDOM_WEIGHTS.txt"  # lies beside frames that a system made without its weights
-FRAME_NAME = re.compile(r"(\d{5,})\.png")
 # The rows of Table 1 that are ours: name, profile, options of the pipeline.
 TABLE1_OURS = (
     ("Ours", "mini", {}),
@@ -198,20 +196,14 @@ class System:
 
     def identity(self) -> dict:
         """As for `Baseline`."""
-        from . import systems
-
         return {"kind": "system", **systems.identity(self.system, self.root)}
 
     def missing(self) -> str | None:
         """As for `Baseline`."""
-        from . import systems
-
         return systems.obstacle(self.system, self.root)
 
     def run(self, request: Request, folder: Path) -> Path:
         """As for `Baseline`."""
-        from . import systems
-
         aside = folder.with_name(f".{folder.name}.gray-{os.getpid()}")
         try:
             gray = (np.repeat(to_gray(frame)[..., None], 3, axis=-1) for frame in request.truth)
@@ -261,8 +253,6 @@ def parse(text: str, *, seed: int = 0, systems_root: str | Path = "systems") -> 
     if kind == "folder":
         return Folder(name or Path(argument).name, Path(argument))
     if kind == "system":
-        from . import systems
-
         return System(name or systems.get(argument).label, argument, Path(systems_root))
     return Baseline(name or kind, kind)
 
@@ -295,36 +285,6 @@ def _digest_files(place: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
     for file, _, _ in files:
         total.update(f"{file.relative_to(place).as_posix()} {file_sha256(file, progress=False)}\n".encode())
     return total.hexdigest()
-
-
-def write_frames(frames: Iterable[np.ndarray], folder: Path) -> Path:
-    """Write RGB frames as ``00000.png ...``; the folder appears under its name only when complete. Returns it."""
-    aside = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        for number, frame in enumerate(frames):
-            path = aside / f"{number:05d}.png"
-            data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR))[1]
-            try:
-                path.write_bytes(data.tobytes())
-            except OSError as error:
-                raise write_error(error, path) from None
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return folder
-
-
-def check_names(folder: Path) -> int:
-    """Number of the frames ``00000.png ...`` of a folder; ValueError names one that is missing."""
-    numbers = sorted(int(found[1]) for path in folder.iterdir() if (found := FRAME_NAME.fullmatch(path.name)))
-    if not numbers:
-        raise ValueError(f"{folder} holds no frames 00000.png, 00001.png, ...: name them so.")
-    if numbers != list(range(len(numbers))):
-        lost = next(i for i, number in enumerate(numbers) if i != number)
-        raise ValueError(f"{folder} lacks the frame {lost:05d}.png: frames are numbered from 0 without gaps.")
-    return len(numbers)
 
 
 def _worthless(folder: Path) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import video
 from .evalset import fit
-from .methods import write_frames
+from .frame_folder import write_frames
 
 RUNNERS = Path(__file__).parent / "runners"
 _CROP = (16, 9)  # DExemplar's shape

@@ -34,7 +34,7 @@ from . import download, video
 from .commands import told
 from .disk import file_sha256
 from .evalset import fit
-from .methods import RANDOM_WEIGHTS, check_names, write_frames
+from .frame_folder import RANDOM_WEIGHTS, check_names, write_frames
 from .system_jobs import ADAPTERS, RUNNERS
 
 
