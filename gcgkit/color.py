@@ -82,6 +82,19 @@ def lab_to_rgb(lab) -> np.ndarray:
     return cv2.cvtColor(np.ascontiguousarray(lab).reshape(1, -1, 3), cv2.COLOR_LAB2RGB).reshape(lab.shape)
 
 
+def lightness(rgb) -> np.ndarray:
+    """L* in 0..100, float64, of sRGB uint8 ``(..., 3)``, by the definition itself (CIE 15): for measuring.
+
+    `rgb_to_lab` is as fast with all three channels, and up to 0.004 off.
+    """
+    rgb = np.asarray(rgb)
+    if rgb.ndim < 1 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
+        raise ValueError(f"rgb must be uint8 with three channels in its last axis, not {rgb.dtype} {rgb.shape}.")
+    red, green, blue = (table[rgb[..., channel]] for channel, table in enumerate(_LUMINANCE_OF_BYTE))
+    y = red + green + blue  # of white 1
+    return np.where(y > (6 / 29) ** 3, 116 * np.cbrt(y) - 16, y * (29 / 3) ** 3)
+
+
 def lightness_of_gray(gray) -> np.ndarray:
     """L* in 0..100, float32, of gray uint8 values, any shape; ValueError for another type."""
     if np.asarray(gray).dtype != np.uint8:
@@ -151,4 +164,5 @@ _XYZ_OF_RGB = np.array(
 _WHITE = _XYZ_OF_RGB.sum(axis=1)
 _RGB_OF_XYZ = np.linalg.inv(_XYZ_OF_RGB)
 _LINEAR_OF_BYTE = _linear(np.arange(256) / 255).astype(np.float32)
+_LUMINANCE_OF_BYTE = _XYZ_OF_RGB[1][:, None] * _linear(np.arange(256) / 255)  # (3, 256), float64
 _LIGHTNESS_OF_BYTE = rgb_to_lab(np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1))[:, 0]

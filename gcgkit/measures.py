@@ -20,7 +20,7 @@ from . import metric_networks, metrics
 from .color import to_gray
 from .disk import write_text
 
-_VERSION = 1  # of how numbers are made; a new one makes cached numbers void
+_VERSION = 2  # of how numbers are made; a new one makes cached numbers void
 
 
 @dataclass(frozen=True)

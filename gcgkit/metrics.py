@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from .baselines import optical_flow, warp
-from .color import lightness_of_gray, rgb_to_lab, to_gray
+from .color import lightness, lightness_of_gray, rgb_to_lab, to_gray
 from .frames import check_frame, check_frames, each_frame, frame_pairs
 from .metric_networks import clip_iqa, fd_efficientnet, fid, lpips, musiq, st_lpips
 
@@ -62,8 +62,7 @@ def psnr_luma(pred, target) -> float:
     """
     values = []
     for a, b in frame_pairs(pred, target, ("pred", "target")):
-        difference = rgb_to_lab(a)[..., 0].astype(np.float64) - rgb_to_lab(b)[..., 0]
-        values.append(_decibels(float(np.square(difference).mean()), 100.0))
+        values.append(_decibels(float(np.square(lightness(a) - lightness(b)).mean()), 100.0))
     return float(np.mean(values))
 
 

@@ -28,7 +28,7 @@ import math
 import cv2
 import numpy as np
 
-from .color import lightness_of_gray, rgb_to_lab, to_gray
+from .color import lightness, to_gray
 from .frames import frame_pairs
 
 PAPER_DB = 57.67  # DeOldify on LDV 3.0
@@ -57,10 +57,10 @@ def bookkeepings(pred, target) -> dict[str, float]:
         wrapped = a - b  # uint8, as the fault has it
         pairs = {
             "rgb": (a, b, 255.0),
-            "luma_lab": (rgb_to_lab(a)[..., 0], rgb_to_lab(b)[..., 0], 100.0),
+            "luma_lab": (lightness(a), lightness(b), 100.0),
             "luma_lab_8bit": (lab_a[..., 0], lab_b[..., 0], 255.0),
             "luma_gray": (to_gray(a), to_gray(b), 255.0),
-            "luma_input": (rgb_to_lab(a)[..., 0], lightness_of_gray(to_gray(b)), 100.0),
+            "luma_input": (lightness(a), lightness(np.stack([to_gray(b)] * 3, axis=-1)), 100.0),
             "lab_8bit": (lab_a, lab_b, 255.0),
             "ab_8bit": (lab_a[..., 1:], lab_b[..., 1:], 255.0),
             "rgb_unit_range": (a / 255, b / 255, 255.0),

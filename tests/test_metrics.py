@@ -51,7 +51,18 @@ def test_psnr_luma_is_on_lightness_alone():
     a, b = random_clip(1), random_clip(2)
     lightness = rgb2lab(a)[..., 0], rgb2lab(b)[..., 0]
     squares = ((lightness[0] - lightness[1]) ** 2).mean(axis=(1, 2))
-    assert metrics.psnr_luma(a, b) == pytest.approx(np.mean(10 * np.log10(100**2 / squares)), abs=1e-2)
+    expected = np.mean(10 * np.log10(100**2 / squares))
+    assert metrics.psnr_luma(a, b) == pytest.approx(expected, abs=1e-5)  # scikit-image's constants are rounded
+
+
+def test_psnr_luma_is_right_where_nothing_but_rounding_differs():
+    """Near 60 dB a lightness that is off by 0.004 would be seen."""
+    a = texture(48, 64)[None, ..., None] // 2 + np.uint8([60, 40, 20])
+    b = a.copy()
+    b[..., 2] += 3  # blue hardly counts
+    squares = ((rgb2lab(a)[..., 0] - rgb2lab(b)[..., 0]) ** 2).mean()
+    expected = 10 * math.log10(100**2 / squares)
+    assert 50 < expected < 70 and metrics.psnr_luma(a, b) == pytest.approx(expected, abs=1e-4)
 
 
 def test_identical_frames_count_as_the_cap():
