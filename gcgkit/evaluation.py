@@ -23,6 +23,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
@@ -208,11 +209,17 @@ def _color(folder: Path, method: Method, request: Request, content: str) -> tupl
         if made.pop("truth") == content:
             return folder, made
     shutil.rmtree(folder, ignore_errors=True)
-    aside = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    began = time.monotonic()
+    # All that a method writes on its way lies in here, so that nothing of a killed run outlives the next one.
+    scratch = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    began, aside = time.monotonic(), scratch / "frames"
     provenance.reset_peak(request.device)
-    place = method.run(request, aside)
+    try:
+        place = method.run(request, aside)
+    except BaseException:
+        with suppress(OSError):  # a compared system's own output stays in it, to be read
+            scratch.rmdir()
+        raise
     if place != aside:
         return place, {}
     seconds, peak = round(time.monotonic() - began, 3), provenance.peak_memory(request.device)
@@ -220,6 +227,7 @@ def _color(folder: Path, method: Method, request: Request, content: str) -> tupl
     made.update(method.facts())
     write_text(aside / told.name, json.dumps({"truth": content, **made}) + "\n")
     aside.rename(folder)
+    shutil.rmtree(scratch, ignore_errors=True)
     return folder, made
 
 
@@ -245,7 +253,7 @@ def _measure(result: dict, wanted: list[Metric], pred: Frames, truth: Frames, ca
     """Fill in the metrics that a record lacks, each with its number or the reason why there is none."""
     first = result["first"]
     rest, true_rest = pred.from_frame(first), truth.from_frame(first)
-    contents = (*result["contents"].values(), str(first))
+    contents = (result["contents"]["truth"], result["contents"]["frames"], str(first))
     for metric in wanted:
         if metric.name in result["metrics"]:
             continue

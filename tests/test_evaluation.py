@@ -191,6 +191,39 @@ def test_a_killed_run_goes_on_without_repeating_and_with_the_same_numbers(tmp_pa
     assert not list(out.rglob("*.new")) and not list(out.rglob("*partial*"))
 
 
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from gcgkit import evalset, evaluation, methods
+
+class Dying(methods.Baseline):
+    def run(self, request, folder):
+        def frames(colored):
+            for number, frame in enumerate(colored):
+                if request.clip == "bees" and number == 3:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield frame
+        return methods.write_frames(frames(methods._BASELINES["flow"](request)), folder)
+
+clips = evalset.open_set(sys.argv[1], "small", size=None)
+evaluation.evaluate(clips, [Dying("flow", "flow")], sys.argv[2], metric_names=["psnr_rgb", "cdc"], progress=False)
+"""
+
+
+def test_nothing_is_left_of_a_clip_whose_frames_were_being_written(clips, data, tmp_path):
+    out = tmp_path / "out"
+    done = subprocess.run([sys.executable, "-c", DYING, str(data), str(out)], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert {path.parent.name for path in out.rglob("00000.png")} > {"ants"}  # ants whole, bees begun
+    records = {path.name: path.stat().st_mtime_ns for path in out.glob("records/small/flow-*/*.json")}
+    assert list(records) == ["ants.json"]
+    again = run(clips, out, "flow", metric_names=["psnr_rgb", "cdc"])
+    assert numbers(again) == numbers(run(clips, tmp_path / "whole", "flow", metric_names=["psnr_rgb", "cdc"]))
+    assert next(out.glob("records/small/flow-*/ants.json")).stat().st_mtime_ns == records["ants.json"]
+    left = lambda folder: sorted(path.name for path in (folder / "frames").rglob("*"))  # noqa: E731
+    assert left(out) == left(tmp_path / "whole") and not any(name.startswith(".") for name in left(out))
+
+
 @pytest.mark.slow
 def test_processes_of_accelerate_share_the_clips(clips, tmp_path):
     command = [
