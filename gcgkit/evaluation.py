@@ -40,6 +40,7 @@ from .measures import Metric
 from .methods import Method, Request
 
 TRUTH = "truth"
+NO_COLOR = "the frames hold no colour"
 SCHEMA = 1
 
 
@@ -107,13 +108,19 @@ def merge(out: str | Path) -> Path:
     return path
 
 
+def setting(record: dict) -> tuple:
+    """What records must share to stand side by side: the set, its frames' size and number, and the first measured."""
+    about = record["set"]
+    return about["name"], about["size"] and tuple(about["size"]), about["limit"], record.get("first")
+
+
 def _feature_files(records: list[dict]) -> Iterator[tuple[list[str], list[str]]]:
     """Names of a method's files of features and of the truth's, clip by clip, for every set, method and such metric."""
-    truth = {(r["set"]["name"], r["clip"]): r["metrics"] for r in records if r["method"] == TRUTH}
+    truth = {(setting(r), r["clip"]): r["metrics"] for r in records if r["method"] == TRUTH}
     for name in (metric.name for metric in measures.METRICS.values() if metric.kind == "set"):
         having = [r for r in records if r["method"] != TRUTH and name in r["metrics"]]
         for _, own in groupby(having, key=lambda r: (r["set"]["name"], r["method"], r["key"])):
-            pairs = [(r["metrics"][name], truth.get((r["set"]["name"], r["clip"]), {}).get(name)) for r in own]
+            pairs = [(r["metrics"][name], truth.get((setting(r), r["clip"]), {}).get(name)) for r in own]
             if all(other for _, other in pairs):
                 yield [mine for mine, _ in pairs], [other for _, other in pairs]
 
@@ -268,7 +275,7 @@ def _measure(result: dict, wanted: list[Metric], pred: Frames, truth: Frames, ca
             told = result["provenance"].setdefault("networks", {})
             told[metric.network] = metric_networks.identity(metric.network)
     if result["metrics"].get("colorfulness") == 0 and not result["notes"]:
-        result["notes"].append("the frames hold no colour")
+        result["notes"].append(NO_COLOR)
 
 
 def _settled(record: dict, metric: Metric) -> bool:

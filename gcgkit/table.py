@@ -17,6 +17,7 @@ import json
 import string
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from functools import lru_cache
 from importlib import resources
@@ -27,7 +28,7 @@ import numpy as np
 from . import profiles
 from .commands import told
 from .disk import write_text
-from .evaluation import TRUTH, bootstrap_interval, read_results
+from .evaluation import NO_COLOR, TRUTH, bootstrap_interval, read_results, setting
 from .measures import METRICS, set_distance
 from .table_formats import DAGGER, Cell, Group, Row, Table
 
@@ -54,10 +55,11 @@ def build(results: Iterable[dict], *, level: float = 0.95) -> Table:
     notes = _Notes()
     groups: dict[str, list[Group]] = {key: [_paper_group(key, columns)] for key in paper()["datasets"]}
     groups[""] = []
-    for name in dict.fromkeys(r["set"]["name"] for r in records):
-        ours = [r for r in records if r["set"]["name"] == name]
+    together = _side_by_side(records)
+    names = [ours[0]["set"]["name"] for ours in together]
+    for name, ours in zip(names, together, strict=True):
         half = _SETS.get(name.lower(), next((h for s, h in _SETS.items() if name.lower().startswith(s)), ""))
-        groups[half].append(_our_group(ours, half, columns, notes, level))
+        groups[half].append(_our_group(ours, columns, notes, level, first_told=names.count(name) > 1))
     titles = {key: about["label"] for key, about in paper()["datasets"].items()}
     sections = [(titles.get(key, "Other clips"), found) for key, found in groups.items() if found]
     marked = any(row.marked for _, found in sections for group in found for row in group.rows)
@@ -94,6 +96,18 @@ def below_paper_scale(records: Sequence[dict]) -> list[str]:
         elif parameters < _PAPER_PARAMETERS:
             reasons.append(f"a UNet of {parameters / 1e6:.1f} million parameters instead of Stable Diffusion's 866")
     return reasons
+
+
+def _side_by_side(records: Sequence[dict]) -> list[list[dict]]:
+    """Records in groups that may be compared, see `setting`; those of absent methods in every group of their set."""
+    there = [r for r in records if not r.get("absent")]
+    groups = {setting(r): [] for r in [*there, *records]}
+    for record in records:
+        own = setting(record)
+        fitting = [key for key in groups if key[:3] == own[:3] and key[3] is not None] if record.get("absent") else []
+        for key in fitting or [own]:
+            groups[key].append(record)
+    return [group for group in groups.values() if group]
 
 
 class _Notes:
@@ -137,17 +151,22 @@ def _paper_group(half: str, columns: list[tuple[str, str, str]]) -> Group:
     return Group("The paper, as printed", rows)
 
 
-def _our_group(records: list[dict], half: str, columns, notes: _Notes, level: float) -> Group:
-    """Our rows on one set, each method with the configuration that it was measured with."""
+def _our_group(records: list[dict], columns, notes: _Notes, level: float, first_told: bool) -> Group:
+    """Our rows on one set, each method with the configuration that it was measured with.
+
+    first_told: whether the title tells the first frame measured, as where the set has a group of another one.
+    """
     about = records[0]["set"]
     by_method: dict[tuple[str, str], list[dict]] = {}
     for record in records:
         by_method.setdefault((record["method"], record["key"]), []).append(record)
     truth = {r["clip"]: r for r in records if r["method"] == TRUTH}
+    clips = truth or {r["clip"]: r for r in records if not r.get("absent")}
     measured = {name for name, key in by_method if key}
     several = {name for name in measured if sum(n == name for n, key in by_method if key) > 1}
     order = [*_ORDER, *paper()["methods"]]
     rank = lambda item: (order.index(item[0]) if item[0] in order else len(order), item)  # noqa: E731
+    shown = [column for column, _, _ in columns]
     rows = []
     for name, key in sorted(by_method, key=rank):
         own = by_method[name, key]
@@ -157,16 +176,22 @@ def _our_group(records: list[dict], half: str, columns, notes: _Notes, level: fl
                 rows.append(Row(f"{name} {DAGGER}", [Cell("not measured", note=note) for _ in columns], True, False))
             continue
         reasons = below_paper_scale(own)
-        cells = [_our_cell(column, own, truth, notes, level, bool(reasons)) for column, _, _ in columns]
+        cells = [_our_cell(column, own, truth, notes, level, bool(reasons)) for column in shown]
         title = f"{name} [{key[:8]}]" if name in several else name
-        title += f" ({len(own)} of {len(truth)} clips)" if len(own) < len(truth) else ""
-        contends = name not in SCALES and len(own) == len(truth)
+        title += f" ({len(own)} of {len(clips)} clips)" if len(own) < len(clips) else ""
+        gray = name not in SCALES and all(NO_COLOR in r["notes"] for r in own)
+        if gray and "colorfulness" in shown:
+            place, letter = shown.index("colorfulness"), notes.letter(f"{NO_COLOR}: no competitor, as gray is none")
+            cells[place] = replace(cells[place], note=letter)
+        contends = name not in SCALES and not gray and len(own) == len(clips)
         rows.append(Row(f"{title} {DAGGER}" if reasons else title, cells, bool(reasons), contends))
     _mark_best(rows, columns)
     reasons = list(dict.fromkeys(r for own in by_method.values() if own[0]["key"] for r in below_paper_scale(own)))
-    frames = sum(r["frames"] for r in truth.values())
+    frames = sum(r["frames"] for r in clips.values())
     size = f"{about['size'][1]}x{about['size'][0]}" if about["size"] else "own size"
-    title = f"Measured here on {about['name']}: {len(truth)} clips, {frames} frames, {size}"
+    title = f"Measured here on {about['name']}: {len(clips)} clips, {frames} frames, {size}"
+    if first_told:
+        title += f", from frame {', '.join(sorted({str(r['first']) for r in clips.values()}))} on"
     return Group(title + (f". {DAGGER} not at the paper's scale: {'; '.join(reasons)}" if reasons else ""), rows)
 
 

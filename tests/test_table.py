@@ -146,6 +146,43 @@ def test_a_method_that_was_absent_and_one_with_fewer_clips():
     assert len(set(found["Ours* †"])) == 1 and reason(text, found["Ours* †"][0]) == "The weights are not here."
 
 
+def test_other_settings_of_a_set_are_another_group():
+    """The first 20 frames, and frame 0 counted too, are no rows beside the others; each has its own truth."""
+    short = {"limit": 5, "key": "s" * 64}
+    results = [
+        *pair("truth", {}, {}), *pair("flow", 20, 21), *pair("transfer", 22, 23),
+        *pair("truth", {}, {}, **short), *pair("flow", 60, 61, **short),
+        *(r | {"first": 0, "frames": 8} for r in pair("flow", 90, 91, key="c" * 64)),
+        record("Ours*", None, {}, key="", absent="The weights are not here."),
+    ]  # fmt: skip
+    results[-1].pop("first")
+    for r in results:
+        r["frames"] = 5 if r["set"]["limit"] else r["frames"]
+    text = table.render(results)
+    groups = text.split("| *Measured here on clips: ")[1:]
+    assert [re.match(r"2 clips, (\d+) frames, 448x256, from frame (\d)", g).groups() for g in groups] == [
+        ("20", "1"), ("10", "1"), ("16", "0"),
+    ]  # fmt: skip
+    assert "**22.50†**" in groups[0] and "20.50†" in groups[0] and "60.50" not in groups[0]
+    assert "60.50†" in groups[1] and "90.50†" in groups[2] and "**" not in groups[1] + groups[2].split("\n\n")[0]
+    assert "Ours\\* †" in groups[0] and "Ours\\* †" in groups[2]
+
+
+def test_a_method_without_colour_is_no_competitor_and_is_told():
+    note = {"notes": [evaluation.NO_COLOR]}
+    values = lambda cdc, color: {"cdc": cdc, "colorfulness": color}  # noqa: E731
+    results = [
+        *pair("theirs", values(0.001, 0), values(0.001, 0), **note), *pair("gray", values(0, 0), values(0, 0), **note),
+        *pair("flow", values(0.002, 9), values(0.002, 9)), *pair("Ours", values(0.003, 8), values(0.003, 8)),
+    ]  # fmt: skip
+    text = table.render(results)
+    found = {name: dict(zip(columns(text), cells, strict=True)) for name, cells in rows(text).items() if "†" in name}
+    assert found["flow †"]["CDC (×10⁻²) ↓"].startswith("**0.2000†**")
+    assert "**" not in found["theirs †"]["CDC (×10⁻²) ↓"] + found["gray †"]["CDC (×10⁻²) ↓"]
+    letter = re.fullmatch(r"0\.00† .* \((\w)\)", found["theirs †"]["Colourfulness ↑"])[1]
+    assert f"- ({letter}) the frames hold no colour" in text and "(" not in found["gray †"]["Colourfulness ↑"]
+
+
 def test_two_configurations_under_one_name_stay_apart():
     results = [*pair("Ours", 20, 21, key="a" * 64), *pair("Ours", 30, 31, key="b" * 64)]
     found = rows(table.render(results))
