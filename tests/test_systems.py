@@ -134,6 +134,20 @@ new = collections.OrderedDict()
 for k, v in torch.load("checkpoints/finetune_test0610/colornet_iter_6000.pth").items():
     new[k] = v
 torch.nn.Linear(1, 1).load_state_dict(new)
+segmentation = "./models/protoseg_core/checkpoints/hrnet_w48_proto_lr1x_hrnet_proto_80k_latest.pth"
+class Configer:
+    parameters = {("network", "resume"): segmentation}
+    def get(self, *key):
+        return self.parameters[key]
+    def update(self, key, value):
+        self.parameters[tuple(key)] = value
+def Tester(configer):
+    if configer.get("network", "resume") is not None:
+        torch.nn.Linear(1, 1).load_state_dict({k: torch.load(segmentation)[k] for k in ("weight", "bias")})
+    print("segmentation:", configer.get("network", "resume"))
+def proto_segmask(configer):
+    model = Tester(configer)
+proto_segmask(Configer())
 for clip in os.listdir(opt.clip_path):
     assert len(os.listdir(os.path.join(opt.ref_path, clip))) == 2
     os.makedirs(os.path.join(opt.output_path, clip))
@@ -258,6 +272,17 @@ def test_random_weights_are_marked_and_never_measured(fake, frames, tmp_path):
         evaluation.evaluate(
             data, [methods.Folder("VCGAN", tmp_path / "out")], tmp_path / "results", metric_names=["psnr_rgb"], first=0
         )
+
+
+def test_the_segmentation_of_bistnet_takes_its_weights_or_starts_at_random(fake, frames, tmp_path):
+    folder, gray, exemplar = frames
+    root = fake("bistnet")
+    options = {"root": root, "device": "cpu"}
+    out = systems.run("bistnet", folder, exemplar, tmp_path / "random", **options, random_weights=True)
+    assert len(video.read(out).frames) == len(gray) and "segmentation: None" in (tmp_path / "random.log").read_text()
+    weights("bistnet", root)
+    systems.run("bistnet", folder, exemplar, tmp_path / "out", **options)
+    assert "segmentation: ./models/protoseg_core/checkpoints/hrnet" in (tmp_path / "out.log").read_text()
 
 
 def test_a_system_is_a_method_of_the_evaluation(fake, tmp_path):
