@@ -1,7 +1,8 @@
 """The curves of the run that made the mini weights, kept small: what learned in each stage, and how its errors fell.
 
 ``python -m gcgkit.mini_history RUN`` makes ``data/mini_training.json`` of a run's folder, in which `mini` left
-``STAGE/log.jsonl``; `read` reads it.
+``STAGE/log.jsonl``; `read` reads it. With ``--variants`` it makes ``data/variants_training.json`` of the run in which
+the ablation variants of §4.5 were trained.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .disk import write_text
 from .training import read_log
 
 FILE = Path(__file__).parent / "data/mini_training.json"
+VARIANTS_FILE = FILE.with_name("variants_training.json")
 POINTS = 60  # of a curve, at most
 # Stage -> its log's folder, what learned, on what. In the order in which they ran.
 STAGES: dict[str, tuple[str, str, str]] = {
@@ -26,6 +28,17 @@ STAGES: dict[str, tuple[str, str, str]] = {
     "guidance": ("guidance", "UNet copy and UNet, on pairs", "16 pairs at 224x128"),
     "fullsize": ("guidance-full", "the same two, at full size", "4 pairs at 448x256"),
 }
+# The ablation variants: name -> mode of the guidance; `_variant_stages` has their logs' folders.
+VARIANTS = {"mini-frozen": "gated", "mini-attention": "attention", "mini-concat": "concat"}
+
+
+def _variant_stages() -> dict[str, tuple[str, str, str]]:
+    stages = {}
+    for name, mode in VARIANTS.items():
+        folder = "guidance-frozen" + ("" if mode == "gated" else f"-{mode}")
+        stages[name] = (folder, f"a fresh copy, mode {mode}, UNet frozen", STAGES["guidance"][2])
+        stages[f"{name}, full size"] = (f"{folder}-full", "the same copy", STAGES["fullsize"][2])
+    return stages
 
 
 def read(path: str | Path = FILE) -> dict[str, dict]:
@@ -72,25 +85,28 @@ def minutes(lines: Sequence[dict]) -> float:
     return round(sum(ends) / 60, 1)
 
 
-def collect(run: str | Path) -> dict:
+def collect(run: str | Path, variants: bool = False) -> dict:
     """What `read` reads, from a run's folder. Raises FileNotFoundError for a stage without a log."""
     stages = {}
-    for name, (folder, learned, batch) in STAGES.items():
+    for name, (folder, learned, batch) in (_variant_stages() if variants else STAGES).items():
         lines = read_log(Path(run) / folder)
         stages[name] = {
             "learned": learned, "batch": batch, "steps": lines[-1]["step"], "minutes": minutes(lines),
             "points": summarize(lines),
         }  # fmt: skip
-    about = "Training of the bundled mini weights on two CPU cores beside other work; gcgkit.mini has the recipe."
+    what = "ablation variants" if variants else "bundled mini weights"
+    about = f"Training of the {what} on two CPU cores beside other work; gcgkit.mini has the recipe."
     return {"about": about, "stages": stages}
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Keep the curves of a run of gcgkit.mini.")
     parser.add_argument("run", type=Path, help="folder of the run, as given to gcgkit.mini as --out")
-    parser.add_argument("--out", type=Path, default=FILE, help="file to write")
+    parser.add_argument("--variants", action="store_true", help="the run is that of the ablation variants")
+    parser.add_argument("--out", type=Path, help="file to write (the package's own)")
     args = parser.parse_args(argv)
-    kept = collect(args.run)
+    args.out = args.out or (VARIANTS_FILE if args.variants else FILE)
+    kept = collect(args.run, args.variants)
     for stage in kept["stages"].values():  # a curve to a line
         stage["points"] = {name: json.dumps(values) for name, values in stage["points"].items()}
     text = json.dumps(kept, indent=1)

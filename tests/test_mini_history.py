@@ -57,6 +57,8 @@ def test_a_runs_folder_becomes_the_file(tmp_path, capsys):
     mini_history.main([str(tmp_path / "run"), "--out", str(tmp_path / "made.json")])
     made = mini_history.read(tmp_path / "made.json")
     assert list(made) == list(mini_history.STAGES)
+    with pytest.raises(FileNotFoundError):
+        mini_history.main([str(tmp_path / "run"), "--variants", "--out", str(tmp_path / "variants.json")])
     assert made["gate"]["steps"] == 40 and made["gate"]["minutes"] == 0.2
     assert made["gate"]["points"] == {"step": [20, 40], "loss": [1.0, 2.0]}
 
@@ -80,3 +82,22 @@ def test_the_packages_curves_are_of_the_run_that_the_card_tells_of():
             loss = points["loss"]
             assert np.mean(loss[-5:]) < 0.7 * loss[0]
     assert mini_history.FILE.stat().st_size < 20_000
+
+
+def test_the_variants_curves_are_of_equal_runs():
+    """As many steps and pairs for each mode, on batches drawn alike: what is left to differ is the mode."""
+    stages = mini_history.read(mini_history.VARIANTS_FILE)
+    assert list(stages) == [f"{name}{end}" for name in mini_history.VARIANTS for end in ("", ", full size")]
+    for end, about in (("", "guidance"), (", full size", "fullsize")):
+        own = [stages[f"{name}{end}"] for name in mini_history.VARIANTS]
+        assert len({stage["steps"] for stage in own}) == len({stage["batch"] for stage in own}) == 1
+        assert own[0]["batch"] == mini_history.read()[about]["batch"]
+        # the kinds of reference are drawn by step: the same points have values
+        kinds = [name for name in own[0]["points"] if name.startswith("denoising_")]
+        assert len(kinds) == 4
+        for kind in kinds:
+            assert len({tuple(v is None for v in stage["points"][kind]) for stage in own}) == 1
+    for name in mini_history.VARIANTS:
+        card = (CARD.parents[1] / name / "README.md").read_text(encoding="utf-8")
+        assert ("700 steps" in card and "150 of" in card) or "as many steps" in card
+    assert stages["mini-frozen"]["steps"] == 700 and stages["mini-frozen, full size"]["steps"] == 150
