@@ -76,6 +76,7 @@ _SUBMODULES = (
     "shortcuts",
     "shot_run",
     "shots",
+    "solvers",
     "sources",
     "srg",
     "stages",

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import conditioning, keyframes
 from .shortcuts import Shortcuts
+from .solvers import SOLVERS
 
 NOISES = ("shared", "independent")
 SINGLE_REFERENCES = ("nearest", "first")
@@ -36,6 +37,7 @@ class Settings:
     strength: share of the denoising steps that a frame with references goes through, above 0 to 1; it starts from its
     noised ColorHint then, as image-to-image does, and from pure noise at 1 (the paper). None for the profile's own.
     Frames under the mask always start from noise.
+    solver: which way the denoising steps go, "ddim", "dpm++" or "unipc", see ``solvers``; None for the profile's own.
     eta: DDIM's. noise: "shared" starts every frame from the same noise, "independent" each from its own.
     side_by_side: how many stretches of the clip the second stage colours at once, a frame of each as one batch; 1 is
     the paper's order. With more, "earlier frames" are those that were coloured earlier. shortcuts: see ``shortcuts``.
@@ -61,6 +63,7 @@ class Settings:
     image_condition: str = "patch"
     exemplar_mode: str = "given"
     working_size: tuple[int, int] | None = None
+    solver: str | None = None
     eta: float = 0.0
     noise: str = "shared"
     side_by_side: int = 1
@@ -93,6 +96,8 @@ class Settings:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
+        if self.solver is not None and self.solver not in SOLVERS:
+            raise ValueError(f"solver must be None or one of {', '.join(SOLVERS)}, not {self.solver!r}.")
         if self.strength is not None and not self.strength <= 1:
             raise ValueError(f"strength must be above 0 and at most 1, not {self.strength!r}.")
         if self.dissimilarity == "lpips" and self.network is None:

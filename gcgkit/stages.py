@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from . import conditioning, keyframes, srg
+from . import conditioning, keyframes, solvers, srg
 from .attention import joint_self_attention
 from .color import merge_luminance
 from .guidance import GuidanceOutput
@@ -63,7 +63,8 @@ class Run:
         self.seed = int(torch.randint(2**62, (1,), generator=generator, device=self.noise_device))
         for attention in filter(None, (pipe.control.guidance.cga, pipe.control.guidance.cdga)):
             attention.padded_values = settings.shortcuts.values
-        accepted = inspect.signature(pipe.scheduler.step).parameters
+        self.scheduler = solvers.scheduler_for(pipe.scheduler, settings.solver)
+        accepted = inspect.signature(self.scheduler.step).parameters
         self._step_options = {"eta": settings.eta} if "eta" in accepted else {}
         self._step_takes_generator = "generator" in accepted
 
@@ -146,13 +147,13 @@ class Run:
         only: the copy sees no text, so it runs once per step and its residuals serve both halves. With ``strength``
         below 1 the first steps are left out and the frames start from their ColorHints, noised as far.
         """
-        pipe, count, halves = self.pipe, len(frames), len(self.text)
+        count, halves = len(frames), len(self.text)
         text = self.text.repeat_interleave(count, 0)  # (halves*m, N, D), a half's frames side by side
         noise, generators = self.noise(frames)
         options = dict(self._step_options)
         if self._step_takes_generator:
             options["generator"] = generators if count > 1 else generators[0]
-        scheduler = pipe.scheduler
+        scheduler = self.scheduler
         scheduler.set_timesteps(self.settings.num_inference_steps, device=self.device)
         trained = scheduler.config.num_train_timesteps
         if float(scheduler.timesteps.max()) >= trained:  # as diffusers' steps_offset makes of the last few
@@ -162,6 +163,7 @@ class Run:
             )
         latents = noise * scheduler.init_noise_sigma
         skipped = self.settings.num_inference_steps - self.steps(strength)
+        solvers.start_at(scheduler, skipped)
         if bar is not None:
             bar.update(skipped)
         for step, timestep in enumerate(scheduler.timesteps[skipped:]):

@@ -1,0 +1,34 @@
+"""Denoising with another solver than the pipeline's own: the same noise schedule, walked in other steps.
+
+A solver is a diffusers scheduler made from the configuration of the pipeline's own one, so that the noise schedule,
+what the UNet predicts and where the timesteps lie stay as they were trained.
+"""
+
+from __future__ import annotations
+
+# "ddim" is the paper's (§4.1). "dpm++" is DPM-Solver++ (Lu et al. 2022) and "unipc" UniPC (Zhao et al. 2023), both
+# multistep and of second order: they use the step before as well, and so get by with fewer.
+SOLVERS = ("ddim", "dpm++", "unipc")
+
+
+def scheduler_for(scheduler, solver: str | None):
+    """The scheduler that denoises by a solver: a new one with ``scheduler``'s configuration; itself for None.
+
+    ``solver`` is one of ``SOLVERS``, as ``settings.Settings`` checks.
+    """
+    if solver is None:
+        return scheduler
+    # loaded here, so that a command can name the solvers in its help without diffusers
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+
+    kinds = dict(zip(SOLVERS, (DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler), strict=True))
+    return kinds[solver].from_config(scheduler.config)
+
+
+def start_at(scheduler, step: int) -> None:
+    """Tell a scheduler, its timesteps just set, that denoising starts at one of them: ``step`` counts from the first.
+
+    A multistep solver would look the place up by the timestep otherwise, which need not be unique.
+    """
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(step)
