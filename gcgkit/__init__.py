@@ -20,6 +20,7 @@ _SUBMODULES = (
     "colorize_cli",
     "colorwords",
     "commands",
+    "compilation",
     "conditioning",
     "configs",
     "contact_sheet",

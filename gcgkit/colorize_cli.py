@@ -47,6 +47,7 @@ def add_options(parser: argparse.ArgumentParser, everything: bool = False) -> No
     rare("--seed", metavar="N", type=at_least(0), help="same seed, same colours (0)")
     rare("--chunk", metavar="N", type=whole, help="a longer shot has keyframes every N frames (64)")
     rare("--job", metavar="DIR", type=Path, help="where finished frames are kept (OUT.job)")
+    rare("--compile", action="store_true", help="compile the networks first: for long films on a GPU")
     rare("--only-shots", metavar="LIST", type=_numbers, help="only these shots, such as 1,4-6")
     rare("--restart", action="store_true", help="forget what the job's folder holds, colour anew")
     rare("--clean", action="store_true", help="remove the job's folder once OUT is written")
@@ -75,21 +76,22 @@ def run(args: argparse.Namespace) -> None:
     me = many.worker(args.device)
     if me.device == "cpu" and dtype not in (None, "float32"):
         raise ValueError(f"--card {args.card} is for GPUs, and there is none here: leave it out.")
-    many.colorize(pairs, options, _Loader(me.device, args.card, args.debug), me)
+    many.colorize(pairs, options, _Loader(me.device, args.card, args.debug, args.compile), me)
 
 
 class _Loader:
     """A ``loading.Loader`` that is imported, with diffusers, only when a frame is to be coloured."""
 
-    def __init__(self, device: str, card: str | None, debug: bool):
-        self.device, self.card, self.debug, self.say, self._loader = device, card, debug, print, None
+    def __init__(self, device: str, card: str | None, debug: bool, compiled: bool):
+        self.device, self.card, self.debug, self.compiled = device, card, debug, compiled
+        self.say, self._loader = print, None
 
     def __call__(self, profile: str, dtype: str):
         from .loading import Loader
 
         if self._loader is None:
             _quiet(self.debug)
-            self._loader = Loader(self.device, self.card, lambda text: self.say(text))
+            self._loader = Loader(self.device, self.card, lambda text: self.say(text), self.compiled)
         return self._loader(profile, dtype)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from . import profiles
+from . import compilation, profiles
 from .memory import CARDS, MemoryLadder
 from .pipeline import GCGPipeline
 
@@ -16,11 +16,17 @@ class Loader:
     """``loader(profile, dtype)`` gives the pipeline's ``MemoryLadder``, loaded anew only for another profile or dtype.
 
     device: "cpu", "cuda" or "cuda:1". card: a name of ``memory.CARDS``. say: gets a sentence for each step that
-    scarce memory makes necessary.
+    scarce memory makes necessary. compiled: compile the networks, see ``compilation``.
     """
 
-    def __init__(self, device: str = "cpu", card: str | None = None, say: Callable[[str], None] = print):
-        self.device, self.card, self.say = device, card, say
+    def __init__(
+        self,
+        device: str = "cpu",
+        card: str | None = None,
+        say: Callable[[str], None] = print,
+        compiled: bool = False,
+    ):
+        self.device, self.card, self.say, self.compiled = device, card, say, compiled
         self._held: tuple[tuple[str, str], MemoryLadder] | None = None
 
     def __call__(self, profile: str, dtype: str = "float32") -> MemoryLadder:
@@ -30,6 +36,8 @@ class Loader:
             pipe = load(profile, dtype)
             pipe.set_progress_bar_config(disable=True)
             ladder = MemoryLadder(pipe, self.device, CARDS[self.card] if self.card else None, self.say)
+            if self.compiled:
+                compilation.compile_networks(pipe)
             self._held = (profile, dtype), ladder
         return self._held[1]
 

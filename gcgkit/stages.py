@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from . import conditioning, keyframes, solvers, srg
+from . import compilation, conditioning, keyframes, solvers, srg
 from .attention import joint_self_attention
 from .color import merge_luminance
 from .guidance import GuidanceOutput
@@ -87,6 +87,7 @@ class Run:
 
     def encode(self, frame: np.ndarray) -> torch.Tensor:
         """Latents of a frame at the clip's size, gray or RGB: ``(1, C, h, w)``."""
+        compilation.begin_step(self.pipe)
         return conditioning.encode(self.pipe.vae, self.canvas.place(frame), self.device).to(self.dtype)
 
     def describe(self, gray: np.ndarray, latents: torch.Tensor) -> np.ndarray:
@@ -113,6 +114,7 @@ class Run:
 
     def finish(self, latents: torch.Tensor, gray: np.ndarray) -> np.ndarray:
         """Decode, crop, and put the colours on the frame's own L* at full resolution (§3.4.2): ``(H, W, 3)``."""
+        compilation.begin_step(self.pipe)
         return merge_luminance(gray, self.canvas.crop(conditioning.decode(self.pipe.vae, latents)))
 
     def mask(self, gray: torch.Tensor):
@@ -185,6 +187,7 @@ class Run:
     def _predict(self, sample, timestep, text, gray, hint, tokens) -> torch.Tensor:
         """What the UNet says of m samples under both halves of the text ``(halves*m, N, D)``: (halves*m, C, h, w)."""
         pipe, shortcuts, halves = self.pipe, self.settings.shortcuts, len(self.text)
+        compilation.begin_step(pipe)
         repeat = lambda x: x.repeat(halves, *[1] * (x.ndim - 1))  # noqa: E731  (m, ...) -> (halves*m, ...)
         if shortcuts.copy:
             given = pipe.control(sample, timestep, tokens, gray, hint=hint)

@@ -1,0 +1,54 @@
+"""Networks compiled for the one shape that a film's frames have, on a GPU replayed as CUDA graphs.
+
+Compiling takes minutes at Stable Diffusion's size and is done at the first frames; a film of some length earns it back.
+The result is the same up to rounding. Under ``torch.compiler.set_stance("force_eager")`` compiled networks run as they
+were.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakSet
+
+import torch
+
+_REPLAYED: WeakSet[torch.nn.Module] = WeakSet()  # UNets whose pipelines' networks are replayed as CUDA graphs
+
+
+def networks(pipe) -> dict[str, torch.nn.Module]:
+    """What is worth compiling of a pipeline: UNet, copy, and the autoencoder's parts that do the work, by name."""
+    parts = {f"vae.{name}": part for name, part in pipe.vae.named_children() if name.endswith(("encoder", "decoder"))}
+    return {"unet": pipe.unet, "control.unet_copy": pipe.control.unet_copy, **parts}
+
+
+def compile_networks(
+    pipe, *, cuda_graphs: bool | None = None, channels_last: bool | None = None, backend: str = "inductor"
+) -> None:
+    """Compile a pipeline's networks in place, with static shapes: each new shape is compiled by itself.
+
+    cuda_graphs: replay each network as one CUDA graph, which spares a launch per kernel; None for wherever the pipeline
+    is on a GPU. channels_last: lay the weights of convolutions out as tensor cores read them; None likewise. backend:
+    as ``torch.compile`` takes it. Call it after the pipeline is where it shall run, in its dtype. Raises ValueError for
+    CUDA graphs without a GPU, or with another backend than inductor.
+    """
+    on_gpu = pipe.unet.device.type == "cuda"
+    if cuda_graphs is None:
+        cuda_graphs = on_gpu and backend == "inductor"
+    if cuda_graphs and not (on_gpu and backend == "inductor"):
+        raise ValueError('cuda_graphs needs the backend inductor and a pipeline on a GPU: move it with .to("cuda").')
+    if channels_last is None:
+        channels_last = on_gpu
+    for part in networks(pipe).values():
+        if channels_last:
+            part.to(memory_format=torch.channels_last)
+        part.compile(dynamic=False, backend=backend, **({"mode": "reduce-overhead"} if cuda_graphs else {}))
+    (_REPLAYED.add if cuda_graphs else _REPLAYED.discard)(pipe.unet)
+
+
+def begin_step(pipe) -> None:
+    """Say that what CUDA graphs gave so far has been used, so that their memory may be written over.
+
+    Called before each step of the denoising and each passage through the autoencoder; what those give is copied, by
+    the arithmetic that follows, before the next.
+    """
+    if pipe.unet in _REPLAYED:
+        torch.compiler.cudagraph_mark_step_begin()
