@@ -1,14 +1,23 @@
-"""How fast clips are coloured here, what each shortcut gains, and how that compares with diffusers frame by frame.
+"""How fast clips are coloured here, what each shortcut gains, and how that compares with what people use otherwise.
 
     python benchmarks/colorize.py shortcuts        # the bundled weights: each shortcut off, then all of them
-    python benchmarks/colorize.py stages           # where the time goes: autoencoder, guidance, copy, UNet, the rest
-    python benchmarks/colorize.py length           # seconds against frames
-    python benchmarks/colorize.py controlnet       # Stable Diffusion 2.1's shapes with random weights: wants a GPU
-    python benchmarks/colorize.py controlnet --shapes toy --height 64 --width 64 --frames 4 --steps 2 --precision no
+    python benchmarks/colorize.py stages           # where the time goes: networks, colour conversion, files
+    python benchmarks/colorize.py length           # seconds against frames, beside attention over all frames at once
+    python benchmarks/colorize.py keyframes        # the first stage against m, and the same attention written plainly
+    python benchmarks/colorize.py compile          # what compiling the networks gains, and what it changes
+    python benchmarks/colorize.py floor            # operations over this machine's peak, beside the time; cost
 
-``controlnet`` puts our second stage, frame by frame and ``--batch`` stretches side by side, next to diffusers'
-``StableDiffusionControlNetPipeline`` at the same size, steps, guidance scale, precision and batch, in one run. The
-cases of a part take turns; medians are compared. ``--json FILE`` keeps every run.
+On a GPU, everything at Stable Diffusion 2.1's shapes with random weights, for speed does not depend on their values,
+and ``controlnet``: our second stage next to diffusers' ``StableDiffusionControlNetPipeline`` at the same size, steps,
+guidance scale, precision and batch.
+
+    python benchmarks/colorize.py all --shapes sd21 --compile --json speed.json --plot speed.png
+
+On any machine, to see that this runs:
+
+    python benchmarks/colorize.py all --shapes toy --height 64 --width 64 --frames 4 --steps 2 --precision no
+
+The cases of a part take turns after one to warm up; medians are compared. ``--json FILE`` keeps every run.
 """
 
 from __future__ import annotations
@@ -17,209 +26,304 @@ import argparse
 import json
 import statistics
 import sys
-import time
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
-from gcgkit import GCGPipeline, demo, disk
-from gcgkit.control import GuidedControlNet
+from gcgkit import GCGPipeline, compilation, demo, disk, video
+from gcgkit import stages as coloring
+from gcgkit.learner import OF_PRECISION
 from gcgkit.shortcuts import NONE, Shortcuts
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from train_step import OF_PRECISION, SHAPES, build  # noqa: E402
+import limits  # noqa: E402
+import plot  # noqa: E402
+from peers import SHAPES, ControlNetPeer, compile_both, eagerly, random_pipeline, written_plainly  # noqa: E402
+from timing import clock, compare, line, load, machine, now, peak_memory  # noqa: E402
 
 PROMPT = "orange and brown street"
+FASTER = "dpm++"  # the solver that goes with fewer steps in ``controlnet``
+KEYS = 4  # keyframes that the second stage alone is given: m and c of the paper, so that each frame has its full grid
 
 
-def clock(work: Callable[[], object]) -> tuple[float, object]:
-    """Seconds that some work takes, the device's included, and its result."""
-    started = time.perf_counter()
-    result = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started, result
+def pipeline(args: argparse.Namespace) -> GCGPipeline:
+    """The weights to measure, or shapes with random ones."""
+    if args.shapes == "mini":
+        return load(args.weights)
+    return random_pipeline(args.shapes, args.precision, args.height, args.width)
 
 
-def compare(cases: dict[str, Callable[[], object]], repeats: int) -> tuple[dict[str, list[float]], dict[str, object]]:
-    """Seconds of each case, ``repeats`` times in turns after one turn to warm up, and each one's last result."""
-    seconds, results = defaultdict(list), {}
-    for turn in range(repeats + 1):
-        for name, work in cases.items():
-            spent, results[name] = clock(work)
-            if turn:
-                seconds[name].append(spent)
-    return dict(seconds), results
+def footage(args: argparse.Namespace, frames: int) -> np.ndarray:
+    """So many frames ``(T, H, W, 3)``: the demo's clip, or noise that drifts, for random weights."""
+    if args.shapes == "mini":
+        return demo.load_clip(count=frames, stride=1)
+    noise = np.random.default_rng(0).integers(0, 256, (args.height, args.width, 3), np.uint8)
+    return np.stack([np.roll(noise, t, axis=1) for t in range(frames)])
 
 
-def line(name: str, seconds: list[float], frames: int, more: str = "") -> str:
-    """One case for the screen: median and range, and frames per second."""
-    middle = statistics.median(seconds)
-    spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
-    return f"{name:24} {middle:8.2f} s ({spread})  {frames / middle:7.3f} frames/s  {more}".rstrip()
+def options(args: argparse.Namespace) -> dict:
+    """What every colouring here has in common."""
+    generator = torch.Generator().manual_seed(0)
+    return {"num_inference_steps": args.steps, "strength": args.strength, "generator": generator}
+
+
+def second_stage(args: argparse.Namespace, pipe: GCGPipeline, **changes) -> Callable[[], np.ndarray]:
+    """Work that colours ``--frames`` frames from ``KEYS`` keyframes besides them: ``(T, H, W, 3)``."""
+    clip = footage(args, args.frames + KEYS)
+    keys = {number: clip[number] for number in range(KEYS)}
+    return lambda: pipe.color_remaining(clip, keys, prompt=PROMPT, **{**options(args), **changes}).frames
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> int:
+    """Largest difference of two clips, in gray levels."""
+    return int(np.abs(one.astype(int) - other).max())
 
 
 def shortcuts(args: argparse.Namespace) -> dict:
-    """Colouring the demo's clip from its first frame and a prompt, with shortcuts off one by one and all at once."""
-    pipe, clip = load(args), demo.load_clip(count=args.frames, stride=1)
+    """Colouring a clip from its first frame and a prompt, with shortcuts off one by one and all at once."""
+    pipe, clip = pipeline(args), footage(args, args.frames)
     choices = {"all on": Shortcuts(), **{f"without {n}": Shortcuts(**{n: False}) for n in vars(Shortcuts())}}
     choices["all off"] = NONE
 
     def work(choice: Shortcuts) -> Callable[[], np.ndarray]:
-        return lambda: pipe(
-            clip, prompt=PROMPT, reference={0: clip[0]}, num_inference_steps=args.steps, shortcuts=choice,
-            strength=args.strength, generator=torch.Generator().manual_seed(0),
-        ).frames  # fmt: skip
+        return lambda: pipe(clip, prompt=PROMPT, reference={0: clip[0]}, shortcuts=choice, **options(args)).frames
 
     seconds, frames = compare({name: work(choice) for name, choice in choices.items()}, args.repeats)
     usual, found = statistics.median(seconds["all on"]), {}
     for name, times in seconds.items():
-        difference = int(np.abs(frames[name].astype(int) - frames["all on"]).max())
-        gain = statistics.median(times) / usual
+        difference, gain = apart(frames[name], frames["all on"]), statistics.median(times) / usual
         found[name] = {"seconds": times, "gain": gain, "gray_levels": difference}
         print(line(name, times, args.frames, f"{gain:5.2f} times the time, {difference} gray levels apart"))
     return found
 
 
 def stages(args: argparse.Namespace) -> dict:
-    """Share of each network in the time of colouring the demo's clip, as it is and without a prompt."""
-    pipe, clip = load(args), demo.load_clip(count=args.frames, stride=1)
-    parts = {
-        "autoencoder, encoding": pipe.vae.encoder, "autoencoder, decoding": pipe.vae.decoder,
-        "guidance": pipe.control.guidance, "UNet copy": pipe.control.unet_copy, "UNet": pipe.unet,
-        "image encoder": pipe.image_encoder, "text encoder": pipe.text_encoder,
-    }  # fmt: skip
+    """Share of each network, of colour conversion and of files in the time from one video file to another."""
+    pipe, clip, prompt = pipeline(args), footage(args, args.frames), PROMPT if args.prompt else ""
     spent, began = defaultdict(float), {}
 
-    def now() -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter()
+    def stop(name: str) -> None:
+        spent[name] += now() - began[name]
 
-    for name, module in parts.items():
+    def timed(name: str, work: Callable) -> Callable:
+        def run(*given, **named):
+            began[name] = now()
+            result = work(*given, **named)
+            stop(name)
+            return result
+
+        return run
+
+    parts = [
+        ("guidance", pipe.control.guidance), ("UNet copy", pipe.control.unet_copy), ("UNet", pipe.unet),
+        ("image encoder", pipe.image_encoder), ("text encoder", pipe.text_encoder),
+    ]  # fmt: skip
+    for name, module in pipe.vae.named_children():
+        if name.endswith(("encoder", "decoder")):
+            parts.append((f"autoencoder, {'decoding' if name.endswith('decoder') else 'encoding'}", module))
+    for name, module in parts:
         module.register_forward_pre_hook(lambda *_, n=name: began.update({n: now()}))
-        module.register_forward_hook(lambda *_, n=name: spent.update({n: spent[n] + now() - began[n]}))
-    work = lambda: pipe(  # noqa: E731
-        clip, prompt=PROMPT, reference={0: clip[0]}, num_inference_steps=args.steps, strength=args.strength,
-        generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
-    work()
-    spent.clear()
-    total, _ = clock(work)
+        module.register_forward_hook(lambda *_, n=name: stop(n))
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, output = Path(folder, "source.mp4"), Path(folder, "coloured.mp4")
+        video.write(source, clip, 24)
+
+        def work() -> None:
+            frames = timed("video files", video.read)(source).frames
+            out = pipe(frames, prompt=prompt, reference={0: clip[0]}, **options(args)).frames
+            timed("video files", video.write)(output, out, 24)
+
+        with patch.object(coloring, "merge_luminance", timed("colour conversion", coloring.merge_luminance)):
+            work()
+            spent.clear()
+            total, _ = clock(work)
     found = {**spent, "the rest": total - sum(spent.values())}
     for name, seconds in sorted(found.items(), key=lambda item: -item[1]):
-        print(f"{name:24} {seconds:8.2f} s  {100 * seconds / total:5.1f} %")
+        print(f"{name:28} {seconds:8.2f} s  {100 * seconds / total:5.1f} %")
     print(line("together", [total], args.frames))
-    return {"seconds": total, "parts": found}
+    besides = sum(v for name, v in found.items() if not name.startswith(("UNet", "guidance", "autoencoder")))
+    print(f"besides denoising (its guidance included) and the autoencoder: {100 * besides / total:.1f} %")
+    return {"seconds": total, "parts": found, "besides": besides / total}
 
 
 def length(args: argparse.Namespace) -> dict:
-    """Seconds for the demo's clip at a length, and at twice and four times it."""
-    pipe, found = load(args), {}
-    for frames in (args.frames, 2 * args.frames, 4 * args.frames):
-        clip = demo.load_clip(count=frames, stride=1)
-        options = {"reference": {0: clip[0]}, "num_inference_steps": args.steps, "strength": args.strength}
-        seconds, _ = compare({"": lambda: pipe(clip, **options)}, args.repeats)  # noqa: B023
-        found[frames] = seconds[""]
-        print(line(f"{frames} frames", seconds[""], frames))
+    """Seconds against frames, ours and with attention over all of a clip's frames at once, while these are few."""
+    pipe = pipeline(args)
+    lengths = args.lengths or [args.frames, 2 * args.frames, 4 * args.frames]
+    found: dict[str, dict] = {"ours": {}, "all frames at once": {}}
+    for frames in lengths:
+        clip = footage(args, frames)
+        cases = {"ours": lambda: pipe(clip, reference={0: clip[0]}, **options(args))}  # noqa: B023
+        if frames <= args.at_once:
+            cases["all frames at once"] = lambda: pipe.color_keyframes(
+                clip, num_keyframes=len(clip), reference={0: clip[0]}, **options(args)  # noqa: B023
+            )  # fmt: skip
+        seconds, _ = compare(cases, args.repeats)
+        for name, times in seconds.items():
+            found[name][frames] = times
+            print(line(f"{frames} frames, {name}", times, frames))
+    first, last = lengths[0], lengths[-1]
+    growth = statistics.median(found["ours"][last]) / statistics.median(found["ours"][first])
+    print(f"{last} frames take {growth:.2f} times as long as {first}, {growth * first / last:.2f} of in proportion")
     return found
 
 
+def keyframes(args: argparse.Namespace) -> dict:
+    """Seconds and memory of the first stage against m: fused joint attention, and the same with every logit built."""
+    pipe, clip = pipeline(args), footage(args, max(args.keyframes))
+    found: dict[str, dict] = {"ours": {}, "written plainly": {}}
+    for count in args.keyframes:
+
+        def work(plainly: bool, count: int = count) -> dict:
+            with written_plainly() if plainly else nullcontext():
+                return pipe.color_keyframes(clip[:count], num_keyframes=count, prompt=PROMPT, **options(args))
+
+        cases = {"ours": lambda: work(False), "written plainly": lambda: work(True)}  # noqa: B023
+        seconds, frames = compare(cases, args.repeats)
+        difference = max(apart(frames["ours"][n], frames["written plainly"][n]) for n in frames["ours"])
+        for name, times in seconds.items():
+            memory = peak_memory(cases[name])
+            found[name][count] = {"seconds": times, "bytes": memory}
+            more = "" if memory is None else f"{memory / 1e6:.0f} MB more"
+            print(line(f"m = {count}, {name}", times, count, more))
+        gain = statistics.median(seconds["written plainly"]) / statistics.median(seconds["ours"])
+        found["ours"][count] |= {"gain": gain, "gray_levels": difference}
+        print(f"m = {count}: {gain:.2f} times as fast, {difference} gray levels apart")
+    return found
+
+
+def compiled(args: argparse.Namespace) -> dict:
+    """The second stage with networks compiled and as they are, in turns, and the seconds that compiling took."""
+    pipe = pipeline(args)
+    compilation.compile_networks(pipe)
+    work = second_stage(args, pipe)
+    first, _ = clock(work)
+    seconds, frames = compare({"compiled": work, "as they are": eagerly(work)}, args.repeats)
+    for name, times in seconds.items():
+        print(line(name, times, args.frames))
+    gain = statistics.median(seconds["as they are"]) / statistics.median(seconds["compiled"])
+    difference = apart(frames["compiled"], frames["as they are"])
+    took = first - statistics.median(seconds["compiled"])
+    print(f"{gain:.2f} times as fast, {difference} gray levels apart; compiling took {took:.0f} s")
+    return {"seconds": seconds, "gain": gain, "gray_levels": difference, "compiling": took}
+
+
 def controlnet(args: argparse.Namespace) -> dict:
-    """Our second stage against diffusers' ControlNet pipeline; random weights, as speed does not depend on them."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shapes, dtype = SHAPES[args.shapes], OF_PRECISION[args.precision]
-    parts = build(shapes, device)
-    width = parts["image_encoder"].config.projection_dim
-    levels = (16, 32, 96, 256) if args.shapes == "sd21" else (8, 8, 8, 8)
-    peer = StableDiffusionControlNetPipeline(
-        **{name: parts[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")},
-        controlnet=ControlNetModel.from_unet(parts["unet"], conditioning_embedding_out_channels=levels),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).to(device, dtype)  # fmt: skip
-    control = GuidedControlNet.from_unet(parts["unet"], image_tokens_dim=width, **shapes["guidance"])
-    ours = GCGPipeline(**parts, control=control, height=args.height, width=args.width, guidance_scale=9.0)
-    ours.to(device, dtype)
-    for pipe in (peer, ours):
-        pipe.set_progress_bar_config(disable=True)
-        if device.type == "cuda":
-            pipe.unet.to(memory_format=torch.channels_last)
+    """Our second stage against diffusers' ControlNet pipeline, with a better solver, and side by side."""
+    if args.shapes == "mini":
+        raise SystemExit("controlnet needs --shapes sd21 or toy: the mini profile's autoencoder is not diffusers' own.")
+    ours, clip = pipeline(args), footage(args, args.frames)
+    peer = ControlNetPeer(ours, args.shapes)
     if args.compile:
-        parts["unet"].compile()
-        peer.controlnet.compile()
-        ours.control.unet_copy.compile()
-    rng = np.random.default_rng(0)
-    clip = rng.integers(0, 256, (args.frames + 1, args.height, args.width, 3), np.uint8)
-    pictures = torch.from_numpy(clip[1:]).permute(0, 3, 1, 2).float() / 255  # (T, H, W, 3) -> (T, 3, H, W)
-
-    def theirs(batch: int) -> None:
-        for part in pictures.split(batch):
-            peer(
-                [PROMPT] * len(part), image=part, height=args.height, width=args.width, guidance_scale=9.0,
-                num_inference_steps=args.steps, output_type="np",
-            )  # fmt: skip
-
-    def own(stretches: int) -> None:
-        ours.color_remaining(
-            clip, {0: clip[0]}, prompt=PROMPT, num_inference_steps=args.steps, side_by_side=stretches,
-            generator=torch.Generator().manual_seed(0),
-        )  # fmt: skip
-
-    cases = {}
-    for batch in dict.fromkeys((1, args.batch)):
-        cases[f"diffusers, batch {batch}"] = lambda n=batch: theirs(n)
-        cases[f"ours, side by side {batch}"] = lambda n=batch: own(n)
+        compile_both(ours, peer)
+    cases, batches = {}, list(dict.fromkeys((1, args.batch)))
+    for batch in batches:
+        cases[f"diffusers, batch {batch}"] = lambda n=batch: peer.color(clip, PROMPT, args.steps, n)
+        cases[f"ours, side by side {batch}"] = second_stage(args, ours, side_by_side=batch)
+    fewer = {"solver": FASTER, "num_inference_steps": args.fewer_steps}
+    cases[f"ours, {FASTER}, {args.fewer_steps} steps"] = second_stage(args, ours, side_by_side=args.batch, **fewer)
     seconds, _ = compare(cases, args.repeats)
     for name, times in seconds.items():
         print(line(name, times, args.frames))
-    ratio = {
-        batch: statistics.median(seconds[f"diffusers, batch {batch}"])
-        / statistics.median(seconds[f"ours, side by side {batch}"])
-        for batch in dict.fromkeys((1, args.batch))
+    gains = gains_of({name: statistics.median(times) for name, times in seconds.items()}, batches)
+    for name, gain in gains.items():
+        print(f"frames per second, {name}: {gain:.2f} times")
+    return {"seconds": seconds, "gains": gains}
+
+
+def gains_of(middle: dict[str, float], batches: list[int]) -> dict[str, float]:
+    """How many times as many frames per second, from medians of ``controlnet``'s cases over the same frames."""
+    largest, (faster,) = batches[-1], [name for name in middle if FASTER in name]
+    theirs = {batch: middle[f"diffusers, batch {batch}"] for batch in batches}
+    own = {batch: middle[f"ours, side by side {batch}"] for batch in batches}
+    return {
+        **{f"ours over diffusers, batch {batch}": theirs[batch] / own[batch] for batch in batches},
+        f"{faster} over diffusers, batch {largest}": theirs[largest] / middle[faster],
+        f"ours side by side {largest} over frame by frame": own[1] / own[largest],
     }
-    print("ours over theirs, frames per second: " + ", ".join(f"batch {b}: {r:.2f}" for b, r in ratio.items()))
-    return {"seconds": seconds, "ratio": ratio}
 
 
-PARTS = {"shortcuts": shortcuts, "stages": stages, "length": length, "controlnet": controlnet}
+def floor(args: argparse.Namespace) -> dict:
+    """Operations of a frame of the second stage, the time they need at this device's peak, and the time taken."""
+    pipe = pipeline(args)
+    size = (args.height, args.width) if args.shapes != "mini" else (pipe.config.height, pipe.config.width)
+    strength = pipe.config.strength if args.strength is None else args.strength
+    by_stage = limits.per_frame(limits.operations(pipe, *size), max(1, round(strength * args.steps)))
+    peaks = limits.peaks(pipe.unet.dtype)
+    if args.compile:
+        compilation.compile_networks(pipe)
+    seconds, _ = compare({"": second_stage(args, pipe, side_by_side=args.batch)}, args.repeats)
+    taken, peak = statistics.median(seconds[""]) / args.frames, max(peaks.values())
+    for name, count in peaks.items():
+        print(f"peak, {name:22} {count / 1e12:9.4f} TFLOP/s")
+    for name, count in {**by_stage, "together": sum(by_stage.values())}.items():
+        print(f"{name:28} {count / 1e12:9.4f} TFLOP a frame, {count / peak:9.4f} s at the peak")
+    share = sum(by_stage.values()) / peak / taken
+    print(f"taken {taken:.4f} s a frame: {100 * share:.1f} % of the peak")
+    print(f"a minute of film at {limits.FPS} frames/s: {taken * limits.FPS * 60:.0f} s here")
+    costs = limits.cost(taken, peak) if torch.cuda.is_available() else {}
+    for name, figures in costs.items():
+        print(f"  extrapolated to {name:9} {figures['seconds']:8.0f} s, {figures['dollars']:.3f} dollars")
+    return {
+        "operations": by_stage,
+        "peaks": peaks,
+        "seconds_per_frame": taken,
+        "share_of_peak": share,
+        "cost": costs,
+    }
 
 
-def load(args: argparse.Namespace) -> GCGPipeline:
-    """The pipeline to measure, quiet, on the best device here."""
-    pipe = GCGPipeline.from_pretrained(args.weights).to("cuda" if torch.cuda.is_available() else "cpu")
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+PARTS = {
+    "shortcuts": shortcuts, "stages": stages, "length": length, "keyframes": keyframes, "compile": compiled,
+    "floor": floor, "controlnet": controlnet,
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id (mini)")
-    parser.add_argument("--frames", type=int, default=8, help="frames to colour (8)")
-    parser.add_argument("--steps", type=int, default=32, help="denoising steps (32)")
-    parser.add_argument("--strength", type=float, help="as the pipeline takes it (the profile's own)")
-    parser.add_argument("--repeats", type=int, default=3, help="turns measured, after one to warm up (3)")
-    parser.add_argument("--threads", type=int, help="CPU threads (as PyTorch has them)")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    group = parser.add_argument_group("controlnet")
-    group.add_argument("--shapes", choices=SHAPES, default="sd21")
-    group.add_argument("--height", type=int, default=256)
-    group.add_argument("--width", type=int, default=448)
-    group.add_argument("--batch", type=int, default=8, help="frames at once, besides one by one (8)")
-    group.add_argument("--precision", choices=OF_PRECISION, default="bf16")
-    group.add_argument("--compile", action="store_true", help="torch.compile the networks of both")
+    add = parser.add_argument
+    add("part", choices=[*PARTS, "all"])
+    add("--shapes", choices=["mini", *SHAPES], default="mini", help="--weights, or random ones of these shapes (mini)")
+    add("--weights", default="mini", help="bundled name, folder or hub id (mini)")
+    add("--frames", type=int, default=8, help="frames to colour (8)")
+    add("--steps", type=int, default=32, help="denoising steps (32)")
+    add("--strength", type=float, help="as the pipeline takes it (the profile's own)")
+    add("--repeats", type=int, default=3, help="turns measured, after one to warm up (3)")
+    add("--threads", type=int, help="CPU threads (as PyTorch has them)")
+    add("--json", type=Path, help="write the figures here too")
+    add("--plot", type=Path, help="draw length and keyframes as this PNG, with the part all")
+    add("--prompt", action="store_true", help="stages: with a prompt, so with both halves of guidance")
+    add("--lengths", type=int, nargs="+", help="length: frames of the clips (--frames, twice, four times)")
+    add("--at-once", type=int, default=16, help="length: most frames to attend to all at once (16)")
+    add("--keyframes", type=int, nargs="+", default=(1, 2, 4, 8), help="keyframes: m (1 2 4 8)")
+    add("--fewer-steps", type=int, default=16, help=f"controlnet: steps of {FASTER} (16)")
+    add("--batch", type=int, default=8, help="controlnet, floor: frames at once (8)")
+    add("--compile", action="store_true", help="controlnet, floor, all: compile the networks of both")
+    add("--height", type=int, default=256, help="of frames, for random weights (256)")
+    add("--width", type=int, default=448, help="of frames, for random weights (448)")
+    add("--precision", choices=OF_PRECISION, default="bf16", help="of random weights (bf16)")
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    found = {"part": args.part, "torch": torch.__version__, "threads": torch.get_num_threads(), "steps": args.steps}
-    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    found["figures"] = PARTS[args.part](args)
-    if args.json:
-        disk.write_text(args.json, json.dumps(found, indent=1) + "\n")
+    left_out = {"controlnet"} if args.shapes == "mini" else set()
+    left_out |= set() if args.compile else {"compile"}
+    names = [name for name in PARTS if name not in left_out] if args.part == "all" else [args.part]
+    found = {**machine(), "shapes": args.shapes, "steps": args.steps, "frames": args.frames, "figures": {}}
+    for name in names:
+        print(f"--- {name}", flush=True)
+        found["figures"][name] = PARTS[name](args)
+        if args.json:
+            disk.write_text(args.json, json.dumps(found, indent=1) + "\n")
+    if args.plot and {"length", "keyframes"} <= set(names):
+        of = f"{found['device']}, {found['threads']} threads, torch {found['torch']}, {args.steps} steps, {args.shapes}"
+        plot.draw(found["figures"], of, args.plot)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,130 @@
+"""What colouring is compared with: diffusers' ControlNet pipeline, and attention over all frames written plainly."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from diffusers.models.attention_processor import AttnProcessor2_0
+
+from gcgkit import GCGPipeline, attention, compilation
+from gcgkit.control import GuidedControlNet
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from timing import device  # noqa: E402
+from train_step import OF_PRECISION, SHAPES, build  # noqa: E402
+
+SCALE = 9.0  # of guidance, §4.1
+
+
+def random_pipeline(
+    shapes: str, precision: str, height: int, width: int, place: torch.device | None = None
+) -> GCGPipeline:
+    """Ours at a name of ``SHAPES`` with random weights, for speed does not depend on them; on the best device."""
+    place = place or device()
+    parts = build(SHAPES[shapes], place)
+    options = {"image_tokens_dim": parts["image_encoder"].config.projection_dim, **SHAPES[shapes]["guidance"]}
+    with place:
+        control = GuidedControlNet.from_unet(parts["unet"], load_weights_from_unet=False, **options)
+    pipe = GCGPipeline(**parts, control=control, height=height, width=width, guidance_scale=SCALE)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(place, OF_PRECISION[precision])
+
+
+class ControlNetPeer:
+    """diffusers' ``StableDiffusionControlNetPipeline`` over the same networks as ``ours``, a frame's gray as condition.
+
+    Its ControlNet is a copy of the same UNet, and sees text in both halves of guidance.
+    """
+
+    def __init__(self, ours: GCGPipeline, shapes: str):
+        widths = (16, 32, 96, 256) if shapes == "sd21" else (8, 8, 8, 8)
+        controlnet = ControlNetModel.from_unet(ours.unet, conditioning_embedding_out_channels=widths)
+        shared = {name: getattr(ours, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+        self.pipe = StableDiffusionControlNetPipeline(
+            **shared, controlnet=controlnet, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        ).to(ours.device, ours.dtype)
+        self.pipe.set_progress_bar_config(disable=True)
+        self._replayed = False
+
+    def compile(self) -> None:
+        """Compile its ControlNet as ``compile_networks`` does the rest, which the two share."""
+        self._replayed = self.pipe.device.type == "cuda"
+        if self._replayed:
+            self.pipe.controlnet.to(memory_format=torch.channels_last)
+        mode = {"mode": "reduce-overhead"} if self._replayed else {}
+        self.pipe.controlnet.compile(dynamic=False, **mode)
+
+    def color(self, frames: np.ndarray, prompt: str, steps: int, batch: int) -> np.ndarray:
+        """Frames ``(T, H, W, 3)`` uint8 coloured each by itself, ``batch`` at once: the same in [0, 1]."""
+        pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255  # (T, H, W, 3) -> (T, 3, H, W)
+        done = []
+        for part in pictures.split(batch):
+            self._begin_step()
+            done.append(
+                self.pipe(
+                    [prompt] * len(part), image=part, height=frames.shape[1], width=frames.shape[2],
+                    guidance_scale=SCALE, num_inference_steps=steps, output_type="np", callback_on_step_end=self._step,
+                ).images
+            )  # fmt: skip
+        return np.concatenate(done)
+
+    def _step(self, *_) -> dict:
+        self._begin_step()
+        return {}
+
+    def _begin_step(self) -> None:
+        if self._replayed:
+            torch.compiler.cudagraph_mark_step_begin()
+
+
+class PlainCrossFrameAttention:
+    """Self-attention over all frames of a group as the equation has it (Eq. 8): every logit is built and kept.
+
+    A diffusers attention processor with the arguments of ``attention.JointSelfAttention``, which gives the same.
+    """
+
+    def __init__(self, num_frames: int):
+        self.num_frames, self._cross = num_frames, AttnProcessor2_0()
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, **_):
+        if encoder_hidden_states is not None:
+            return self._cross(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        batch, tokens, _ = hidden_states.shape
+
+        def heads(x: torch.Tensor) -> torch.Tensor:  # (groups*m, L, heads*d) -> (groups, heads, m*L, d)
+            return x.reshape(batch // self.num_frames, self.num_frames * tokens, attn.heads, -1).transpose(1, 2)
+
+        query, key, value = (heads(project(hidden_states)) for project in (attn.to_q, attn.to_k, attn.to_v))
+        weights = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)  # (groups, heads, m*L, m*L)
+        joint = (weights @ value).transpose(1, 2).reshape(batch, tokens, -1)
+        return attn.to_out[1](attn.to_out[0](joint))
+
+
+@contextmanager
+def written_plainly() -> Iterator[None]:
+    """Within the context our first stage attends by ``PlainCrossFrameAttention``."""
+    with patch.object(attention, "JointSelfAttention", PlainCrossFrameAttention):
+        yield
+
+
+def eagerly(work: Callable[[], object]) -> Callable[[], object]:
+    """The same work with compiled networks run as they were."""
+
+    def run() -> object:
+        with torch.compiler.set_stance("force_eager"):
+            return work()
+
+    return run
+
+
+def compile_both(ours: GCGPipeline, peer: ControlNetPeer) -> None:
+    """Compile all that either runs."""
+    compilation.compile_networks(ours)
+    peer.compile()
