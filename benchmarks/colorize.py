@@ -36,16 +36,16 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from gcgkit import GCGPipeline, compilation, demo, disk, video
+from gcgkit import GCGPipeline, compilation, demo, disk, limits, video
 from gcgkit import stages as coloring
 from gcgkit.learner import OF_PRECISION
+from gcgkit.shapes import SHAPES, random_pipeline
 from gcgkit.shortcuts import NONE, Shortcuts
+from gcgkit.timing import clock, compare, device, line, load, machine, now, peak_memory
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import limits  # noqa: E402
 import plot  # noqa: E402
-from peers import SHAPES, ControlNetPeer, compile_both, eagerly, random_pipeline, written_plainly  # noqa: E402
-from timing import clock, compare, line, load, machine, now, peak_memory  # noqa: E402
+from peers import ControlNetPeer, compile_both, eagerly, written_plainly  # noqa: E402
 
 PROMPT = "orange and brown street"
 FASTER = "dpm++"  # the solver that goes with fewer steps in ``controlnet``
@@ -56,7 +56,7 @@ def pipeline(args: argparse.Namespace) -> GCGPipeline:
     """The weights to measure, or shapes with random ones."""
     if args.shapes == "mini":
         return load(args.weights)
-    return random_pipeline(args.shapes, args.precision, args.height, args.width)
+    return random_pipeline(args.shapes, OF_PRECISION[args.precision], args.height, args.width, device())
 
 
 def footage(args: argparse.Namespace, frames: int) -> np.ndarray:

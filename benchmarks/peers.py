@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -14,27 +12,7 @@ from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 from gcgkit import GCGPipeline, attention, compilation
-from gcgkit.control import GuidedControlNet
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from timing import device  # noqa: E402
-from train_step import OF_PRECISION, SHAPES, build  # noqa: E402
-
-SCALE = 9.0  # of guidance, §4.1
-
-
-def random_pipeline(
-    shapes: str, precision: str, height: int, width: int, place: torch.device | None = None
-) -> GCGPipeline:
-    """Ours at a name of ``SHAPES`` with random weights, for speed does not depend on them; on the best device."""
-    place = place or device()
-    parts = build(SHAPES[shapes], place)
-    options = {"image_tokens_dim": parts["image_encoder"].config.projection_dim, **SHAPES[shapes]["guidance"]}
-    with place:
-        control = GuidedControlNet.from_unet(parts["unet"], load_weights_from_unet=False, **options)
-    pipe = GCGPipeline(**parts, control=control, height=height, width=width, guidance_scale=SCALE)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(place, OF_PRECISION[precision])
+from gcgkit.profiles import PAPER_GUIDANCE_SCALE
 
 
 class ControlNetPeer:
@@ -70,7 +48,8 @@ class ControlNetPeer:
             done.append(
                 self.pipe(
                     [prompt] * len(part), image=part, height=frames.shape[1], width=frames.shape[2],
-                    guidance_scale=SCALE, num_inference_steps=steps, output_type="np", callback_on_step_end=self._step,
+                    guidance_scale=PAPER_GUIDANCE_SCALE, num_inference_steps=steps, output_type="np",
+                    callback_on_step_end=self._step,
                 ).images
             )  # fmt: skip
         return np.concatenate(done)

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timing import clock, load, machine
 
 from gcgkit import demo, disk, footage, metrics
 from gcgkit.color import to_gray
 from gcgkit.solvers import SOLVERS
+from gcgkit.timing import clock, load, machine
 
 STEPS = (4, 8, 16, 32)
 

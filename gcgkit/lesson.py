@@ -30,14 +30,15 @@ SERIES: dict[str, str] = {
     "11_table_1": "read Table 1, say which numbers compare, and put your own method into it",
     "12_ablations": "say what each part and setting brings, and run the ablations again",
     "13_your_own_film": "colour a film of your own, shot by shot, with painted frames and its sound",
+    "14_speed": "say where the time of a colouring goes, how far it is from what the machine allows, and what it costs",
 }
 # Who reads, and which notebooks serve them, by number.
 PATHS: dict[str, tuple[str, ...]] = {
     "You know PyTorch and want to understand the paper": (
-        "00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "12",
+        "00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "12", "14",
     ),  # fmt: skip
     "You review or compare, and want to see each equation at work": (
-        "00", "03", "04", "05", "06", "07", "09", "10", "11", "12",
+        "00", "03", "04", "05", "06", "07", "09", "10", "11", "12", "14",
     ),  # fmt: skip
     "You have a film to colour": ("00", "01", "07", "13"),
 }

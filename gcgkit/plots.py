@@ -1,4 +1,4 @@
-"""Pictures that several notebooks draw: frames, maps, curves, bars, distances and who guided whom.
+"""Pictures that several notebooks draw: frames, maps, curves, bars, a roofline, distances and who guided whom.
 
 Each function returns a `Picture`, which a notebook shows with its caption: drawings as PNG, photographs as JPEG.
 Colours are Okabe and Ito's and maps are cividis, which colour-blind readers can tell apart; lines differ in their marks
@@ -267,6 +267,29 @@ def bars(values: Mapping[str, float], *, ylabel: str, caption: str = "", form: s
         axes.margins(x=0.15)
         axes.set_xlabel(ylabel)
         axes.spines[["top", "right"]].set_visible(False)
+    return picture
+
+
+def roofline(points: Mapping[str, tuple[float, float]], peak: float, bandwidth: float, *, caption: str = "") -> Picture:
+    """Speed against how much is computed per byte, below the roof that peak and memory make (Williams et al., 2009).
+
+    points: ``{label: (operations per byte, operations per second)}``. peak: operations per second. bandwidth: bytes per
+    second. Where the slanted part of the roof is above a point, memory holds it back; elsewhere the peak does.
+    """
+    with _style():
+        picture = Picture(4.6, caption)
+        axes = picture.subplots()
+        ridge = peak / bandwidth
+        ends = [min([ridge, *(x for x, _ in points.values())]) / 2, max([ridge, *(x for x, _ in points.values())]) * 2]
+        axes.plot([ends[0], ridge, ends[1]], [bandwidth * ends[0], peak, peak], color=COLORS[-1], label="roof")
+        for i, (label, (x, y)) in enumerate(points.items()):
+            axes.scatter(x, y, label=label, color=COLORS[i % len(COLORS)], marker=MARKS[i % len(MARKS)], s=70, zorder=3)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set(xlabel="operations per byte", ylabel="operations per second")
+        axes.grid(alpha=0.3)
+        picture.figure.legend(loc="outside right upper", fontsize=FONT_SIZE - 2)
     return picture
 
 

@@ -6,17 +6,13 @@ from pathlib import Path
 
 import pytest
 import tiny
-import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import colorize  # noqa: E402
-import limits  # noqa: E402
-import peers  # noqa: E402
 import plot  # noqa: E402
 import solvers  # noqa: E402
-import timing  # noqa: E402
 
 TOY = ["--shapes", "toy", "--height", "64", "--width", "64", "--precision", "no"]
 
@@ -82,47 +78,6 @@ def test_floor_is_the_sum_of_its_stages_over_the_peak(tmp_path):
     found = figures(tmp_path / "x.json", "floor", *TOY, "--batch", "2")
     floor = sum(found["operations"].values()) / max(found["peaks"].values())
     assert found["share_of_peak"] == pytest.approx(floor / found["seconds_per_frame"])
-
-
-def test_operations_of_stable_diffusion_are_those_that_others_counted():
-    """0.324 and 0.115 TFLOP a pass at 32x56 latents, counted before and apart from this, the copy's with few tokens."""
-    pipe = peers.random_pipeline("sd21", "no", 256, 448, torch.device("meta"))
-    one, four = (limits.operations(pipe, 256, 448, tiles) for tiles in (1, 4))
-    assert one["UNet"] == four["UNet"] == pytest.approx(0.324e12, rel=0.05)
-    assert one["UNet copy"] == pytest.approx(0.115e12, rel=0.10)
-    # Three more pictures' tokens cost the copy's cross-attention keys and values, and the attention itself.
-    assert one["UNet copy"] < four["UNet copy"] < 1.3 * one["UNet copy"]
-
-
-def test_a_frame_needs_each_part_as_often_as_the_second_stage_runs_it():
-    single = {"UNet": 10.0, "UNet copy": 3.0, "guidance": 2.0, "autoencoder, encoding": 7.0, "text encoder": 99.0}
-    wanted = {"UNet": 640.0, "UNet copy": 96.0, "guidance": 2.0, "autoencoder, encoding": 14.0}
-    assert limits.per_frame(single, steps=32) == wanted
-
-
-def test_cost_goes_with_the_peak_and_the_price():
-    found = limits.cost(seconds_per_frame=0.5, peak=65e12, fps=24)
-    assert found["T4"]["seconds"] == pytest.approx(720) and found["T4"]["dollars"] == pytest.approx(0.07)
-    card = limits.CARDS["A100"]
-    assert found["A100"]["seconds"] == pytest.approx(720 * 65 / card.peak)
-    assert found["A100"]["dollars"] == pytest.approx(720 * 65 / card.peak / 3600 * card.price)
-
-
-def test_cases_take_turns_after_one_to_warm_up():
-    done = []
-    cases = {name: lambda name=name: done.append(name) or name for name in "ab"}
-    seconds, results = timing.compare(cases, repeats=2)
-    assert done == list("ababab") and results == {"a": "a", "b": "b"}
-    assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident size is read from /proc")
-def test_peak_memory_sees_what_was_held_for_a_moment():
-    def work() -> None:
-        torch.ones(60_000_000 // 4).add_(1)
-
-    if not torch.cuda.is_available():
-        assert 45e6 < timing.peak_memory(work) < 150e6
 
 
 def test_the_plot_is_written_whole(tmp_path):

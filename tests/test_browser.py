@@ -85,6 +85,7 @@ def stop(process: subprocess.Popen) -> None:
 def commands(port: int, folder: Path):
     """(name, command, environment) of each Chromium that may be here."""
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]  # asks nobody
     flags += ["--window-size=1200,900", f"--user-data-dir={folder}", f"--remote-debugging-port={port}", "about:blank"]
     for name in INSTALLED:
         if path := shutil.which(name):

@@ -152,6 +152,16 @@ def test_timeline_draws_each_run_at_its_steps():
     assert keyframe.isdisjoint(earlier)
 
 
+def test_roofline_bends_where_memory_and_peak_meet():
+    picture = plots.roofline({"a": (0.5, 3.0), "b": (64.0, 70.0)}, peak=80.0, bandwidth=10.0)
+    (axes,) = picture.axes
+    (roof,) = axes.lines
+    x, y = roof.get_data()
+    assert (x[1], y[1]) == (8, 80) and y[0] == pytest.approx(10 * x[0]) and y[2] == 80
+    assert x[0] < 0.5 and x[2] > 64
+    assert [tuple(dots.get_offsets()[0]) for dots in axes.collections] == [(0.5, 3.0), (64.0, 70.0)]
+
+
 def test_distances_marks_each_methods_frames():
     distance = np.abs(np.subtract.outer(np.arange(6.0), np.arange(6.0)))
     picture = plots.distances(distance, {"exact": [0, 3, 5], "greedy": [0, 2, 5]}, label="D (ssim)")

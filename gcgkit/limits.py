@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from gcgkit import GCGPipeline, conditioning
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from timing import clock, device  # noqa: E402
+from . import conditioning
+from .pipeline import GCGPipeline
+from .timing import clock, device
 
 FPS = 24
 
@@ -46,43 +46,80 @@ CARDS = {
 }
 
 
-def operations(pipe: GCGPipeline, height: int, width: int, tiles: int = 4) -> dict[str, float]:
-    """Operations of one pass of each part at a canvas size in pixels, one frame, one half of guidance.
+def passes(
+    pipe: GCGPipeline, height: int, width: int, tiles: int = 4, where: str | torch.device = "meta"
+) -> dict[str, Callable[[], object]]:
+    """One pass of each part at a canvas size in pixels, one frame, one half of guidance, to be counted or timed.
 
-    The guidance reads a grid of ``tiles`` references in two rows, the copy their image tokens.
+    The guidance reads a grid of ``tiles`` references in two rows, the copy their image tokens. On "meta" they run on
+    copies without weights; elsewhere on the pipeline's own parts, which have to be there.
     """
-    parts = {name: copy.deepcopy(getattr(pipe, name)).to("meta") for name in ("vae", "unet", "control")}
-    encoders = {name: copy.deepcopy(getattr(pipe, name)).to("meta") for name in ("image_encoder", "text_encoder")}
-    vae, unet, control = parts.values()
+    names = ("vae", "unet", "control", "image_encoder", "text_encoder")
+    where = torch.device(where)
+    of = (lambda part: copy.deepcopy(part).to("meta")) if where.type == "meta" else lambda part: part
+    vae, unet, control, image_encoder, text_encoder = (of(getattr(pipe, name)) for name in names)
     h, w = conditioning.latent_size(vae, conditioning.Canvas((height, width), (height, width), (height, width)))
-    empty = lambda *shape: torch.empty(*shape, device="meta", dtype=pipe.dtype)  # noqa: E731
-    channels = unet.config.in_channels
-    latents, grid = empty(1, channels, h, w), empty(1, channels, 2 * h, math.ceil(tiles / 2) * w)
-    side, vision = encoders["image_encoder"].config.image_size, encoders["image_encoder"].config
-    tokens = empty(1, tiles * (side // vision.patch_size) ** 2, vision.projection_dim)
-    words = torch.zeros(1, pipe.tokenizer.model_max_length, dtype=torch.long, device="meta")
-    text = empty(1, words.shape[1], unet.config.cross_attention_dim)
-    step = torch.zeros((), device="meta")
-    hint = control.hint(latents, grid, grid)
-    given = control(latents, step, tokens, latents, hint=hint)
+    some = lambda *shape: torch.zeros(*shape, device=where, dtype=pipe.dtype)  # noqa: E731
+    channels, vision = unet.config.in_channels, image_encoder.config
+    latents, grid = some(1, channels, h, w), some(1, channels, 2 * h, math.ceil(tiles / 2) * w)
+    frame, thumbnail = some(1, 3, height, width), some(1, 3, vision.image_size, vision.image_size)
+    tokens = some(1, tiles * (vision.image_size // vision.patch_size) ** 2, vision.projection_dim)
+    words = torch.zeros(1, pipe.tokenizer.model_max_length, dtype=torch.long, device=where)
+    text = some(1, words.shape[1], unet.config.cross_attention_dim)
+    step = torch.zeros((), device=where)
+    with torch.no_grad():
+        hint = control.hint(latents, grid, grid)
+        given = control(latents, step, tokens, latents, hint=hint)
     residuals = {
         "down_block_additional_residuals": given.down_block_res_samples,
         "mid_block_additional_residual": given.mid_block_res_sample,
     }
-    work = {
+    return {
         "UNet": lambda: unet(latents, step, text, **residuals),
         "UNet copy": lambda: control(latents, step, tokens, latents, hint=hint),
         "guidance": lambda: control.hint(latents, grid, grid),
-        "autoencoder, encoding": lambda: vae.encode(empty(1, 3, height, width)),
+        "autoencoder, encoding": lambda: vae.encode(frame),
         "autoencoder, decoding": lambda: vae.decode(latents),
-        "image encoder": lambda: conditioning.patch_tokens(encoders["image_encoder"], empty(1, 3, side, side)),
-        "text encoder": lambda: encoders["text_encoder"](words),
+        "image encoder": lambda: conditioning.patch_tokens(image_encoder, thumbnail),
+        "text encoder": lambda: text_encoder(words),
     }
+
+
+def operations(pipe: GCGPipeline, height: int, width: int, tiles: int = 4) -> dict[str, float]:
+    """Operations of each of ``passes``."""
     found = {}
-    for name, run in work.items():
+    for name, run in passes(pipe, height, width, tiles).items():
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             run()
         found[name] = float(counter.get_total_flops())
+    return found
+
+
+class _Traffic(TorchDispatchMode):
+    """Adds up the bytes of every operation's tensors, those it reads and those it makes; views are no work."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
+            self.bytes += sum(x.numel() * x.element_size() for x in tensors)
+        return out
+
+
+def traffic(pipe: GCGPipeline, height: int, width: int, tiles: int = 4) -> dict[str, float]:
+    """Bytes that the operations of each of ``passes`` read and write, each operation by itself.
+
+    So much passes through memory where nothing is fused and no cache holds what comes next; a cache spares some of it.
+    """
+    found = {}
+    for name, run in passes(pipe, height, width, tiles).items():
+        with torch.no_grad(), _Traffic() as counter:
+            run()
+        found[name] = float(counter.bytes)
     return found
 
 
@@ -105,6 +142,13 @@ def peaks(dtype: torch.dtype, repeats: int = 10) -> dict[str, float]:
     with torch.no_grad():
         product, convolution = (_best(work, repeats) for work in (lambda: a @ b, lambda: filters(picture)))
     return {"matrix product": 2 * size**3 / product, "convolution": 2 * 4 * rows**2 * channels**2 * 9 / convolution}
+
+
+def bandwidth(repeats: int = 10) -> float:
+    """Bytes per second that this device's memory reads and writes, by the fastest of some copies."""
+    source = torch.zeros(2**28 if device().type == "cuda" else 2**25, device=device())  # 1 GiB, or 128 MiB
+    target = torch.empty_like(source)
+    return 2 * source.numel() * source.element_size() / _best(lambda: target.copy_(source), repeats)
 
 
 def _best(work, repeats: int) -> float:

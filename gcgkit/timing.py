@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from gcgkit import GCGPipeline
+from .pipeline import GCGPipeline
 
 
 def device() -> torch.device:
