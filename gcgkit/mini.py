@@ -8,7 +8,8 @@ Each resumes where it was killed; their default numbers of steps are those of th
 the data folder holds. ``guidance --frozen`` is the paper's order, with the UNet frozen; without it the UNet goes on
 learning, which was the better start at this size (see the model card). ``unpack`` stands in for all stages but
 ``cache`` up to ``text2image``: it takes what they make from a finished pipeline. So come the ablation variants, each a
-copy trained alike beside the bundled UNet (``guidance --frozen --mode attention`` and so on).
+copy trained alike beside the bundled UNet (``guidance --frozen --mode attention`` and so on); and ``fullsize`` after it
+goes on where a finished pipeline stopped.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SMALL, FULL = (128, 224), (256, 448)  # training sizes in pixels: most steps, la
 
 
 def unpack(profile: str | Path, out: Path) -> None:
-    """A finished pipeline's parts, guidance and UNet, as the stages up to ``text2image`` leave them; in float32."""
+    """A finished pipeline's parts, guidance, UNet and copy, as the stages up to ``guidance`` leave them; in float32."""
     from .pipeline import GCGPipeline
 
     pipe = GCGPipeline.from_pretrained(profile)
@@ -45,7 +46,9 @@ def unpack(profile: str | Path, out: Path) -> None:
         getattr(pipe, name).save_pretrained(out / "parts" / name)
     for stage in ("hint", "gate"):
         save(pipe.control.guidance, out / stage / "guidance")
-    save(pipe.unet, out / "text2image/unet")
+    for folder in ("text2image", "guidance"):
+        save(pipe.unet, out / folder / "unet")
+    save(pipe.control, out / "guidance/control")
 
 
 # --- stage 3: encode everything once --------------------------------------------------------------------------------

@@ -31,7 +31,9 @@ def _forget_what_was_compiled():
 
 
 @pytest.mark.slow
-def test_the_real_compiler_gives_the_same_clip(pipe, clip):
+def test_the_real_compiler_gives_the_same_clip(pipe, clip, request):
+    if "slow" not in request.config.getoption("-m"):
+        pytest.skip("takes minutes: run it with -m slow")
     plain = color(pipe, clip[:3], **OPTIONS).frames
     compilation.compile_networks(pipe)
     assert np.abs(color(pipe, clip[:3], **OPTIONS).frames.astype(int) - plain).max() <= 1

@@ -68,6 +68,8 @@ def test_every_stage_runs_and_the_folder_loads(out, tmp_path):
     mini.unpack(tmp_path / "pipe", again)
     for name in ("scenes-small.pt", "scenes-full.pt"):
         (again / name).symlink_to(out / name)
+    copied = mini.GuidedControlNet.from_pretrained(again / "guidance/control").state_dict()
+    assert all(torch.equal(weights.float(), copied[name]) for name, weights in pipe.control.state_dict().items())
     mini.train_guidance(again, "guidance-frozen-attention", mode="attention", frozen=True, **SHORT)
     mini.export(again, again / "guidance-frozen-attention", tmp_path / "variant")
     variant = GCGPipeline.from_pretrained(tmp_path / "variant")
