@@ -26,7 +26,7 @@ ifneq ($(shell $(PY) -c "print('runs')" 2>/dev/null),runs)
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test lab figures lint lock clean
+.PHONY: help setup demo test quick lab figures lint lock clean
 
 help: ## list the targets
 	@echo "gcgkit: video colorization with gated colour-guided diffusion"
@@ -45,6 +45,9 @@ test: $(STAMP) ## run the tests, then the notebooks
 	else \
 		echo "Test: there are no notebooks to run."; \
 	fi
+
+quick: $(STAMP) ## run the tests that take less than ten seconds each, without the notebooks
+	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 -m "not slow" $(PYTEST_ARGS)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	@mkdir -p notebooks

@@ -203,6 +203,7 @@ def advice(text: str) -> list[str]:
     return [line[4:] for line in text.splitlines() if line.startswith("  - ")]
 
 
+@pytest.mark.slow
 def test_doctor_says_what_is_here():
     done = command("doctor")
     assert done.returncode == 0 and done.stderr == ""

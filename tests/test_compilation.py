@@ -56,6 +56,7 @@ def reuse_outputs(graph, _inputs):
     return run
 
 
+@pytest.mark.slow
 def test_compiled_once_per_shape_and_nothing_is_held_over(pipe, clip):
     """A second clip of the same shape compiles nothing; its frames are the eager ones although outputs are reused."""
     others = {"side_by_side": 2, "num_keyframes": 2}

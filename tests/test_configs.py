@@ -224,6 +224,7 @@ def as_json(values: st.SearchStrategy) -> st.SearchStrategy:
 SPOILT = st.binary(max_size=60) | as_json(VALUES | CHANGED | FIELDS) | DEEP
 
 
+@pytest.mark.slow
 @settings(max_examples=2000, deadline=None)
 @given(data=SPOILT, suffix=st.sampled_from(["json", "toml"]))
 def test_two_thousand_spoilt_configurations_raise_only_value_errors(tmp_path_factory, data, suffix):
@@ -237,6 +238,7 @@ def test_two_thousand_spoilt_configurations_raise_only_value_errors(tmp_path_fac
         assert configs.from_dict(configs.to_dict(config)) == config
 
 
+@pytest.mark.slow
 @settings(max_examples=2000, deadline=None)
 @given(data=st.binary(max_size=60) | as_json(VALUES | MANIFESTS) | DEEP)
 def test_two_thousand_spoilt_manifests_raise_only_value_errors(tmp_path_factory, data):

@@ -186,6 +186,7 @@ def test_dtype_follows_the_unet():
     assert {p.dtype for p in control.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_save_and_load_in_a_fresh_process(unet, tmp_path):
     torch.manual_seed(2)

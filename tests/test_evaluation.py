@@ -188,6 +188,7 @@ def test_a_clip_too_large_for_memory_gives_the_same_numbers(clips, tmp_path, mon
 # --- killed ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_without_repeating_and_with_the_same_numbers(tmp_path):
     count = 16
     for seed in range(count):

@@ -125,6 +125,7 @@ def test_keys_of_the_cache_tell_settings_seeds_and_weights_apart(maker, monkeypa
     assert not np.array_equal(value(), first)
 
 
+@pytest.mark.slow
 def test_all_modules_that_decide_a_colouring_are_in_the_digest():
     code = "import sys, gcgkit.pipeline; print(*[m[7:] for m in sys.modules if m.startswith('gcgkit.')])"
     done = subprocess.run([sys.executable, "-c", code], cwd=FIGURES.parent, capture_output=True, text=True, check=True)

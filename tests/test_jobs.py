@@ -234,6 +234,7 @@ def check_kills(whole, clip, model, tmp_path, kills: int) -> None:
     assert not set(begun) & done
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_killed_three_times(whole, clip, model, tmp_path):
     check_kills(whole, clip, model, tmp_path, 3)
@@ -719,6 +720,7 @@ def memory(tmp_path, model, frames: int) -> int:
     return peak.value
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_film(tmp_path, model):
     few, more = memory(tmp_path, model, 24), memory(tmp_path, model, 96)
     print(f"{few / 1e6:.0f} MB for 24 frames, {more / 1e6:.0f} MB for 96")

@@ -9,6 +9,7 @@ import torch
 from gcgkit import limits, shapes, timing
 
 
+@pytest.mark.slow
 def test_operations_of_stable_diffusion_are_those_that_others_counted():
     """0.324 and 0.115 TFLOP a pass at 32x56 latents, counted before and apart from this, the copy's with few tokens."""
     pipe = shapes.random_pipeline("sd21", torch.float32, 256, 448, "meta")

@@ -50,6 +50,7 @@ def test_cached_scenes_are_whole(out):
         assert all((views[:, i] - views[:, j]).abs().mean(1).min() > 0 for i in range(6) for j in range(i))
 
 
+@pytest.mark.slow
 def test_every_stage_runs_and_the_folder_loads(out, tmp_path):
     mini.train_hint(out, **SHORT)
     mini.train_gate(out, **SHORT)

@@ -573,6 +573,7 @@ np.save(sys.argv[3], out.frames)
 """
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_in_a_fresh_process_bit_for_bit(pipe, clip, tmp_path):
     pipe.save_pretrained(tmp_path / "saved")
     index = json.loads((tmp_path / "saved" / "model_index.json").read_text())

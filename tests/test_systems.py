@@ -274,6 +274,7 @@ def test_random_weights_are_marked_and_never_measured(fake, frames, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_the_segmentation_of_bistnet_takes_its_weights_or_starts_at_random(fake, frames, tmp_path):
     folder, gray, exemplar = frames
     root = fake("bistnet")

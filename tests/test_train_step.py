@@ -17,6 +17,7 @@ def benchmark():
     return runpy.run_path(str(SCRIPT))
 
 
+@pytest.mark.slow
 def test_all_cases_run_and_are_compared(benchmark, tmp_path, capsys):
     shared = ["--batch", "4", "--micro", "2", "--steps", "2", "--warmup", "1", "--rounds", "2"]
     result = benchmark["main"]([*TOY, *shared, "--out", str(tmp_path / "out/result.json")])
