@@ -60,11 +60,18 @@ def pipeline(args: argparse.Namespace) -> GCGPipeline:
 
 
 def footage(args: argparse.Namespace, frames: int) -> np.ndarray:
-    """So many frames ``(T, H, W, 3)``: the demo's clip, or noise that drifts, for random weights."""
+    """So many frames ``(T, H, W, 3)``: the demo's clip, to and fro if it is short, or noise that drifts."""
     if args.shapes == "mini":
-        return demo.load_clip(count=frames, stride=1)
+        clip = demo.load_clip(count=frames, stride=1)
+        return clip[to_and_fro(len(clip), frames)]
     noise = np.random.default_rng(0).integers(0, 256, (args.height, args.width, 3), np.uint8)
     return np.stack([np.roll(noise, t, axis=1) for t in range(frames)])
+
+
+def to_and_fro(length: int, frames: int) -> np.ndarray:
+    """Numbers of ``frames`` frames of a clip of ``length``: on to its last, back to its first, and so on."""
+    last = length - 1
+    return last - np.abs(np.arange(frames) % max(1, 2 * last) - last)
 
 
 def options(args: argparse.Namespace) -> dict:

@@ -27,7 +27,7 @@ PROMPTS = ("orange and brown street", "gray and blue street")
 
 
 def load_clip(name: str = CLIP, first: int = FIRST, count: int = FRAMES, stride: int = STRIDE) -> np.ndarray:
-    """``count`` frames of an installed clip, every ``stride``-th, cut to 448x256: (count, 256, 448, 3) RGB."""
+    """``count`` frames of a clip, or all it has, each ``stride``-th, at 448x256: ``(T, 256, 448, 3)`` RGB."""
     frames = video.read(clips.find(name), first, first + count * stride, audio=False).frames[::stride]
     return np.stack([footage.cover(frame) for frame in frames])
 

@@ -46,6 +46,11 @@ def test_stages_add_up(weights, tmp_path):
     assert found["besides"] == pytest.approx(besides / found["seconds"])
 
 
+def test_a_short_clip_goes_to_and_fro():
+    assert colorize.to_and_fro(4, 9).tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2]
+    assert colorize.to_and_fro(4, 2).tolist() == [0, 1] and colorize.to_and_fro(1, 3).tolist() == [0, 0, 0]
+
+
 def test_length_goes_up_to_four_times_and_all_at_once_only_while_frames_are_few(tmp_path):
     found = figures(tmp_path / "x.json", "length", *TOY, "--at-once", "6")
     assert list(found["ours"]) == ["3", "6", "12"] and list(found["all frames at once"]) == ["3", "6"]
