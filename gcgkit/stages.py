@@ -174,7 +174,7 @@ class Run:
             if step == 0 and skipped:
                 latents = scheduler.add_noise(hint.hint, noise, timestep.expand(count))
             sample = scheduler.scale_model_input(latents, timestep)
-            output = self._predict(sample, timestep, text, gray, hint, tokens)
+            output = self.predict(sample, timestep, text, gray, hint, tokens)
             if halves == 2:
                 negative, positive = output.chunk(2)
                 output = negative + self.guidance_scale * (positive - negative)
@@ -184,9 +184,9 @@ class Run:
                 bar.update()
         return latents
 
-    def _predict(self, sample, timestep, text, gray, hint, tokens) -> torch.Tensor:
-        """What the UNet says of m samples under both halves of the text ``(halves*m, N, D)``: (halves*m, C, h, w)."""
-        pipe, shortcuts, halves = self.pipe, self.settings.shortcuts, len(self.text)
+    def predict(self, sample, timestep, text, gray, hint, tokens) -> torch.Tensor:
+        """What the UNet says of m samples under n texts each, ``(n*m, N, D)``, text by text: ``(n*m, C, h, w)``."""
+        pipe, shortcuts, halves = self.pipe, self.settings.shortcuts, len(text) // len(sample)
         compilation.begin_step(pipe)
         repeat = lambda x: x.repeat(halves, *[1] * (x.ndim - 1))  # noqa: E731  (m, ...) -> (halves*m, ...)
         if shortcuts.copy:
