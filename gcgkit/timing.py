@@ -1,4 +1,4 @@
-"""What the benchmarks share: a clock that waits for the device, cases in turns, peak memory, the machine's name."""
+"""What measurements of speed share: a clock that waits for the device, cases in turns, peak memory, the machine."""
 
 from __future__ import annotations
 
