@@ -39,9 +39,10 @@ import torch
 from gcgkit import GCGPipeline, compilation, demo, disk, limits, video
 from gcgkit import stages as coloring
 from gcgkit.learner import OF_PRECISION
+from gcgkit.lesson import device
 from gcgkit.shapes import SHAPES, random_pipeline
 from gcgkit.shortcuts import NONE, Shortcuts
-from gcgkit.timing import clock, compare, device, line, load, machine, now, peak_memory
+from gcgkit.timing import clock, compare, line, load, machine, now, peak_memory
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import plot  # noqa: E402

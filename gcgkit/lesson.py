@@ -162,7 +162,7 @@ def static() -> bool:
 
 
 def device() -> str:
-    """The device that notebooks use: "cuda" where there is one, else "cpu"."""
+    """The device that notebooks and measurements of speed use: "cuda" where there is one, else "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

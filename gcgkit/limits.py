@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import conditioning
+from .lesson import device
 from .pipeline import GCGPipeline
-from .timing import clock, device
+from .timing import clock
 
 FPS = 24
 
@@ -132,9 +133,9 @@ def per_frame(single: dict[str, float], steps: int, halves: int = 2) -> dict[str
 def peaks(dtype: torch.dtype, repeats: int = 10) -> dict[str, float]:
     """Operations per second that this device reaches in a large matrix product and in a UNet's kind of convolution."""
     place = device()
-    size = 8192 if place.type == "cuda" else 1536
+    size = 8192 if place == "cuda" else 1536
     a, b = (torch.randn(size, size, device=place, dtype=dtype) for _ in range(2))
-    channels, rows = (640, 64) if place.type == "cuda" else (96, 32)
+    channels, rows = (640, 64) if place == "cuda" else (96, 32)
     picture = torch.randn(4, channels, rows, rows, device=place, dtype=dtype).to(memory_format=torch.channels_last)
     filters = torch.nn.Conv2d(channels, channels, 3, padding=1, device=place, dtype=dtype).to(
         memory_format=torch.channels_last
@@ -146,7 +147,7 @@ def peaks(dtype: torch.dtype, repeats: int = 10) -> dict[str, float]:
 
 def bandwidth(repeats: int = 10) -> float:
     """Bytes per second that this device's memory reads and writes, by the fastest of some copies."""
-    source = torch.zeros(2**28 if device().type == "cuda" else 2**25, device=device())  # 1 GiB, or 128 MiB
+    source = torch.zeros(2**28 if device() == "cuda" else 2**25, device=device())  # 1 GiB, or 128 MiB
     target = torch.empty_like(source)
     return 2 * source.numel() * source.element_size() / _best(lambda: target.copy_(source), repeats)
 

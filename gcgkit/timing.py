@@ -11,12 +11,8 @@ from collections.abc import Callable
 
 import torch
 
+from .lesson import device
 from .pipeline import GCGPipeline
-
-
-def device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def machine() -> dict:

@@ -28,6 +28,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import tiny
 from gcgkit import profiles
+from gcgkit.shapes import SHAPES
 
 folder = Path(sys.argv[1])
 base, vision = folder / "base", folder / "vision"
@@ -50,27 +51,18 @@ def filled(model_class, config):
     return model
 
 torch.manual_seed(0)
-unet = filled(UNet2DConditionModel, dict(
-    sample_size=64, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
-    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    attention_head_dim=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True,
-))
+unet = filled(UNet2DConditionModel, SHAPES["sd21"]["unet"])
 unet.save_pretrained(base / "unet")
 del unet
-filled(AutoencoderKL, dict(
-    block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=512,
-    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, scaling_factor=0.18215,
-)).save_pretrained(base / "vae")
+filled(AutoencoderKL, SHAPES["sd21"]["vae"]).save_pretrained(base / "vae")
 words = tiny.tokenizer(base / "tokenizer")
-CLIPTextModel(CLIPTextConfig(
-    vocab_size=len(words), hidden_size=1024, intermediate_size=4096, num_hidden_layers=1, num_attention_heads=16,
-    bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
-)).to(torch.bfloat16).save_pretrained(base / "text_encoder")
-CLIPVisionModelWithProjection(CLIPVisionConfig(
-    hidden_size=1280, intermediate_size=5120, num_hidden_layers=1, num_attention_heads=16, image_size=224,
-    patch_size=14, projection_dim=1024,
-)).to(torch.bfloat16).save_pretrained(vision)
+known = {"vocab_size": len(words), "num_hidden_layers": 1, "pad_token_id": words.pad_token_id}
+known |= {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
+text_encoder = CLIPTextModel(CLIPTextConfig(**SHAPES["sd21"]["text"] | known))
+text_encoder.to(torch.bfloat16).save_pretrained(base / "text_encoder")
+CLIPVisionModelWithProjection(CLIPVisionConfig(**SHAPES["sd21"]["vision"] | {"num_hidden_layers": 1})).to(
+    torch.bfloat16
+).save_pretrained(vision)
 CLIPImageProcessor().save_pretrained(vision)
 DDIMScheduler(
     beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False,
