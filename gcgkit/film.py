@@ -307,9 +307,9 @@ def _copier(container, plan: _Plan, source, pairs: dict, offset: Fraction) -> Ca
         nonlocal waiting
         while waiting is not None:
             moment = waiting.dts if waiting.pts is None else waiting.pts
-            if second is not None and moment * waiting.time_base - offset > second:
+            if second is not None and moment * Fraction(waiting.time_base) - offset > second:
                 return
-            shift = round(offset / waiting.time_base)
+            shift = round(offset / Fraction(waiting.time_base))
             waiting.pts = None if waiting.pts is None else waiting.pts - shift
             waiting.dts = None if waiting.dts is None else waiting.dts - shift
             waiting.stream = pairs[waiting.stream_index]

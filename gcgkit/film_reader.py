@@ -76,11 +76,11 @@ def probe(path) -> FilmInfo:
         return FilmInfo(path, width, height, len(images), rate, 1 / rate, 0, 8, codec, False, 0, 0, True)
     packets = _packets(path)
     with open_video(path) as (container, stream):
-        rate, time_base = _rate(stream), stream.time_base or 1 / _rate(stream)
+        rate, time_base = _rate(stream), Fraction(stream.time_base or 1 / _rate(stream))
         codec = stream.codec_context.codec.canonical_name
         sound = len(container.streams.audio)
         subtitles = len(container.streams.subtitles)
-        aspect = stream.sample_aspect_ratio or Fraction(1)
+        aspect = Fraction(stream.sample_aspect_ratio or 1)
         frame = first_frame(path, container, stream)
         transposed, left_right, up_down = _orientation(frame)
         height, width = upright_size(frame)
@@ -174,7 +174,8 @@ def clock_offset(container, stream) -> Fraction:
     """The time in seconds that a file calls its beginning: 0 but for MPEG streams, whose clocks start anywhere."""
     if _formats(container) & {"mov", "matroska", "avi"} or not container.start_time:
         return Fraction(0)
-    return round(Fraction(container.start_time, av.time_base) / stream.time_base) * stream.time_base
+    base = Fraction(stream.time_base)
+    return round(Fraction(container.start_time, av.time_base) / base) * base
 
 
 @lru_cache(maxsize=8)
@@ -182,7 +183,7 @@ def _cached_times(name: str, modified: int, size: int) -> tuple[Fraction, ...]:
     path = Path(name)
     packets = _packets(path)
     with open_video(path) as (container, stream):
-        base, origin = stream.time_base, clock_offset(container, stream)
+        base, origin = Fraction(stream.time_base), clock_offset(container, stream)
         if packets is None:
             ticks = _decoded_ticks(path, container, stream)
             if "avi" in _formats(container):  # its clock counts frames as stored, not as shown
@@ -209,7 +210,7 @@ def _formats(container) -> set[str]:
 def _rate(stream) -> Fraction:
     for rate in (stream.average_rate, stream.guessed_rate):
         if rate and 0 < rate < 100_000:
-            return rate
+            return Fraction(rate)  # PyAV from 19 on has a type of its own, of 32 bits
     return Fraction(25)
 
 
@@ -232,7 +233,7 @@ def _scan(name: str, modified: int, size: int) -> _Packets | None:
                     continue
                 moment = packet.dts if packet.pts is None else packet.pts
                 if moment is not None:
-                    reached = max(reached, (moment + (packet.duration or 0)) * packet.time_base)
+                    reached = max(reached, (moment + (packet.duration or 0)) * Fraction(packet.time_base))
                 if packet.stream_index != stream.index:
                     continue
                 if packet.is_corrupt:
@@ -284,7 +285,7 @@ def _is_variable(ticks: tuple[int, ...]) -> bool:
 
 def _decoded_ticks(path: Path, container, stream) -> list[int]:
     """Times of frames in ticks by decoding; an even grid stands in for times that are missing."""
-    step = max(1, round(1 / (_rate(stream) * stream.time_base)))
+    step = max(1, round(1 / (_rate(stream) * Fraction(stream.time_base))))
     found = [frame.pts for frame in decode(path, container, stream)]
     known = {tick for tick in found if tick is not None}
     if found and None not in found and len(found) - len(known) <= len(found) // 10:

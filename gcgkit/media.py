@@ -27,6 +27,8 @@ MAX_PIXELS = 1 << 25  # 8K: a file that claims more is broken, or meant to fill 
 FEW_FRAMES = 8  # of fewer, x265 gives some no decoding time when it stores them out of order
 ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
 _REFERRING_FORMATS = {"concat", "dash", "hls", "image2", "imf", "lavfi", "rtsp", "sdp", "tty"}  # lead elsewhere
+# PyAV before 19 fails at a tag that is not UTF-8 unless told otherwise; from 19 on it keeps the tag's bytes by itself.
+_TAGS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _DEEP_GRAY = ("gray10le", "gray12le", "gray16le")
 _BT709, _UNSPECIFIED, _RGB = 1, 2, 0  # as H.273 numbers colour primaries, transfers and matrices
 _FULL_CHROMA = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
@@ -74,7 +76,7 @@ def open_container(path: Path) -> Iterator[av.container.InputContainer]:
     """Open a local media file for reading; ValueError where it is none."""
     with one_sentence(f"{path} cannot be read as a video ({{}})."):
         options = {"protocol_whitelist": "file"}
-        with av.open(f"file:{path}", container_options=options, metadata_errors="replace") as container:
+        with av.open(f"file:{path}", container_options=options, **_TAGS) as container:
             formats = set(container.format.name.split(","))
             if formats & _REFERRING_FORMATS or container.format.name.endswith("_pipe"):
                 raise ValueError(f"{path} is no film of itself (but {container.format.name}); give a video file.")

@@ -268,6 +268,25 @@ def test_titles_languages_and_chapters_are_copied(tmp_path):
         assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["One"]
 
 
+def test_a_title_that_is_not_utf8_stops_nothing(tmp_path):
+    """Old cameras and converters wrote tags in the code page of their day."""
+    plain, source, out = tmp_path / "plain.mkv", tmp_path / "in.mkv", tmp_path / "out.mkv"
+    films.make(plain)
+    with av.open(str(plain)) as old, av.open(str(source), "w") as new:
+        new.metadata["title"] = "Cafe de Paris"
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
+    source.write_bytes(source.read_bytes().replace(b"Cafe de", b"Caf\xe9 de"))  # é in Latin-1
+    assert b"Caf\xe9 de Paris" in source.read_bytes()
+    film.write(out, film.frames(source), source)
+    assert len(list(film.frames(out))) == len(list(film.frames(plain)))
+    written = out.read_bytes()
+    assert any(form in written for form in (b"Caf\xe9 de Paris", "Caf\ufffd de Paris".encode()))
+
+
 # --- frames ---
 
 
