@@ -231,19 +231,21 @@ def controlnet(args: argparse.Namespace) -> dict:
     peer = ControlNetPeer(ours, args.shapes)
     if args.compile:
         compile_both(ours, peer)
-    cases, batches = {}, list(dict.fromkeys((1, args.batch)))
+    cases, batches = {}, sorted(set(args.batches))
     for batch in batches:
         cases[f"diffusers, batch {batch}"] = lambda n=batch: peer.color(clip, PROMPT, args.steps, n)
         cases[f"ours, side by side {batch}"] = second_stage(args, ours, side_by_side=batch)
     fewer = {"solver": FASTER, "num_inference_steps": args.fewer_steps}
-    cases[f"ours, {FASTER}, {args.fewer_steps} steps"] = second_stage(args, ours, side_by_side=args.batch, **fewer)
+    cases[f"ours, {FASTER}, {args.fewer_steps} steps"] = second_stage(args, ours, side_by_side=batches[-1], **fewer)
     seconds, _ = compare(cases, args.repeats)
     for name, times in seconds.items():
         print(line(name, times, args.frames))
-    gains = gains_of({name: statistics.median(times) for name, times in seconds.items()}, batches)
+    middle = {name: statistics.median(times) for name, times in seconds.items()}
+    gains = gains_of(middle, batches)
     for name, gain in gains.items():
         print(f"frames per second, {name}: {gain:.2f} times")
-    return {"seconds": seconds, "gains": gains}
+    taken = middle[f"ours, side by side {batches[-1]}"] / args.frames
+    return {"seconds": seconds, "gains": gains, **against_peak(args, ours, taken)}
 
 
 def gains_of(middle: dict[str, float], batches: list[int]) -> dict[str, float]:
@@ -251,24 +253,29 @@ def gains_of(middle: dict[str, float], batches: list[int]) -> dict[str, float]:
     largest, (faster,) = batches[-1], [name for name in middle if FASTER in name]
     theirs = {batch: middle[f"diffusers, batch {batch}"] for batch in batches}
     own = {batch: middle[f"ours, side by side {batch}"] for batch in batches}
-    return {
-        **{f"ours over diffusers, batch {batch}": theirs[batch] / own[batch] for batch in batches},
-        f"{faster} over diffusers, batch {largest}": theirs[largest] / middle[faster],
-        f"ours side by side {largest} over frame by frame": own[1] / own[largest],
-    }
+    gains = {f"ours over diffusers, batch {batch}": theirs[batch] / own[batch] for batch in batches}
+    gains[f"{faster} over diffusers, batch {largest}"] = theirs[largest] / middle[faster]
+    if 1 in batches:
+        gains[f"ours side by side {largest} over frame by frame"] = own[1] / own[largest]
+    return gains
 
 
 def floor(args: argparse.Namespace) -> dict:
     """Operations of a frame of the second stage, the time they need at this device's peak, and the time taken."""
     pipe = pipeline(args)
+    if args.compile:
+        compilation.compile_networks(pipe)
+    seconds, _ = compare({"": second_stage(args, pipe, side_by_side=max(args.batches))}, args.repeats)
+    return against_peak(args, pipe, statistics.median(seconds[""]) / args.frames)
+
+
+def against_peak(args: argparse.Namespace, pipe: GCGPipeline, taken: float) -> dict:
+    """Operations of a frame of the second stage beside the ``taken`` seconds of it, and what a minute of film costs."""
     size = (args.height, args.width) if args.shapes != "mini" else (pipe.config.height, pipe.config.width)
     strength = pipe.config.strength if args.strength is None else args.strength
     by_stage = limits.per_frame(limits.operations(pipe, *size), max(1, round(strength * args.steps)))
     peaks = limits.peaks(pipe.unet.dtype)
-    if args.compile:
-        compilation.compile_networks(pipe)
-    seconds, _ = compare({"": second_stage(args, pipe, side_by_side=args.batch)}, args.repeats)
-    taken, peak = statistics.median(seconds[""]) / args.frames, max(peaks.values())
+    peak = max(peaks.values())
     for name, count in peaks.items():
         print(f"peak, {name:22} {count / 1e12:9.4f} TFLOP/s")
     for name, count in {**by_stage, "together": sum(by_stage.values())}.items():
@@ -276,7 +283,9 @@ def floor(args: argparse.Namespace) -> dict:
     share = sum(by_stage.values()) / peak / taken
     print(f"taken {taken:.4f} s a frame: {100 * share:.1f} % of the peak")
     print(f"a minute of film at {limits.FPS} frames/s: {taken * limits.FPS * 60:.0f} s here")
-    costs = limits.cost(taken, peak) if torch.cuda.is_available() else {}
+    costs = {}
+    if torch.cuda.is_available():
+        costs = limits.cost(taken, limits.sheet_peak(torch.cuda.get_device_name()) or peak)
     for name, figures in costs.items():
         print(f"  extrapolated to {name:9} {figures['seconds']:8.0f} s, {figures['dollars']:.3f} dollars")
     return {
@@ -312,7 +321,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--at-once", type=int, default=16, help="length: most frames to attend to all at once (16)")
     add("--keyframes", type=int, nargs="+", default=(1, 2, 4, 8), help="keyframes: m (1 2 4 8)")
     add("--fewer-steps", type=int, default=16, help=f"controlnet: steps of {FASTER} (16)")
-    add("--batch", type=int, default=8, help="controlnet, floor: frames at once (8)")
+    add("--batches", type=int, nargs="+", default=(1, 8), help="controlnet: frames at once; floor: the last (1 8)")
     add("--compile", action="store_true", help="controlnet, floor, all: compile the networks of both")
     add("--height", type=int, default=256, help="of frames, for random weights (256)")
     add("--width", type=int, default=448, help="of frames, for random weights (448)")
@@ -324,9 +333,15 @@ def main(argv: list[str] | None = None) -> None:
     left_out |= set() if args.compile else {"compile"}
     names = [name for name in PARTS if name not in left_out] if args.part == "all" else [args.part]
     found = {**machine(), "shapes": args.shapes, "steps": args.steps, "frames": args.frames, "figures": {}}
+    found["highest_bytes"] = {}
     for name in names:
         print(f"--- {name}", flush=True)
+        torch.compiler.reset()  # of so many shapes of one network, and no more, are compiled forms kept
         found["figures"][name] = PARTS[name](args)
+        if torch.cuda.is_available():
+            found["highest_bytes"][name] = torch.cuda.max_memory_allocated()
+            print(f"highest memory of the GPU: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+            torch.cuda.reset_peak_memory_stats()
         if args.json:
             disk.write_text(args.json, json.dumps(found, indent=1) + "\n")
     if args.plot and {"length", "keyframes"} <= set(names):

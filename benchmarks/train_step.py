@@ -214,7 +214,7 @@ def measure(case: str, config, shapes: dict, accelerator: Accelerator, precision
 
 def run(args: argparse.Namespace) -> dict:
     """Measure the cases in turn, ``args.rounds`` times, and sum up."""
-    changes = {"run.batch_size": args.batch, "data.height": args.height}
+    changes = {"run.batch_size": args.batch, "data.height": args.height, "run.compile": args.compile}
     config = configs.load(args.recipe)
     precision = args.precision or config.run.precision
     micro = args.micro or min(config.run.micro_batch, args.batch)
@@ -227,7 +227,7 @@ def run(args: argparse.Namespace) -> dict:
         if device.type != "cuda":
             raise SystemExit("--cap-gb caps a GPU's allocator, and there is no GPU here.")
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, args.cap_gb * 1e9 / total), device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, args.cap_gb * 1e9 / total))
     cases: dict[str, dict] = {}
     for round_ in range(args.rounds):
         for case in args.cases:
@@ -248,7 +248,7 @@ def run(args: argparse.Namespace) -> dict:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "torch": torch.__version__, "shapes": args.shapes, "recipe": args.recipe, "precision": precision,
         "batch": config.run.batch_size, "micro_batch": micro, "height": args.height, "width": args.width,
-        "optimizer": config.optimizer.name, "cap_gb": args.cap_gb, "cases": cases,
+        "optimizer": config.optimizer.name, "compile": config.run.compile, "cap_gb": args.cap_gb, "cases": cases,
         **ratios(cases, config),
     }  # fmt: skip
 
@@ -268,10 +268,13 @@ def ratios(cases: dict[str, dict], config: configs.TrainConfig, clips: int = 425
 
 def report(result: dict) -> str:
     """The result as a table."""
+    more = (", ours compiled" if result["compile"] else "") + (
+        f", capped at {result['cap_gb']} GB" if result["cap_gb"] else ""
+    )
     lines = [
         f"{result['device']}, torch {result['torch']}, {result['shapes']} shapes, {result['recipe']}, "
         f"{result['precision']}, batch {result['batch']} in passes of {result['micro_batch']}, "
-        f"{result['width']}x{result['height']}" + (f", capped at {result['cap_gb']} GB" if result["cap_gb"] else ""),
+        f"{result['width']}x{result['height']}{more}",
         f"{'':10}{'steps/s':>9}{'median s':>10}{'peak GB':>9}{'reserved':>10}",
     ]
     for case, found in result["cases"].items():
@@ -298,6 +301,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--width", type=int, default=448)
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), help="the recipe's by default")
     parser.add_argument("--optimizer", choices=("adam", "adamw", "adam8bit"), help="ours; the recipe's by default")
+    parser.add_argument("--compile", action="store_true", help="ours with run.compile=true; the example as it comes")
     parser.add_argument("--cap-gb", type=float, help="let the GPU's allocator have no more than this, in 1e9 bytes")
     parser.add_argument("--steps", type=int, default=20, help="measured steps per round")
     parser.add_argument("--warmup", type=int, default=5)

@@ -69,15 +69,15 @@ def latent_size(vae, canvas: Canvas) -> tuple[int, int]:
     return canvas.outer[0] // factor, canvas.outer[1] // factor
 
 
-def encode(vae, image: np.ndarray, device: torch.device | str | None = None) -> torch.Tensor:
-    """Latents of a canvas (the posterior's mode, scaled): uint8 ``(H, W)`` or ``(H, W, 3)`` -> ``(1, C, h, w)``.
+def encode(vae, images: np.ndarray | list[np.ndarray], device: torch.device | str | None = None) -> torch.Tensor:
+    """Latents of a canvas, or of a list of n (the posterior's mode, scaled): uint8 -> ``(1, C, h, w)`` or ``(n, ...)``.
 
-    A gray canvas goes in as an RGB one with equal channels: the g of §3.2; a colour one gives z.
+    Gray canvases ``(H, W)`` go in as RGB ones with equal channels: the g of §3.2; colour ones ``(H, W, 3)`` give z.
     """
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device or vae.device)
-    return encode_pixels(vae, pixels.permute(2, 0, 1)[None])  # (H, W, 3) -> (1, 3, H, W)
+    listed = images if isinstance(images, list) else [images]
+    pixels = torch.from_numpy(np.stack(listed)).to(device or vae.device)
+    pixels = pixels[..., None].expand(*pixels.shape, 3) if pixels.ndim == 3 else pixels  # (n, H, W, 3)
+    return encode_pixels(vae, pixels.permute(0, 3, 1, 2))  # (n, H, W, 3) -> (n, 3, H, W)
 
 
 def encode_pixels(vae, pixels: torch.Tensor) -> torch.Tensor:
@@ -88,37 +88,50 @@ def encode_pixels(vae, pixels: torch.Tensor) -> torch.Tensor:
 
 def decode(vae, latents: torch.Tensor) -> np.ndarray:
     """Canvas of latents: ``(1, C, h, w)`` -> uint8 RGB ``(H, W, 3)``."""
+    return decode_all(vae, latents)[0]
+
+
+def decode_all(vae, latents: torch.Tensor) -> np.ndarray:
+    """Canvases of latents: ``(B, C, h, w)`` -> uint8 RGB ``(B, H, W, 3)``."""
     latents = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
-    pixels = vae.decode(latents).sample[0].float()  # (3, H, W) in [-1, 1]
+    pixels = vae.decode(latents).sample.float()  # (B, 3, H, W) in [-1, 1]
     pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(1, 2, 0).cpu().numpy()
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def image_tokens(
-    image_encoder, feature_extractor, image: np.ndarray | None, condition: str = "patch", device=None
+    image_encoder, feature_extractor, image: np.ndarray | list | None, condition: str = "patch", device=None
 ) -> torch.Tensor:
     """Image tokens of a reference, the copy's global condition (§3.2): uint8 RGB ``(H, W, 3)`` -> ``(1, N, D)``.
 
-    The whole picture is resized to the encoder's square, not centre-cropped, so that the sides count too.
-    "patch" gives the patches' last hidden states after the post-layernorm and the visual projection, "pooled" the
-    image embedding as one token, "none" one zero token; ``image=None`` (the reference mask) also gives a zero token:
-    attention over equal tokens does not depend on how many they are.
+    A list of n pictures gives ``(n, N, D)``. The whole picture is resized to the encoder's square, not centre-cropped,
+    so that the sides count too. "patch" gives the patches' last hidden states after the post-layernorm and the visual
+    projection, "pooled" the image embedding as one token, "none" one zero token; ``image=None`` (the reference mask)
+    also gives a zero token: attention over equal tokens does not depend on how many they are.
     """
     device, dtype = device or image_encoder.device, image_encoder.dtype
     if image is None or condition == "none":
-        return torch.zeros(1, 1, image_encoder.config.projection_dim, device=device, dtype=dtype)
+        count = len(image) if isinstance(image, list) else 1
+        return torch.zeros(count, 1, image_encoder.config.projection_dim, device=device, dtype=dtype)
     side = image_encoder.config.image_size
+    # On a GPU the pictures are scaled there, where the processor can: it takes longer than the encoder otherwise.
+    there = {"device": device} if torch.device(device).type == "cuda" and _takes_device(feature_extractor) else {}
     pixels = feature_extractor(
         images=image,
         do_center_crop=False,
         size={"height": side, "width": side},
         input_data_format="channels_last",  # a picture of one or three rows is taken for a channels-first one else
         return_tensors="pt",
+        **there,
     ).pixel_values
     pixels = pixels.to(device, dtype)
     if condition == "pooled":
         return image_encoder(pixels).image_embeds[:, None]  # (1, D) -> (1, 1, D)
     return patch_tokens(image_encoder, pixels)
+
+
+def _takes_device(feature_extractor) -> bool:
+    return "device" in getattr(feature_extractor, "_valid_kwargs_names", ())
 
 
 def patch_tokens(image_encoder, pixels: torch.Tensor) -> torch.Tensor:

@@ -108,6 +108,7 @@ class RunConfig:
         Literal["auto", "float32", "bfloat16", "float16"], "of what is not trained; auto follows the precision"
     ]
     gradient_checkpointing: Annotated[bool, "less memory for about a third more time"]
+    compile: Annotated[bool, "compile the networks at the first steps: minutes once, faster steps from then on"]
     workers: Annotated[int, "processes that read data; 0 reads in the training process"]
     log_every: Annotated[int, "steps between log lines"]
     save_every: Annotated[int, "steps between checkpoints"]

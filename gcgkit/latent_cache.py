@@ -119,9 +119,7 @@ def encode_clip(
 
 def encode_tokens(pipe, frames: np.ndarray, condition: str, device) -> torch.Tensor:
     """Image tokens of RGB frames ``(n, H, W, 3)``: ``(n, N, D)``."""
-    images = list(frames)
-    tokens = conditioning.image_tokens(pipe.image_encoder, pipe.feature_extractor, images, condition, device)
-    return tokens.expand(len(images), -1, -1)  # condition "none" gives one zero token for all
+    return conditioning.image_tokens(pipe.image_encoder, pipe.feature_extractor, list(frames), condition, device)
 
 
 def scenes(clip: Clip, data: DataConfig) -> Iterator[tuple[list[int], np.ndarray, str]]:

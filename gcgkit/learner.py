@@ -13,7 +13,7 @@ import torch.nn as nn
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
-from . import checkpoints, conditioning
+from . import checkpoints, compilation, conditioning
 from .configs import TrainConfig
 from .dataset import Batch, References
 from .denoiser import Denoiser, denoising_target, draw_noise, encode_batch, snr_weights
@@ -59,6 +59,8 @@ class Learner:
         if run.gradient_checkpointing:
             pipe.unet.enable_gradient_checkpointing()
             pipe.control.unet_copy.enable_gradient_checkpointing()
+        if run.compile:
+            compilation.compile_for_training(pipe)
         denoiser = Denoiser(pipe.unet, pipe.control, self.dtype)
         named = [(name, weights) for name, weights in denoiser.named_parameters() if weights.requires_grad]
         self.names, self.parameters = [name for name, _ in named], [weights for _, weights in named]

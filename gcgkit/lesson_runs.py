@@ -8,13 +8,14 @@ with static pictures, and writes it back only if every cell ran. What was run is
 from __future__ import annotations
 
 import argparse
-import ast
 import hashlib
+import io
 import json
 import os
 import re
 import sys
 import time
+import tokenize
 from pathlib import Path
 
 from tqdm import tqdm
@@ -54,6 +55,8 @@ from gcgkit import lesson
 lesson.ready()"""
 _KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+# How blocks and lines of code stand in a digest.
+_LAYOUT = {tokenize.INDENT: "\u2192", tokenize.DEDENT: "\u2190", tokenize.NEWLINE: "\u21b5"}
 # A path of this machine in an output: a home, a temporary folder, an environment, or a drive letter.
 _PATHS = re.compile(r"(?:/(?:home|root|Users|tmp|work|usr|opt|var|content)/|\b[A-Z]:\\)\S*|\S*site-packages\S*")
 
@@ -75,9 +78,20 @@ def stamp(notebook) -> None:
 
 
 def sources_digest(notebook) -> str:
-    """SHA-256 over what the code cells say, in order; their layout and comments do not count."""
-    sources = [ast.unparse(ast.parse(cell.source)) for cell in notebook.cells if cell.cell_type == "code"]
+    """SHA-256 over what the code cells say, in order; their layout and comments do not count.
+
+    It is the same with every Python: from 3.12 on an f-string is many tokens, and ``{{`` in it is one brace.
+    """
+    sources = [_said(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+
+
+def _said(source: str) -> str:
+    words = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in (tokenize.COMMENT, tokenize.NL):
+            words.append(_LAYOUT.get(token.type, token.string))
+    return re.sub(r"\s+|(?<={){|(?<=})}", "", "".join(words))
 
 
 def record(notebook, seconds: float, cpu_seconds: float) -> dict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -157,11 +158,20 @@ def _best(work, repeats: int) -> float:
     return min(clock(work)[0] for _ in range(repeats + 1))
 
 
+def sheet_peak(device_name: str) -> float | None:
+    """Operations per second of a card of ``CARDS`` by its data sheet, given its name as the driver tells it."""
+    for name, card in CARDS.items():
+        model = name.removeprefix("RTX ").removesuffix(" SXM")
+        if re.search(rf"\b{model}\b", device_name):
+            return card.peak * 1e12
+    return None
+
+
 def cost(seconds_per_frame: float, peak: float, fps: float = FPS) -> dict[str, dict[str, float]]:
     """Seconds and dollars per minute of film on each of ``CARDS``: an extrapolation from one measured speed.
 
     It supposes that each card reaches the same share of its data sheet's peak that the measured one reached of
-    ``peak``, operations per second.
+    ``peak``, operations per second: its own data sheet's, if it has one (`sheet_peak`).
     """
     found = {}
     for name, card in CARDS.items():

@@ -19,7 +19,8 @@ on the card while latents come from the cache; validation brings them back, with
 (0.73), when gradients are gone. The batch of 24 is gathered in six passes of four. The same sums for ``paper`` with its
 24 samples at once: 10.40 and 9.6 (19.1), a card of 24 GB at the least, of 40 GB to be sure.
 
-This is arithmetic; ``benchmarks/train_step.py --recipe paper-16gb --cap-gb 16`` is how to see it on a card.
+For ``paper`` one H200 showed 20.2 at the highest (``benchmarks/train_step.py``), where these sums have 20.0. The small
+recipe's are arithmetic alone; ``benchmarks/train_step.py --recipe paper-16gb --cap-gb 16`` is how to see it on a card.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ PAPER = TrainConfig(
     loss=LossConfig(hint_weight=0.0, snr_gamma=0.0),
     run=RunConfig(
         seed=0, epochs=15.0, max_steps=0, batch_size=24, micro_batch=24, precision="bf16", frozen_dtype="auto",
-        gradient_checkpointing=False, workers=8, log_every=20, save_every=500, keep=3,
+        gradient_checkpointing=False, compile=False, workers=8, log_every=20, save_every=500, keep=3,
         export_dtype="float16",
     ),
     validation=ValidationConfig(set="davis-val", clips=("blackswan", "dog"), frames=8, every=1000, steps=32),

@@ -7,8 +7,10 @@ memory does not grow with the clip.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 
@@ -85,10 +87,11 @@ class Run:
         ]
         return torch.cat(noise), generators
 
-    def encode(self, frame: np.ndarray) -> torch.Tensor:
-        """Latents of a frame at the clip's size, gray or RGB: ``(1, C, h, w)``."""
+    def encode(self, *frames: np.ndarray) -> torch.Tensor:
+        """Latents of n frames at the clip's size, gray or RGB: ``(n, C, h, w)``."""
         compilation.begin_step(self.pipe)
-        return conditioning.encode(self.pipe.vae, self.canvas.place(frame), self.device).to(self.dtype)
+        canvases = [self.canvas.place(frame) for frame in frames]
+        return conditioning.encode(self.pipe.vae, canvases, self.device).to(self.dtype)
 
     def describe(self, gray: np.ndarray, latents: torch.Tensor) -> np.ndarray:
         """What D compares of a gray frame ``(H, W)``, whose latents are at hand."""
@@ -97,9 +100,9 @@ class Run:
             gray[None], settings.dissimilarity, encoder=lambda _: latents.float(), network=settings.network
         )[0]
 
-    def tokens(self, colored: np.ndarray | None) -> torch.Tensor:
-        """Image tokens ``(1, N, D)`` of a coloured frame; None for the reference mask."""
-        image = None if colored is None else self.canvas.place(colored, padded=False)
+    def tokens(self, *colored: np.ndarray) -> torch.Tensor:
+        """Image tokens ``(n, N, D)`` of n coloured frames; of none under the reference mask: ``(1, N, D)``."""
+        image = [self.canvas.place(frame, padded=False) for frame in colored] or None
         tokens = conditioning.image_tokens(
             self.pipe.image_encoder, self.pipe.feature_extractor, image, self.settings.image_condition, self.device
         )
@@ -107,20 +110,40 @@ class Run:
 
     def reference(self, frame: int, gray: np.ndarray, colored: np.ndarray) -> Reference:
         """Encode a coloured frame, once, as a reference: gray ``(H, W)``, coloured ``(H, W, 3)``."""
-        latents = self.encode(gray)
-        descriptor = self.describe(gray, latents)
-        pictures = None if self.settings.shortcuts.references else (gray, colored)
-        return Reference(frame, latents, self.encode(colored), self.tokens(colored), descriptor, pictures)
+        return self.references([frame], [gray], [colored])[0]
+
+    def references(
+        self,
+        frames: Sequence[int],
+        gray: Sequence[np.ndarray],
+        colored: Sequence[np.ndarray],
+        latents: torch.Tensor | None = None,
+        descriptors: Sequence[np.ndarray] | None = None,
+    ) -> list[Reference]:
+        """``reference`` for n frames as one batch; of the gray ones latents ``(n, C, h, w)`` and what D compares."""
+        if latents is None:
+            latents = self.encode(*gray)
+        if descriptors is None:
+            descriptors = list(map(self.describe, gray, latents.split(1)))
+        kept = itertools.repeat(None) if self.settings.shortcuts.references else zip(gray, colored, strict=True)
+        parts = latents.split(1), self.encode(*colored).split(1), self.tokens(*colored).split(1), descriptors, kept
+        return list(map(Reference, frames, *parts))
 
     def finish(self, latents: torch.Tensor, gray: np.ndarray) -> np.ndarray:
         """Decode, crop, and put the colours on the frame's own L* at full resolution (§3.4.2): ``(H, W, 3)``."""
+        return self.finish_all(latents, [gray])[0]
+
+    def finish_all(self, latents: torch.Tensor, gray: list[np.ndarray]) -> list[np.ndarray]:
+        """``finish`` for n frames, decoded as one batch ``(n, C, h, w)``, each one's colours put on in a thread."""
         compilation.begin_step(self.pipe)
-        return merge_luminance(gray, self.canvas.crop(conditioning.decode(self.pipe.vae, latents)))
+        decoded = conditioning.decode_all(self.pipe.vae, latents)  # (n, H, W, 3)
+        with ThreadPoolExecutor(len(gray)) as threads:
+            return list(threads.map(merge_luminance, gray, map(self.canvas.crop, decoded)))
 
     def mask(self, gray: torch.Tensor):
         """ColorHint and image tokens under the reference mask, g_ref = z_ref = 0 (§3.2), for gray ``(m, C, h, w)``."""
         empty = torch.zeros_like(gray)
-        return self.pipe.control.hint(gray, empty, empty), self.tokens(None).expand(len(gray), -1, -1)
+        return self.pipe.control.hint(gray, empty, empty), self.tokens().expand(len(gray), -1, -1)
 
     def guide(self, gray: torch.Tensor, references: list[list[Reference]]):
         """ColorHint and image tokens of m frames, each with its list of references (equally many)."""
@@ -156,7 +179,8 @@ class Run:
         if self._step_takes_generator:
             options["generator"] = generators if count > 1 else generators[0]
         scheduler = self.scheduler
-        scheduler.set_timesteps(self.settings.num_inference_steps, device=self.device)
+        # The scheduler counts on the CPU: asking a GPU for the timestep would wait until it has caught up.
+        scheduler.set_timesteps(self.settings.num_inference_steps, device="cpu")
         trained = scheduler.config.num_train_timesteps
         if float(scheduler.timesteps.max()) >= trained:  # as diffusers' steps_offset makes of the last few
             raise ValueError(
@@ -168,17 +192,18 @@ class Run:
         solvers.start_at(scheduler, skipped)
         if bar is not None:
             bar.update(skipped)
-        for step, timestep in enumerate(scheduler.timesteps[skipped:]):
-            t = srg.rescale_timestep(float(timestep), trained, self.tau)
+        timesteps = scheduler.timesteps[skipped:]
+        for step, (now, timestep) in enumerate(zip(timesteps, timesteps.to(self.device), strict=True)):
+            t = srg.rescale_timestep(float(now), trained, self.tau)
             hint, tokens = condition(t)
             if step == 0 and skipped:
-                latents = scheduler.add_noise(hint.hint, noise, timestep.expand(count))
-            sample = scheduler.scale_model_input(latents, timestep)
+                latents = scheduler.add_noise(hint.hint, noise, now.expand(count))
+            sample = scheduler.scale_model_input(latents, now)
             output = self.predict(sample, timestep, text, gray, hint, tokens)
             if halves == 2:
                 negative, positive = output.chunk(2)
                 output = negative + self.guidance_scale * (positive - negative)
-            latents = scheduler.step(output, timestep, latents, **options).prev_sample
+            latents = scheduler.step(output, now, latents, **options).prev_sample
             latents = self._callback(step, timestep, latents, stage, frames)
             if bar is not None:
                 bar.update()
@@ -289,7 +314,7 @@ def color_together(
 ) -> list[tuple[np.ndarray, Reference | None, list[ReferenceRun]]]:
     """Stage 2 for some frames ``(H, W)`` as one batch, each with its own references; for each as ``color_frame``."""
     settings = run.settings
-    latents = torch.cat([run.encode(image) for image in gray])  # (m, C, h, w)
+    latents = run.encode(*gray)  # (m, C, h, w)
     descriptors = [run.describe(image, latent[None]) for image, latent in zip(gray, latents, strict=True)]
     distances = [pool.distances(descriptor) for descriptor in descriptors]
     records, held = [[] for _ in frames], {}
@@ -314,15 +339,11 @@ def color_together(
 
     strength = 1.0 if settings.reference_mask or not (pool.keys or pool.past) else run.strength
     clean = run.denoise(latents, frames, "remaining", condition, strength=strength)
-    results = []
-    for i, frame in enumerate(frames):
-        colored, reference = run.finish(clean[i : i + 1], gray[i]), None
-        if settings.use_srg and not settings.reference_mask:
-            pictures = None if settings.shortcuts.references else (gray[i], colored)
-            encoded = run.encode(colored), run.tokens(colored)
-            reference = Reference(frame, latents[i : i + 1], *encoded, descriptors[i], pictures)
-        results.append((colored, reference, run_lengths(records[i])))
-    return results
+    colored = run.finish_all(clean, gray)
+    references: list[Reference | None] = [None] * len(frames)
+    if settings.use_srg and not settings.reference_mask:
+        references = run.references(frames, gray, colored, latents, descriptors)
+    return list(zip(colored, references, map(run_lengths, records), strict=True))
 
 
 def color_in_order(

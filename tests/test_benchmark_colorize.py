@@ -64,7 +64,7 @@ def test_attention_written_plainly_gives_the_same_keyframes(tmp_path):
 
 
 def test_controlnet_runs_both_at_both_batches(tmp_path, capsys):
-    found = figures(tmp_path / "x.json", "controlnet", *TOY, "--batch", "2", "--fewer-steps", "1")
+    found = figures(tmp_path / "x.json", "controlnet", *TOY, "--batches", "1", "2", "--fewer-steps", "1")
     assert {"diffusers, batch 1", "diffusers, batch 2", "ours, side by side 1", "ours, side by side 2"} < set(
         found["seconds"]
     )
@@ -80,7 +80,7 @@ def test_gains_are_ratios_of_the_medians():
 
 
 def test_floor_is_the_sum_of_its_stages_over_the_peak(tmp_path):
-    found = figures(tmp_path / "x.json", "floor", *TOY, "--batch", "2")
+    found = figures(tmp_path / "x.json", "floor", *TOY, "--batches", "2")
     floor = sum(found["operations"].values()) / max(found["peaks"].values())
     assert found["share_of_peak"] == pytest.approx(floor / found["seconds_per_frame"])
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import json
 import math
 
@@ -13,7 +14,7 @@ from accelerate import Accelerator
 from diffusers import DDIMScheduler
 from prepared import run_config as config
 
-from gcgkit import conditioning, configs, trainer
+from gcgkit import compilation, conditioning, configs, trainer
 from gcgkit.dataset import FrameDataset, References, collate
 from gcgkit.denoiser import Denoiser, denoising_target, draw_noise, snr_weights
 from gcgkit.learner import Learner, make_optimizer
@@ -126,6 +127,23 @@ def test_the_loss_is_equation_11_with_the_pipelines_own_parts(place, mode):
         total, count = logged[f"loss_{kind}"]
         assert float(total) == pytest.approx(sum(found), rel=1e-4) and count == len(found)
         assert (f"gate_{kind}" in logged) == (mode == "gated")
+
+
+def test_a_compiled_step_moves_the_weights_alike(place, monkeypatch):
+    """Compiled up to the kernels, which are the compiler's own: traced, differentiated and run as one graph."""
+    monkeypatch.setattr(
+        compilation, "compile_for_training", functools.partial(compilation.compile_for_training, backend="aot_eager")
+    )
+    moved = []
+    for compiled in (False, True):
+        learner = make_learner(place, run__compile=compiled)
+        tiny.trained(learner.pipe.control)
+        learner.step([batch_of(place, learner, range(4))])
+        assert (learner.pipe.unet._compiled_call_impl is not None) == compiled
+        moved.append({name: weights.detach().clone() for name, weights in learner.model.named_parameters()})
+    torch.compiler.reset()
+    for name, weights in moved[0].items():
+        torch.testing.assert_close(moved[1][name], weights, atol=1e-6, rtol=1e-4, msg=name)
 
 
 def test_repeated_image_tokens_are_what_they_stand_for(place):

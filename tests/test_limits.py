@@ -1,5 +1,6 @@
 """Operations, bytes, floors and costs by arithmetic, and the clock that they are compared with."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,21 @@ def test_cost_goes_with_the_peak_and_the_price():
     assert found["A100"]["dollars"] == pytest.approx(720 * 65 / card.peak / 3600 * card.price)
 
 
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("NVIDIA H200", "H200"), ("NVIDIA H100 80GB HBM3", "H100 SXM"), ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"), ("NVIDIA L40S", "L40S"), ("NVIDIA L4", "L4"), ("Tesla T4", "T4"),
+    ],
+)  # fmt: skip
+def test_a_card_is_known_by_its_drivers_name(name, card):
+    assert limits.sheet_peak(name) == limits.CARDS[card].peak * 1e12
+
+
+def test_other_cards_are_not_known():
+    assert limits.sheet_peak("NVIDIA T400 4GB") is limits.sheet_peak("cpu") is limits.sheet_peak("Tesla T40") is None
+
+
 def test_cases_take_turns_after_one_to_warm_up():
     done = []
     cases = {name: lambda name=name: done.append(name) or name for name in "ab"}
@@ -45,7 +61,9 @@ def test_cases_take_turns_after_one_to_warm_up():
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident size is read from /proc")
 def test_peak_memory_sees_what_was_held_for_a_moment():
     def work() -> None:
-        torch.ones(60_000_000 // 4).add_(1)
+        held = torch.ones(60_000_000 // 4)
+        time.sleep(0.2)
+        del held
 
     if not torch.cuda.is_available():
         assert 45e6 < timing.peak_memory(work) < 150e6

@@ -153,7 +153,13 @@ def test_the_digest_notices_a_changed_line():
     changed = copy.deepcopy(notebook)
     changed.cells[2].source += "\n\n# a comment"
     assert lesson_runs.sources_digest(changed) == lesson_runs.sources_digest(notebook)
-    changed.cells[2].source = changed.cells[2].source.replace("mini", "other")
+    changed.cells[2].source = "if a:\n    print(f'{a + b} {{c}}')  # d"
+    once = lesson_runs.sources_digest(changed)
+    changed.cells[2].source = "if a:\n\n    print( f'{a + b} {{c}}' )"  # tokens that Python 3.12 tells otherwise
+    assert lesson_runs.sources_digest(changed) == once
+    changed.cells[2].source = "if a: pass\nprint(f'{a + b} {{c}}')"
+    assert lesson_runs.sources_digest(changed) != once
+    changed.cells[2].source = notebook.cells[2].source.replace("mini", "other")
     assert lesson_runs.sources_digest(changed) != lesson_runs.sources_digest(notebook)
 
 

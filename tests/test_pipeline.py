@@ -257,7 +257,12 @@ def test_run_lengths_and_grid():
 def test_references_are_encoded_once_and_hints_made_only_on_change(pipe, monkeypatch):
     clip = tiny.clip(6)
     encoded, hints, encode, hint = [], [], Run.encode, type(pipe.control).hint
-    monkeypatch.setattr(Run, "encode", lambda self, frame: (encoded.append(frame.ndim), encode(self, frame))[1])
+
+    def counted(self, *frames):
+        encoded.extend(frame.ndim for frame in frames)
+        return encode(self, *frames)
+
+    monkeypatch.setattr(Run, "encode", counted)
     monkeypatch.setattr(type(pipe.control), "hint", lambda self, *args: (hints.append(1), hint(self, *args))[1])
     out = color(pipe, clip, num_inference_steps=8)
     assert out.keyframes == [0, 5]
