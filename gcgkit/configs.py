@@ -66,6 +66,7 @@ class DataConfig:
     recolor_masked: Annotated[bool, "turn hues under the mask too, where nothing tells of it"]
     strip_recolored: Annotated[bool, "take colour words, wrong by then, from the file's captions of turned samples"]
     cache_variants: Annotated[int, "HSV variants of each clip that are encoded once, before training; 0 for none"]
+    cache_photo_variants: Annotated[int, "the same of each photograph; 0 for as many as of a clip"]
     cache_views: Annotated[int, "frames of each variant in the cache"]
     cache_seed: Annotated[int, "of the cache's draws, so that runs with other seeds share it"]
 
@@ -311,9 +312,9 @@ def _check(config: TrainConfig) -> None:
     data, optimizer, run, validation = config.data, config.optimizer, config.run, config.validation
     shares = {name: getattr(data, name) for name in ("mask", "single", "grid", "unrelated")}
     at_least = {
-        0: ("data.targets_per_clip", "data.window", "data.cache_variants", "data.cache_seed", "optimizer.weight_decay",
-            "optimizer.warmup", "optimizer.max_grad_norm", "loss.hint_weight", "loss.snr_gamma", "run.seed",
-            "run.max_steps", "run.workers"),
+        0: ("data.targets_per_clip", "data.window", "data.cache_variants", "data.cache_photo_variants",
+            "data.cache_seed", "optimizer.weight_decay", "optimizer.warmup", "optimizer.max_grad_norm",
+            "loss.hint_weight", "loss.snr_gamma", "run.seed", "run.max_steps", "run.workers"),
         1: ("data.targets_per_photo", "model.hidden_dim", "model.heads", "model.condition_width", "run.batch_size",
             "run.micro_batch", "run.log_every", "run.save_every", "run.keep", "validation.frames", "validation.every",
             "validation.steps"),

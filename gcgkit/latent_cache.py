@@ -29,13 +29,14 @@ from .configs import DataConfig
 from .dataset import Clip, Sample, caption_of, read_views, targets
 from .draws import Draw, SampleStream
 
-FORMAT = 1  # of the files; another number, another folder
+FORMAT = 2  # of the files; another number, another folder
 CHUNK = 8  # frames encoded at a time
 
 
-def natural_variants(data: DataConfig) -> int:
-    """How many of the variants keep their own colours: the first ones, one at least."""
-    return max(1, round(data.cache_variants * (1 - data.recolor)))
+def variants(clip: Clip, data: DataConfig) -> tuple[int, int]:
+    """How many variants a clip has, and how many of them keep their own colours: the first ones, one at least."""
+    count = (data.cache_photo_variants if clip.frames == 1 else 0) or data.cache_variants
+    return count, max(1, round(count * (1 - data.recolor)))
 
 
 def cache_folder(root: str | Path, clips: Sequence[Clip], data: DataConfig, pipe, condition: str) -> Path:
@@ -44,7 +45,8 @@ def cache_folder(root: str | Path, clips: Sequence[Clip], data: DataConfig, pipe
         "format": FORMAT,
         "clips": [[clip.set, clip.name, clip.sha256] for clip in clips],
         "size": [data.height, data.width],
-        "variants": [data.cache_variants, natural_variants(data), data.cache_views, data.cache_seed],
+        "variants": sorted({variants(clip, data) for clip in clips}),
+        "views": [data.cache_views, data.cache_seed],
         "drawn": [data.crops, data.window],
         "encoders": [_digest(pipe.vae), "" if condition == "none" else _digest(pipe.image_encoder)],
         "scaling": [pipe.vae.config.scaling_factor, getattr(pipe.vae.config, "shift_factor", None)],
@@ -124,7 +126,8 @@ def encode_tokens(pipe, frames: np.ndarray, condition: str, device) -> torch.Ten
 
 def scenes(clip: Clip, data: DataConfig) -> Iterator[tuple[list[int], np.ndarray, str]]:
     """Each variant's frame numbers, augmented views ``(V, height, width, 3)``, and a caption of their colours."""
-    for variant in range(data.cache_variants):
+    count, natural = variants(clip, data)
+    for variant in range(count):
         words = f"{data.cache_seed}/{clip.label}/{variant}"  # the same whatever other clips there are
         rng = np.random.default_rng(np.frombuffer(hashlib.sha256(words.encode()).digest(), np.uint32))
         if clip.frames == 1:
@@ -134,7 +137,7 @@ def scenes(clip: Clip, data: DataConfig) -> Iterator[tuple[list[int], np.ndarray
             start = int(rng.integers(clip.frames - length + 1))
             count = min(length, data.cache_views)
             frames = np.sort(start + rng.choice(length, count, replace=False)).tolist()
-        hsv = pairs.random_hsv(rng, natural=variant < natural_variants(data))
+        hsv = pairs.random_hsv(rng, natural=variant < natural)
         views = pairs.augment_hsv(read_views(clip, frames, data, rng), *hsv)
         yield frames, views, pairs.caption_scene(views, clip.name, rng)
 
@@ -160,23 +163,23 @@ class LatentDataset(torch.utils.data.Dataset):
         """One epoch; without this, Python would count positions for ever."""
         return (self[position] for position in range(len(self)))
 
-    def variant(self, draw: Draw) -> int:
-        """Which variant a sample takes: any of those that are recoloured as it is."""
-        natural = natural_variants(self.data)
-        first, count = (natural, self.data.cache_variants - natural) if draw.recolored else (0, natural)
+    def variant(self, draw: Draw, clip: int) -> int:
+        """Which variant of a clip a sample takes: any of those that are recoloured as it is."""
+        total, natural = variants(self.clips[clip], self.data)
+        first, count = (natural, total - natural) if draw.recolored else (0, natural)
         return first + int(np.random.default_rng(draw.seed).integers(count)) if count else 0
 
     def __getitem__(self, position: int) -> Sample:
         draw = self.stream.draw(position)
-        variant = self.variant(draw)
+        variant, source_variant = (self.variant(draw, clip) for clip in (draw.clip, draw.source))
         with safe_open(_file(self.folder, self.clips[draw.clip]), "pt") as file:
             target, gray = (file.get_slice(name)[variant, draw.target] for name in ("color", "gray"))
             frames = file.get_slice("frames")[variant]
             own = json.loads(file.metadata()["captions"])[variant]
         with safe_open(_file(self.folder, self.clips[draw.source]), "pt") as file:
             names = ("color", "gray", "tokens")
-            references = [[file.get_slice(name)[variant, view] for view in draw.references] for name in names]
-            source_frames = file.get_slice("frames")[variant]
+            references = [[file.get_slice(name)[source_variant, view] for view in draw.references] for name in names]
+            source_frames = file.get_slice("frames")[source_variant]
             width = file.get_slice("tokens").get_shape()[-2:]
         stacked = [torch.stack(found) if found else None for found in references]
         latents = torch.zeros(0, *target.shape, dtype=target.dtype)
@@ -213,8 +216,8 @@ def _check_space(folder: Path, clips: Sequence[Clip], data: DataConfig, pipe, co
     encoder = pipe.image_encoder.config
     count = (encoder.image_size // encoder.patch_size) ** 2 if condition == "patch" else 1
     per_view = 2 * (latents + count * encoder.projection_dim)  # bytes
-    views = sum(data.cache_views if c.frames == 1 else min(c.frames, data.cache_views) for c in clips)
-    need = views * data.cache_variants * per_view
+    views = lambda clip: data.cache_views if clip.frames == 1 else min(clip.frames, data.cache_views)  # noqa: E731
+    need = sum(views(clip) * variants(clip, data)[0] for clip in clips) * per_view
     free = disk.free_space(folder)
     if need > free:
         raise OSError(

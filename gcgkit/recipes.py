@@ -53,7 +53,7 @@ PAPER = TrainConfig(
         sets=("davis-train", "davis-val", "ldv-train"), exclude=(), height=256, width=448, crops=False,
         targets_per_clip=64, targets_per_photo=1, window=0, mask=0.2, single=0.4, grid=0.4, unrelated=0.0,
         captions="file", strip_colors=1.0, drop_text=0.1, recolor=0.5, recolor_masked=False, strip_recolored=True,
-        cache_variants=8, cache_views=16, cache_seed=0,
+        cache_variants=8, cache_photo_variants=0, cache_views=16, cache_seed=0,
     ),
     optimizer=OptimizerConfig(
         name="adam", learning_rate=5e-5, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0, schedule="constant",
@@ -109,6 +109,16 @@ MINI = vary(
     validation={"frames": 5, "steps": 16},
 )  # fmt: skip
 
+# On from the bundled weights at full size, all of UNet, copy and guidance together; a single card's run.
+MINI_MORE = vary(
+    MINI,
+    name="mini-more",
+    model={"control": "keep"},
+    data={"height": 256, "width": 448, "cache_variants": 36, "cache_photo_variants": 3},
+    loss={"snr_gamma": 5.0},
+    run={"epochs": 60.0, "batch_size": 64, "micro_batch": 64, "frozen_dtype": "float32", "workers": 8},
+)
+
 # Four steps of the mini model, to see that everything works; says nothing about colours.
 TINY = vary(
     MINI,
@@ -125,4 +135,4 @@ TINY = vary(
     validation={"set": "", "clips": (), "frames": 2, "every": 4, "steps": 2},
 )  # fmt: skip
 
-CONFIGS = {config.name: config for config in (PAPER, PAPER_16GB, MINI, TINY)}
+CONFIGS = {config.name: config for config in (PAPER, PAPER_16GB, MINI, MINI_MORE, TINY)}

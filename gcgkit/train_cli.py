@@ -17,7 +17,7 @@ ABOUT = "Train on prepared data, or go on with a run that was cut off."
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add = parser.add_argument
-    add("--config", metavar="NAME", default="paper", help="paper, paper-16gb, mini, tiny, or a file (paper)")
+    add("--config", metavar="NAME", default="paper", help="paper, paper-16gb, mini, mini-more, tiny, or a file (paper)")
     add("--set", dest="changes", metavar="KEY=VALUE", action="append", default=[], help="another value; repeatable")
     add("--data", metavar="DIR", type=Path, default=Path("prepared"), help="prepared sets (prepared)")
     add("--out", metavar="DIR", type=Path, help="the run's folder (runs/ and the configuration's name)")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcgkit import configs, guidance, preparation
-from gcgkit.recipes import CONFIGS, MINI, PAPER, PAPER_16GB, TINY
+from gcgkit import configs, guidance, preparation, trainer
+from gcgkit.recipes import CONFIGS, MINI, MINI_MORE, PAPER, PAPER_16GB, TINY
 
 KEYS = [f"{section}.{field}" for section in configs.SECTIONS for field in configs.to_dict(PAPER)[section]]
 
@@ -36,6 +36,14 @@ def test_the_small_recipe_is_the_papers_but_for_memory():
         "run.gradient_checkpointing", "run.workers", "run.save_every", "validation.frames", "validation.steps",
     }  # fmt: skip
     assert PAPER_16GB.run.batch_size == 24 and PAPER_16GB.run.precision == "fp16"  # a T4 has no bfloat16
+
+
+def test_going_on_is_the_minis_run_at_full_size():
+    assert set(configs.differences(MINI, MINI_MORE)) == {
+        "name", "model.control", "data.height", "data.width", "data.cache_variants", "data.cache_photo_variants",
+        "loss.snr_gamma", "run.epochs", "run.batch_size", "run.micro_batch", "run.frozen_dtype", "run.workers",
+    }  # fmt: skip
+    trainer.build_pipeline(MINI_MORE)  # the bundled copy is of the kind that is to be kept
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -198,7 +206,7 @@ def test_what_may_change_within_a_run_exists_and_leaves_the_steps_alone():
 
 
 def test_every_named_configuration_is_for_something():
-    assert [config.name for config in (PAPER, PAPER_16GB, MINI, TINY)] == list(CONFIGS)
+    assert [config.name for config in (PAPER, PAPER_16GB, MINI, MINI_MORE, TINY)] == list(CONFIGS)
     assert TINY.run.max_steps <= 4 and MINI.model.joint and value(MINI, "loss.hint_weight") > 0
 
 

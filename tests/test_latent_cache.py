@@ -8,12 +8,13 @@ import prepared
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 from skimage.color import rgb2hsv
 
 from gcgkit import color, conditioning, disk, latent_cache
 from gcgkit.dataset import collate, read_clips
 from gcgkit.denoiser import encode_batch
-from gcgkit.latent_cache import LatentDataset, build_cache, cache_folder, missing, natural_variants, scenes
+from gcgkit.latent_cache import LatentDataset, build_cache, cache_folder, missing, scenes, variants
 from gcgkit.recipes import PAPER
 
 DATA = dataclasses.replace(
@@ -48,8 +49,8 @@ def test_samples_are_the_encoded_frames(cache, pipe):
     for i in range(24):
         draw, sample = dataset.stream.draw(i), dataset[i]
         kinds.add(sample.kind)
-        variant = dataset.variant(draw)
-        assert draw.recolored == (variant >= natural_variants(DATA))
+        variant = dataset.variant(draw, draw.clip)
+        assert draw.recolored == (variant >= variants(clips[draw.clip], DATA)[1])
         frames, views, _ = list(scenes(clips[draw.clip], DATA))[variant]
         chosen = [draw.target, *draw.references]
         assert sample.labels == tuple(f"{clips[draw.clip].label} {frames[view]}" for view in chosen)
@@ -69,7 +70,7 @@ def test_samples_are_the_encoded_frames(cache, pipe):
 def test_variants_differ_in_colour_and_keep_some_as_they_are(root, cache):
     clips, _ = cache
     frames, views, texts = zip(*scenes(clips[0], DATA), strict=True)
-    assert len(views) == 4 and natural_variants(DATA) == 2 and all(text for text in texts)
+    assert variants(clips[0], DATA) == (4, 2) and len(views) == 4 and all(text for text in texts)
     for numbers, variant in zip(frames, views, strict=True):
         assert numbers == sorted(set(numbers)) and len(numbers) == 5 and variant.shape == (5, 32, 64, 3)
     truth = [np.stack([clips[0].read(i) for i in numbers]) for numbers in frames]
@@ -115,6 +116,30 @@ def test_a_batch_of_pixels_encodes_to_what_the_cache_holds_in_kind(cache, root, 
                     torch.testing.assert_close(group.gray[place, tile], g, atol=1e-4, rtol=1e-4)
                     tokens = conditioning.image_tokens(pipe.image_encoder, pipe.feature_extractor, view)[0]
                     torch.testing.assert_close(group.tokens[place, tile], tokens, atol=1e-4, rtol=1e-4)
+
+
+def test_photographs_can_have_fewer_variants(tmp_path, pipe):
+    """Each sample's latents are those of a variant of its own clip, also beside a reference of the other kind."""
+    prepared.write_clips(tmp_path, count=1, frames=6)
+    prepared.write_set(tmp_path, "photos-train", {"photo": tiny.clip(1, 64, 96, seed=9)}, kind="photos")
+    data = dataclasses.replace(
+        DATA, sets=("davis-train", "photos-train"), cache_photo_variants=2, targets_per_photo=12, mask=0.0, single=0.5,
+        grid=0.0, unrelated=0.5,
+    )  # fmt: skip
+    clips = read_clips(tmp_path, data.sets)
+    folder = cache_folder(tmp_path, clips, data, pipe, "none")
+    assert folder != cache_folder(tmp_path, clips, dataclasses.replace(data, cache_photo_variants=0), pipe, "none")
+    build_cache(folder, clips, data, pipe, "none", "cpu")
+    assert [len(list(scenes(clip, data))) for clip in clips] == [4, 2] == [variants(clip, data)[0] for clip in clips]
+    held = {clip.label: load_file(folder / clip.set / f"{clip.name}.safetensors")["color"] for clip in clips}
+    assert [latents.shape[0] for latents in held.values()] == [4, 2]
+    dataset, seen = LatentDataset(folder, clips, data), set()
+    for draw, sample in ((dataset.stream.draw(i), dataset[i]) for i in range(60)):
+        target, source = clips[draw.clip].label, clips[draw.source].label
+        seen.add((target, source))
+        for latents, label in ((sample.target, target), (sample.color[0], source)):
+            assert (held[label] == latents).flatten(2).all(2).any()
+    assert len(seen) == 4
 
 
 def test_a_cut_off_build_goes_on(root, pipe, tmp_path):
