@@ -8,7 +8,7 @@ types of ``__init__``'s parameters from the signature.)
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +33,6 @@ from .settings import Settings
 from .shortcuts import Shortcuts
 from .stages import Run, choose_keyframes, color_in_order, color_jointly, frames_in_a_row
 from .vae import LumaChromaAutoencoder
-
-TOGETHER = 8  # keyframes encoded at once: faster on a GPU, and little memory beside the denoising
 
 
 @dataclass
@@ -328,9 +326,7 @@ class GCGPipeline(DiffusionPipeline):
         if run.settings.reference_mask:
             return []
         numbers = sorted(colored)
-        parts = [numbers[i : i + TOGETHER] for i in range(0, len(numbers), TOGETHER)]
-        made = (run.references(part, [gray[i - offset] for i in part], [colored[i] for i in part]) for part in parts)
-        return list(chain.from_iterable(made))
+        return run.references(numbers, [gray[i - offset] for i in numbers], [colored[i] for i in numbers])
 
     def _keyframes(
         self,

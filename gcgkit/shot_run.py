@@ -100,13 +100,13 @@ class ShotRun:
         self.folder.log("colour keyframes", frames=todo)
 
         def work(group: int | None) -> dict[int, np.ndarray]:
-            references = [*others, *(run.reference(n, gray[n], frame) for n, frame in given.items())]
+            references = [*others, *run.references(list(given), [gray[n] for n in given], list(given.values()))]
             colored, size = dict(given), group or max(1, len(todo))
             for part in (todo[i : i + size] for i in range(0, len(todo), size)):
                 result, _ = color_jointly(run, np.stack([gray[n] for n in part]), tuple(part), references)
                 colored.update(zip(part, result, strict=True))
                 if part[-1] != todo[-1]:
-                    references += [run.reference(n, gray[n], colored[n]) for n in part]
+                    references += run.references(part, [gray[n] for n in part], [colored[n] for n in part])
             return colored
 
         colored = self.ladder.run(work, len(todo))

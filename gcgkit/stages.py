@@ -34,6 +34,8 @@ from .references import (
 )
 from .settings import Settings
 
+TOGETHER = 8  # frames that go through the autoencoder and the image encoder at once on a GPU
+
 
 class Run:
     """One call's canvas, text embeddings, noise and settings, and the steps that both stages share."""
@@ -89,9 +91,20 @@ class Run:
 
     def encode(self, *frames: np.ndarray) -> torch.Tensor:
         """Latents of n frames at the clip's size, gray or RGB: ``(n, C, h, w)``."""
-        compilation.begin_step(self.pipe)
-        canvases = [self.canvas.place(frame) for frame in frames]
-        return conditioning.encode(self.pipe.vae, canvases, self.device).to(self.dtype)
+        parts = []
+        for some in self._together(frames):
+            compilation.begin_step(self.pipe)
+            canvases = [self.canvas.place(frame) for frame in some]
+            parts.append(conditioning.encode(self.pipe.vae, canvases, self.device).to(self.dtype))
+        return torch.cat(parts)
+
+    def _together(self, items: Sequence) -> list[Sequence]:
+        """Parts of what goes through the encoders and the decoder: some at once on a GPU, one by one on the CPU.
+
+        There a batch is no faster, and rounds otherwise than a single frame.
+        """
+        count = TOGETHER if self.device.type == "cuda" else 1
+        return [items[i : i + count] for i in range(0, len(items), count)]
 
     def describe(self, gray: np.ndarray, latents: torch.Tensor) -> np.ndarray:
         """What D compares of a gray frame ``(H, W)``, whose latents are at hand."""
@@ -102,11 +115,14 @@ class Run:
 
     def tokens(self, *colored: np.ndarray) -> torch.Tensor:
         """Image tokens ``(n, N, D)`` of n coloured frames; of none under the reference mask: ``(1, N, D)``."""
-        image = [self.canvas.place(frame, padded=False) for frame in colored] or None
-        tokens = conditioning.image_tokens(
-            self.pipe.image_encoder, self.pipe.feature_extractor, image, self.settings.image_condition, self.device
-        )
-        return tokens.to(self.dtype)
+        pipe, condition, parts = self.pipe, self.settings.image_condition, []
+        for some in self._together(colored) or [None]:
+            images = some and [self.canvas.place(frame, padded=False) for frame in some]
+            tokens = conditioning.image_tokens(
+                pipe.image_encoder, pipe.feature_extractor, images, condition, self.device
+            )
+            parts.append(tokens.to(self.dtype))
+        return torch.cat(parts)
 
     def reference(self, frame: int, gray: np.ndarray, colored: np.ndarray) -> Reference:
         """Encode a coloured frame, once, as a reference: gray ``(H, W)``, coloured ``(H, W, 3)``."""
@@ -120,7 +136,9 @@ class Run:
         latents: torch.Tensor | None = None,
         descriptors: Sequence[np.ndarray] | None = None,
     ) -> list[Reference]:
-        """``reference`` for n frames as one batch; of the gray ones latents ``(n, C, h, w)`` and what D compares."""
+        """``reference`` for n frames; of the gray ones latents ``(n, C, h, w)`` and what D compares, if at hand."""
+        if not frames:
+            return []
         if latents is None:
             latents = self.encode(*gray)
         if descriptors is None:
@@ -134,11 +152,13 @@ class Run:
         return self.finish_all(latents, [gray])[0]
 
     def finish_all(self, latents: torch.Tensor, gray: list[np.ndarray]) -> list[np.ndarray]:
-        """``finish`` for n frames, decoded as one batch ``(n, C, h, w)``, each one's colours put on in a thread."""
-        compilation.begin_step(self.pipe)
-        decoded = conditioning.decode_all(self.pipe.vae, latents)  # (n, H, W, 3)
+        """``finish`` for the latents of n frames ``(n, C, h, w)``, each one's colours put on in a thread."""
+        decoded = []
+        for some in self._together(latents):
+            compilation.begin_step(self.pipe)
+            decoded += map(self.canvas.crop, conditioning.decode_all(self.pipe.vae, some))  # (H, W, 3) each
         with ThreadPoolExecutor(len(gray)) as threads:
-            return list(threads.map(merge_luminance, gray, map(self.canvas.crop, decoded)))
+            return list(threads.map(merge_luminance, gray, decoded))
 
     def mask(self, gray: torch.Tensor):
         """ColorHint and image tokens under the reference mask, g_ref = z_ref = 0 (§3.2), for gray ``(m, C, h, w)``."""

@@ -271,6 +271,23 @@ def test_references_are_encoded_once_and_hints_made_only_on_change(pipe, monkeyp
     assert len(hints) == 1 + sum(len(runs) for runs in out.references.values()) < 1 + 4 * 8
 
 
+def test_frames_encoded_together_are_what_they_are_alone(pipe, monkeypatch):
+    """On a GPU some frames go through the encoders and the decoder at once."""
+    clip = tiny.clip(9)
+    options = {"num_keyframes": 4, "side_by_side": 2, "prompt": "red"}
+    alone = color(pipe, clip, **options).frames
+    sizes = []
+
+    def together(self, items):
+        parts = [items[i : i + 3] for i in range(0, len(items), 3)]
+        sizes.extend(map(len, parts))
+        return parts
+
+    monkeypatch.setattr(Run, "_together", together)
+    assert np.abs(color(pipe, clip, **options).frames.astype(int) - alone).max() <= 1
+    assert {1, 2, 3} <= set(sizes)
+
+
 def test_without_the_sliding_grid_one_keyframe_guides(pipe):
     clip = tiny.clip(6)
     nearest = color(pipe, clip, use_srg=False)
