@@ -321,7 +321,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--at-once", type=int, default=16, help="length: most frames to attend to all at once (16)")
     add("--keyframes", type=int, nargs="+", default=(1, 2, 4, 8), help="keyframes: m (1 2 4 8)")
     add("--fewer-steps", type=int, default=16, help=f"controlnet: steps of {FASTER} (16)")
-    add("--batches", type=int, nargs="+", default=(1, 8), help="controlnet: frames at once; floor: the last (1 8)")
+    add("--batches", type=int, nargs="+", default=(1, 8), help="controlnet: frames at once; floor: the most (1 8)")
     add("--compile", action="store_true", help="controlnet, floor, all: compile the networks of both")
     add("--height", type=int, default=256, help="of frames, for random weights (256)")
     add("--width", type=int, default=448, help="of frames, for random weights (448)")
