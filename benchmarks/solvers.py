@@ -49,7 +49,8 @@ def measure(args: argparse.Namespace, held: dict) -> dict:
             seconds, out = clock(
                 lambda: pipe(
                     to_gray(clip), reference={0: clip[0]}, num_inference_steps=steps, solver=solver,  # noqa: B023
-                    strength=args.strength, num_keyframes=args.keyframes, generator=torch.Generator().manual_seed(0),
+                    strength=args.strength, hint_weight=args.hint_weight, num_keyframes=args.keyframes,
+                    generator=torch.Generator().manual_seed(0),
                 )
             )  # fmt: skip
             frames[solver, steps] = out.frames
@@ -85,6 +86,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--keyframes", type=int, default=4, help="keyframes, the exemplar among them (4)")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="denoising steps (4 8 16 32)")
     parser.add_argument("--strength", type=float, help="as the pipeline takes it (the profile's own)")
+    parser.add_argument(
+        "--hint-weight", type=float, default=0.0, help="ColorHint blended into each step, where solvers hardly show (0)"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (as PyTorch has them)")
     parser.add_argument("--json", type=Path, help="keep the figures here")
     args = parser.parse_args(argv)

@@ -59,7 +59,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(DEFAULT, "the profile's own"),
     *_each("tau", (1.0, 2.0, 4.0, 16.0, 1000.0)),
     *_each("strength", (0.5, 1.0)),
-    Setting("paper", "tau 4, strength 1", {"tau": 4.0, "strength": 1.0}),
+    *_each("hint_weight", (0.0, 0.5, 1.0)),
+    Setting("paper", "tau 4, strength 1, hint weight 0", {"tau": 4.0, "strength": 1.0, "hint_weight": 0.0}),
     *_each("num_inference_steps", (4, 8, 16, 64)),
     *_each("num_keyframes", (1, 2, 8)),
     *_each("keyframe_method", ("uniform", "random")),
@@ -136,11 +137,11 @@ def resolved(pipe, setting: Setting, **options) -> dict:
     chosen = {**options, **setting.options}
     names = dict.fromkeys(name for each in SETTINGS for name in each.options)
     values = {name: chosen.get(name, getattr(Settings(), name)) for name in names}
-    for name in ("tau", "strength"):
+    for name in ("tau", "strength", "hint_weight"):
         values[name] = float(pipe.config[name] if values[name] is None else values[name])
     mode = pipe.control.guidance.config.mode
     if mode == "concat":
-        values["strength"] = 1.0  # as ``stages.Run`` has it
+        values |= {"strength": 1.0, "hint_weight": 0.0}  # as ``stages.Run`` has it
     has_gate = mode == "gated"
     gate = {None: "learned" if has_gate else "none", 0.0: "shut", 1.0: "open"}
     return {**values, "gate": gate.get(setting.gate, setting.gate), "mode": mode}

@@ -355,6 +355,7 @@ def export(out: Path, trained: Path, folder: Path, sharpness: float = 1.0, null_
         guidance_scale=1.2,
         tau=64.0,
         strength=0.25,
+        hint_weight=1.0,
     )
     pipe.to(torch.float16).save_pretrained(folder)
     drop_shared(folder)

@@ -21,6 +21,7 @@ from . import conditioning, profiles
 from .color import to_gray
 from .control import GuidedControlNet
 from .frames import check_frame, check_frames
+from .memory import align_weights
 from .references import (
     OUTSIDE,
     Reference,
@@ -61,7 +62,8 @@ class GCGPipeline(DiffusionPipeline):
         guidance_scale: the profile's own scale of classifier-free guidance.
         height, width: the profile's working size in pixels, which frames are scaled to fit.
         tau: the profile's own range of t in Eq. 10.
-        strength: the profile's own share of denoising steps for frames with references, see ``settings.Settings``.
+        strength, hint_weight: the profile's own share of denoising steps for frames with references, and of the
+            ColorHint in each, see ``settings.Settings``.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class GCGPipeline(DiffusionPipeline):
         width: int = 448,
         tau: float = 4.0,
         strength: float = 1.0,
+        hint_weight: float = 0.0,
     ):
         super().__init__()
         self.register_modules(
@@ -91,9 +94,8 @@ class GCGPipeline(DiffusionPipeline):
             feature_extractor=feature_extractor,
             scheduler=scheduler,
         )
-        self.register_to_config(
-            guidance_scale=guidance_scale, height=height, width=width, tau=tau, strength=strength
-        )
+        own = {"guidance_scale": guidance_scale, "tau": tau, "strength": strength, "hint_weight": hint_weight}
+        self.register_to_config(height=height, width=width, **own)
 
     @classmethod
     def from_pretrained(cls, name="mini", *, dtype=None, torch_dtype=None, **kwargs) -> "GCGPipeline":
@@ -117,7 +119,7 @@ class GCGPipeline(DiffusionPipeline):
         # older diffusers know only torch_dtype and let dtype pass by
         if isinstance(dtype, torch.dtype) and pipe.unet.dtype != dtype:
             pipe.to(dtype=dtype)
-        _align_weights(pipe)
+        align_weights(pipe)
         pipe.register_to_config(_name_or_path=str(name))
         return pipe
 
@@ -151,6 +153,7 @@ class GCGPipeline(DiffusionPipeline):
         network: Callable | None = None,
         tau: float | None = None,
         strength: float | None = None,
+        hint_weight: float | None = None,
         past_window: int | None = 32,
         use_srg: bool = True,
         single_reference: str = "nearest",
@@ -187,6 +190,7 @@ class GCGPipeline(DiffusionPipeline):
             network=network,
             tau=tau,
             strength=strength,
+            hint_weight=hint_weight,
             past_window=past_window,
             use_srg=use_srg,
             single_reference=single_reference,
@@ -375,19 +379,6 @@ class GCGPipeline(DiffusionPipeline):
         if "desc" not in getattr(self, "_progress_bar_config", {}):
             bar.set_description(title)
         return bar
-
-
-def _align_weights(pipe: GCGPipeline, boundary: int = 64) -> None:
-    """Move weights that lie askew in memory, as those mapped from a file do, to where PyTorch would have put them.
-
-    CPU kernels sum in another order for askew data: without this a loaded pipeline's output differs in the last bit
-    from that of the one that was saved.
-    """
-    for component in pipe.components.values():
-        if isinstance(component, torch.nn.Module):
-            for weights in (*component.parameters(), *component.buffers()):
-                if weights.device.type == "cpu" and weights.data_ptr() % boundary:
-                    weights.data = weights.data.clone()
 
 
 def _gray_chunk(chunk: list, offset: int, size: tuple[int, int] | None) -> np.ndarray:

@@ -192,6 +192,8 @@ def main() -> None:
     parser.add_argument("--mask", action="store_true", help="exemplar: with the reference masked")
     parser.add_argument("--steps", type=int, default=32, help="denoising steps")
     parser.add_argument("--tau", type=float, help="exemplar: how fast the grid slides (the profile's own)")
+    parser.add_argument("--strength", type=float, help="exemplar: share of the steps, 1 from noise (the profile's own)")
+    parser.add_argument("--hint-weight", type=float, help="exemplar: ColorHint blended in, 0 to 1 (the profile's own)")
     args = parser.parse_args()
     pipe = None if args.part == "memory" else GCGPipeline.from_pretrained(args.weights)
     if pipe is not None:
@@ -201,7 +203,8 @@ def main() -> None:
         result = vae_quality(pipe, args.data, args.frames)
     elif args.part == "exemplar":
         clips = tuple(args.clips) if args.clips else None
-        result = exemplar_quality(pipe, args.data, args.frames, clips, reference_mask=args.mask, tau=args.tau, **steps)
+        own = {"tau": args.tau, "strength": args.strength, "hint_weight": args.hint_weight}
+        result = exemplar_quality(pipe, args.data, args.frames, clips, reference_mask=args.mask, **own, **steps)
     elif args.part == "prompt":
         result = prompt_quality(pipe, args.data, **steps)
     elif args.part == "gate":

@@ -37,6 +37,8 @@ class Settings:
     strength: share of the denoising steps that a frame with references goes through, above 0 to 1; it starts from its
     noised ColorHint then, as image-to-image does, and from pure noise at 1 (the paper). None for the profile's own.
     Frames under the mask always start from noise.
+    hint_weight: how much of the ColorHint each step's clean prediction of a frame with references is given where the
+    gate is open, 0 (the paper) to 1, see ``blending``; None for the profile's own.
     solver: which way the denoising steps go, "ddim", "dpm++" or "unipc", see ``solvers``; None for the profile's own.
     eta: DDIM's. noise: "shared" starts every frame from the same noise, "independent" each from its own.
     side_by_side: how many stretches of the clip the second stage colours at once, a frame of each as one batch; 1 is
@@ -56,6 +58,7 @@ class Settings:
     network: Callable | None = None
     tau: float | None = None
     strength: float | None = None
+    hint_weight: float | None = None
     past_window: int | None = 32
     use_srg: bool = True
     single_reference: str = "nearest"
@@ -78,7 +81,7 @@ class Settings:
             value = getattr(self, name)
             if not (_is_whole(value) and value >= 1) and not (name == "past_window" and value is None):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
-        for name, lowest in (("guidance_scale", 0), ("tau", None), ("strength", None), ("eta", 0)):
+        for name, lowest in (("guidance_scale", 0), ("tau", None), ("strength", None), ("hint_weight", 0), ("eta", 0)):
             value = getattr(self, name)
             if value is None and name != "eta":
                 continue
@@ -100,6 +103,8 @@ class Settings:
             raise ValueError(f"solver must be None or one of {', '.join(SOLVERS)}, not {self.solver!r}.")
         if self.strength is not None and not self.strength <= 1:
             raise ValueError(f"strength must be above 0 and at most 1, not {self.strength!r}.")
+        if self.hint_weight is not None and not self.hint_weight <= 1:
+            raise ValueError(f"hint_weight must be from 0 to 1, not {self.hint_weight!r}.")
         if self.dissimilarity == "lpips" and self.network is None:
             raise ValueError("dissimilarity 'lpips' needs network=, a callable (a_frames, b_frames) -> (N,) distances.")
         if self.callback_on_step_end is not None and not callable(self.callback_on_step_end):

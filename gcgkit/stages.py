@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from . import compilation, conditioning, keyframes, solvers, srg
+from . import blending, compilation, conditioning, keyframes, solvers, srg
 from .attention import joint_self_attention
 from .color import merge_luminance
 from .guidance import GuidanceOutput
@@ -55,8 +55,9 @@ class Run:
         )
         self.tau = pipe.config.tau if settings.tau is None else settings.tau
         self.strength = pipe.config.strength if settings.strength is None else settings.strength
+        self.hint_weight = pipe.config.hint_weight if settings.hint_weight is None else settings.hint_weight
         if pipe.control.guidance.config.mode == "concat":
-            self.strength = 1.0  # its hint is the reference itself, whose structure is another frame's
+            self.strength, self.hint_weight = 1.0, 0.0  # its hint is the reference itself: another frame's structure
         scale = pipe.config.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
         self.guidance_scale = float(scale)
         self.text = self._text()
@@ -173,9 +174,9 @@ class Run:
         ref_gray, ref_color, tokens = (torch.cat(parts) for parts in zip(*grids, strict=True))
         return self.pipe.control.hint(gray, ref_gray, ref_color), tokens
 
-    def steps(self, strength: float) -> int:
-        """How many of the denoising steps are gone through at a strength, one at least."""
-        return max(1, round(strength * self.settings.num_inference_steps))
+    def steps(self, guided: bool = True) -> int:
+        """How many of the denoising steps frames with references go through, or without: one at least."""
+        return max(1, round((self.strength if guided else 1.0) * self.settings.num_inference_steps))
 
     def denoise(
         self,
@@ -184,13 +185,13 @@ class Run:
         stage: str,
         condition: Callable,
         bar=None,
-        strength: float = 1.0,
+        guided: bool = True,
     ) -> torch.Tensor:
         """Denoise m frames together: gray latents ``(m, C, h, w)`` -> clean latents ``(m, C, h, w)``.
 
         ``condition(t)`` gives the ColorHint and the image tokens at t of Eq. 10, in [0, tau]. Guidance is on text
-        only: the copy sees no text, so it runs once per step and its residuals serve both halves. With ``strength``
-        below 1 the first steps are left out and the frames start from their ColorHints, noised as far.
+        only: the copy sees no text, so it runs once per step and its residuals serve both halves. ``guided`` frames
+        have references: below strength 1 they skip steps and start from their ColorHints, noised as far.
         """
         count, halves = len(frames), len(self.text)
         text = self.text.repeat_interleave(count, 0)  # (halves*m, N, D), a half's frames side by side
@@ -208,7 +209,7 @@ class Run:
                 f"not {self.settings.num_inference_steps}."
             )
         latents = noise * scheduler.init_noise_sigma
-        skipped = self.settings.num_inference_steps - self.steps(strength)
+        skipped = self.settings.num_inference_steps - self.steps(guided)
         solvers.start_at(scheduler, skipped)
         if bar is not None:
             bar.update(skipped)
@@ -223,6 +224,8 @@ class Run:
             if halves == 2:
                 negative, positive = output.chunk(2)
                 output = negative + self.guidance_scale * (positive - negative)
+            if guided and self.hint_weight:
+                output = blending.toward_hint(scheduler, output, latents, now, hint, self.hint_weight)
             latents = scheduler.step(output, now, latents, **options).prev_sample
             latents = self._callback(step, timestep, latents, stage, frames)
             if bar is not None:
@@ -307,14 +310,14 @@ def color_jointly(
             order = np.argsort(pool.distance(run.describe(image, latent[None]), exemplars), kind="stable")
             nearest.append([exemplars[i] for i in order[: run.settings.grid_size if run.settings.use_srg else 1]])
             used = tuple(r.frame for r in nearest[-1])
-            record[frame] = [ReferenceRun(run.steps(run.strength), used, ())]
-        guide, strength = partial(run.guide, latents, nearest), run.strength
+            record[frame] = [ReferenceRun(run.steps(), used, ())]
+        guide = partial(run.guide, latents, nearest)
     else:
-        guide, strength = partial(run.mask, latents), 1.0
+        guide = partial(run.mask, latents)
     guidance = guide()
     condition = (lambda t: guidance) if run.settings.shortcuts.hints else (lambda t: guide())
     with joint_self_attention(run.pipe.unet, len(frames)) if len(frames) > 1 else nullcontext():
-        clean = run.denoise(latents, frames, "keyframes", condition, bar, strength)
+        clean = run.denoise(latents, frames, "keyframes", condition, bar, guided=bool(record))
     return [run.finish(clean[i : i + 1], image) for i, image in enumerate(gray)], record
 
 
@@ -357,8 +360,8 @@ def color_together(
             held[used] = run.guide(latents, guiding) if guiding[0] else run.mask(latents)
         return held[used]
 
-    strength = 1.0 if settings.reference_mask or not (pool.keys or pool.past) else run.strength
-    clean = run.denoise(latents, frames, "remaining", condition, strength=strength)
+    guided = not settings.reference_mask and bool(pool.keys or pool.past)
+    clean = run.denoise(latents, frames, "remaining", condition, guided=guided)
     colored = run.finish_all(clean, gray)
     references: list[Reference | None] = [None] * len(frames)
     if settings.use_srg and not settings.reference_mask:

@@ -74,6 +74,15 @@ def test_exemplar_beats_gray_and_a_tint(pipe, clip):
     assert ours > tinted + 1
 
 
+def test_keeping_what_the_gate_lets_through_beats_leaving_it_to_the_unet(pipe, clip):
+    options = {"reference": {0: clip[0]}, "num_inference_steps": 8, "num_keyframes": 2}
+    kept, left = (
+        pipe(color.to_gray(clip), generator=torch.Generator().manual_seed(0), hint_weight=weight, **options).frames
+        for weight in (pipe.config.hint_weight, 0.0)
+    )
+    assert metrics.psnr_rgb(kept[1:], clip[1:]) > metrics.psnr_rgb(left[1:], clip[1:]) + 0.2
+
+
 def test_gate_is_closed_under_the_mask_and_trusts_a_matching_reference_more(pipe, clip):
     code = lambda image: conditioning.encode(pipe.vae, image)  # noqa: E731
     with torch.no_grad():

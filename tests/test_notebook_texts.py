@@ -126,3 +126,4 @@ def test_the_readme_states_the_settings_of_the_profiles():
     assert f"The guidance scale of {own['guidance_scale']:g} keeps" in text
     assert f"the mini profile sets tau = {own['tau']:g}," in text
     assert f"starts frames with references from their noised ColorHint (`strength` {own['strength']:g})" in text
+    assert f"keeps what the gate lets through (`hint_weight` {own['hint_weight']:g})" in text

@@ -1,5 +1,6 @@
 """Other solvers: held against diffusers' own schedulers, stepped by hand over the UNet's own predictions."""
 
+import by_hand
 import numpy as np
 import pytest
 import tiny
@@ -7,8 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from test_pipeline import color, seeded
 
-from gcgkit import conditioning
-from gcgkit.color import merge_luminance, to_gray
+from gcgkit.color import to_gray
 from gcgkit.pipeline import GCGPipeline
 from gcgkit.solvers import SOLVERS, scheduler_for
 
@@ -31,31 +31,14 @@ def pipe(tmp_path_factory, request) -> GCGPipeline:
     return pipe
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_frames_are_those_of_diffusers_own_scheduler(pipe, clip, solver, strength):
     """One exemplar, one frame, written out step by step."""
-    gray = to_gray(clip)
-    out = pipe(
-        gray[:2], reference={0: clip[0]}, num_keyframes=1, num_inference_steps=6, strength=strength, solver=solver,
-        generator=seeded(),
-    )  # fmt: skip
-    key = merge_luminance(gray[0], clip[0])
-    g, ref_gray, ref_color = (conditioning.encode(pipe.vae, x) for x in (gray[1], gray[0], key))
-    tokens = conditioning.image_tokens(pipe.image_encoder, pipe.feature_extractor, key)
-    hint, text = pipe.control.guidance(g, ref_gray, ref_color), pipe.encode_prompt([""])
+    options = {"reference": {0: clip[0]}, "num_keyframes": 1, "num_inference_steps": 6}
+    out = pipe(to_gray(clip)[:2], **options, strength=strength, solver=solver, generator=seeded())
     scheduler = KINDS[solver].from_config(pipe.scheduler.config)
-    scheduler.set_timesteps(6)
-    timesteps = scheduler.timesteps[round(6 * (1 - strength)) :]
-    noise = latents = torch.randn(g.shape, generator=seeded())
-    if strength < 1:
-        latents = scheduler.add_noise(hint.hint, noise, timesteps[:1])
-    for t in timesteps:
-        down, middle = pipe.control(latents, t, tokens, g, hint=hint, return_dict=False)
-        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-        latents = scheduler.step(pipe.unet(latents, t, text, **residuals).sample, t, latents).prev_sample
-    wanted = merge_luminance(gray[1], conditioning.decode(pipe.vae, latents))
+    wanted = by_hand.second_frame(pipe, clip, scheduler, 6, strength)
     assert np.abs(out.frames[1].astype(int) - wanted).max() <= 1
 
 
