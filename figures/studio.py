@@ -25,9 +25,9 @@ HERE = Path(__file__).resolve().parent
 DPI = 200
 # What decides a colouring: the pipeline's modules, and those that take frames and settings.
 CODE = (
-    "ablations", "attention", "color", "compilation", "conditioning", "control", "demo", "footage", "frames",
-    "guidance", "keyframes", "media", "pipeline", "profiles", "references", "settings", "shortcuts", "solvers",
-    "srg", "stages", "vae", "video",
+    "ablations", "attention", "blending", "color", "compilation", "conditioning", "control", "demo", "footage",
+    "frames", "guidance", "keyframes", "media", "memory", "pipeline", "profiles", "references", "settings",
+    "shortcuts", "solvers", "srg", "stages", "vae", "video",
 )  # fmt: skip
 WIDTH, LABELS = 12.0, 1.8  # inches of a figure, and of its column of labels
 ZOOM = 3  # how many times a detail is enlarged
