@@ -747,6 +747,8 @@ _BLACK = np.zeros((3, 32, 64, 3), np.uint8)
         ({"tau": 0}, "tau must be a number above 0"),
         ({"strength": 0}, "strength must be a number above 0"),
         ({"strength": 1.5}, "strength must be above 0 and at most 1"),
+        ({"hint_weight": -0.1}, "hint_weight must be a number from 0 on"),
+        ({"hint_weight": 1.5}, "hint_weight must be from 0 to 1"),
         ({"eta": -0.1}, "eta must be a number from 0 on"),
         ({"prompt": ["red", "blue"]}, "prompt must be one string"),
         ({"negative_prompt": None}, "negative_prompt must be one string"),
