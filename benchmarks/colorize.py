@@ -186,6 +186,8 @@ def length(args: argparse.Namespace) -> dict:
 def keyframes(args: argparse.Namespace) -> dict:
     """Seconds and memory of the first stage against m: fused joint attention, and the same with every logit built."""
     pipe, clip = pipeline(args), footage(args, max(args.keyframes))
+    if args.replay:
+        compilation.compile_networks(pipe, backend="cudagraphs")
     found: dict[str, dict] = {"ours": {}, "written plainly": {}}
     for count in args.keyframes:
 
@@ -320,6 +322,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--lengths", type=int, nargs="+", help="length: frames of the clips (--frames, twice, four times)")
     add("--at-once", type=int, default=16, help="length: most frames to attend to all at once (16)")
     add("--keyframes", type=int, nargs="+", default=(1, 2, 4, 8), help="keyframes: m (1 2 4 8)")
+    add("--replay", action="store_true", help="keyframes: replay both as CUDA graphs, which spares launching kernels")
     add("--fewer-steps", type=int, default=16, help=f"controlnet: steps of {FASTER} (16)")
     add("--batches", type=int, nargs="+", default=(1, 8), help="controlnet: frames at once; floor: the most (1 8)")
     add("--compile", action="store_true", help="controlnet, floor, all: compile the networks of both")

@@ -27,20 +27,25 @@ def compile_networks(
 
     cuda_graphs: replay each network as one CUDA graph, which spares a launch per kernel; None for wherever the pipeline
     is on a GPU. channels_last: lay the weights of convolutions out as tensor cores read them; None likewise. backend:
-    as ``torch.compile`` takes it. Call it after the pipeline is where it shall run, in its dtype. Raises ValueError for
-    CUDA graphs without a GPU, or with another backend than inductor.
+    as ``torch.compile`` takes it; "cudagraphs" replays the kernels as they are, which takes seconds to prepare and not
+    minutes. Call it after the pipeline is where it shall run, in its dtype. Raises ValueError for CUDA graphs without a
+    GPU, or with another backend than inductor and cudagraphs.
     """
     on_gpu = pipe.unet.device.type == "cuda"
+    replayable = on_gpu and backend in ("inductor", "cudagraphs")
     if cuda_graphs is None:
-        cuda_graphs = on_gpu and backend == "inductor"
-    if cuda_graphs and not (on_gpu and backend == "inductor"):
-        raise ValueError('cuda_graphs needs the backend inductor and a pipeline on a GPU: move it with .to("cuda").')
+        cuda_graphs = replayable or backend == "cudagraphs"
+    if cuda_graphs and not replayable:
+        raise ValueError(
+            'cuda_graphs needs the backend inductor or cudagraphs and a pipeline on a GPU: move it with .to("cuda").'
+        )
+    mode = {"mode": "reduce-overhead"} if cuda_graphs and backend == "inductor" else {}
     if channels_last is None:
         channels_last = on_gpu
     for part in networks(pipe).values():
         if channels_last:
             part.to(memory_format=torch.channels_last)
-        part.compile(dynamic=False, backend=backend, **({"mode": "reduce-overhead"} if cuda_graphs else {}))
+        part.compile(dynamic=False, backend=backend, **mode)
     (_REPLAYED.add if cuda_graphs else _REPLAYED.discard)(pipe.unet)
 
 

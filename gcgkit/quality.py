@@ -191,6 +191,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--mask", action="store_true", help="exemplar: with the reference masked")
     parser.add_argument("--steps", type=int, default=32, help="denoising steps")
+    parser.add_argument("--keyframes", type=int, default=4, help="exemplar: m, the exemplar among them (4)")
     parser.add_argument("--tau", type=float, help="exemplar: how fast the grid slides (the profile's own)")
     parser.add_argument("--strength", type=float, help="exemplar: share of the steps, 1 from noise (the profile's own)")
     parser.add_argument("--hint-weight", type=float, help="exemplar: ColorHint blended in, 0 to 1 (the profile's own)")
@@ -204,7 +205,8 @@ def main() -> None:
     elif args.part == "exemplar":
         clips = tuple(args.clips) if args.clips else None
         own = {"tau": args.tau, "strength": args.strength, "hint_weight": args.hint_weight}
-        result = exemplar_quality(pipe, args.data, args.frames, clips, reference_mask=args.mask, **own, **steps)
+        options = {"num_keyframes": args.keyframes, "reference_mask": args.mask, **own, **steps}
+        result = exemplar_quality(pipe, args.data, args.frames, clips, **options)
     elif args.part == "prompt":
         result = prompt_quality(pipe, args.data, **steps)
     elif args.part == "gate":

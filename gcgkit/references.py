@@ -59,6 +59,12 @@ class ReferencePool:
         self.measure, self.network = measure, network
         self.keys: list[Reference] = []
         self.past: deque[Reference] = deque(maxlen=window)
+        self.owed: Callable[[], list[Reference]] = list  # encodes what was coloured last, if a later frame comes
+
+    def settle(self) -> None:
+        """Take up as earlier frames what was coloured last."""
+        owed, self.owed = self.owed, list
+        self.past.extend(owed())
 
     def distances(self, descriptor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """D between a frame's descriptor and each keyframe's ``(K,)`` and each held earlier frame's ``(P,)``."""

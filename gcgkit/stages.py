@@ -10,7 +10,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 
@@ -34,7 +34,8 @@ from .references import (
 )
 from .settings import Settings
 
-TOGETHER = 8  # frames that go through the autoencoder and the image encoder at once on a GPU
+TOGETHER = 8  # frames that go through the autoencoder at once on a GPU
+PICTURES = 32  # through the image encoder, whose pictures are small: launching its kernels takes longer than they do
 
 
 class Run:
@@ -85,9 +86,7 @@ class Run:
         generators = [torch.Generator(self.noise_device).manual_seed(self.seed + frame) for frame in frames]
         if self.settings.noise == "shared":
             return self._noise.expand(len(frames), -1, -1, -1).clone(), generators
-        noise = [
-            randn_tensor(self._noise.shape, generator=g, device=self.device, dtype=self.dtype) for g in generators
-        ]
+        noise = [randn_tensor(self._noise.shape, generator=g, device=self.device, dtype=self.dtype) for g in generators]
         return torch.cat(noise), generators
 
     def encode(self, *frames: np.ndarray) -> torch.Tensor:
@@ -99,12 +98,9 @@ class Run:
             parts.append(conditioning.encode(self.pipe.vae, canvases, self.device).to(self.dtype))
         return torch.cat(parts)
 
-    def _together(self, items: Sequence) -> list[Sequence]:
-        """Parts of what goes through the encoders and the decoder: some at once on a GPU, one by one on the CPU.
-
-        There a batch is no faster, and rounds otherwise than a single frame.
-        """
-        count = TOGETHER if self.device.type == "cuda" else 1
+    def _together(self, items: Sequence, most: int = TOGETHER) -> list[Sequence]:
+        """What goes through a network, in parts: one by one on a CPU, where more are no faster but round otherwise."""
+        count = most if self.device.type == "cuda" else 1
         return [items[i : i + count] for i in range(0, len(items), count)]
 
     def describe(self, gray: np.ndarray, latents: torch.Tensor) -> np.ndarray:
@@ -117,7 +113,7 @@ class Run:
     def tokens(self, *colored: np.ndarray) -> torch.Tensor:
         """Image tokens ``(n, N, D)`` of n coloured frames; of none under the reference mask: ``(1, N, D)``."""
         pipe, condition, parts = self.pipe, self.settings.image_condition, []
-        for some in self._together(colored) or [None]:
+        for some in self._together(colored, PICTURES) or [None]:
             images = some and [self.canvas.place(frame, padded=False) for frame in some]
             tokens = conditioning.image_tokens(
                 pipe.image_encoder, pipe.feature_extractor, images, condition, self.device
@@ -154,12 +150,13 @@ class Run:
 
     def finish_all(self, latents: torch.Tensor, gray: list[np.ndarray]) -> list[np.ndarray]:
         """``finish`` for the latents of n frames ``(n, C, h, w)``, each one's colours put on in a thread."""
-        decoded = []
-        for some in self._together(latents):
-            compilation.begin_step(self.pipe)
-            decoded += map(self.canvas.crop, conditioning.decode_all(self.pipe.vae, some))  # (H, W, 3) each
+        merged: list[Future] = []
         with ThreadPoolExecutor(len(gray)) as threads:
-            return list(threads.map(merge_luminance, gray, decoded))
+            for some, images in zip(self._together(latents), self._together(gray), strict=True):
+                compilation.begin_step(self.pipe)
+                decoded = map(self.canvas.crop, conditioning.decode_all(self.pipe.vae, some))  # (H, W, 3) each
+                merged += map(partial(threads.submit, merge_luminance), images, decoded)
+            return [frame.result() for frame in merged]
 
     def mask(self, gray: torch.Tensor):
         """ColorHint and image tokens under the reference mask, g_ref = z_ref = 0 (§3.2), for gray ``(m, C, h, w)``."""
@@ -301,8 +298,7 @@ def color_jointly(
     Without exemplars the references are masked; with some, each frame has its nearest as reference grid. Returns the
     coloured frames and, with exemplars, the record of which guided which.
     """
-    latents = torch.cat([run.encode(frame) for frame in gray])  # (m, C, h, w)
-    record = {}
+    latents, record = run.encode(*gray), {}  # (m, C, h, w)
     if exemplars and not run.settings.reference_mask:
         pool = ReferencePool(run.settings.dissimilarity, None, run.settings.network)
         nearest = []
@@ -318,7 +314,7 @@ def color_jointly(
     condition = (lambda t: guidance) if run.settings.shortcuts.hints else (lambda t: guide())
     with joint_self_attention(run.pipe.unet, len(frames)) if len(frames) > 1 else nullcontext():
         clean = run.denoise(latents, frames, "keyframes", condition, bar, guided=bool(record))
-    return [run.finish(clean[i : i + 1], image) for i, image in enumerate(gray)], record
+    return run.finish_all(clean, list(gray)), record
 
 
 def color_frame(
@@ -329,13 +325,17 @@ def color_frame(
     Returns the coloured frame, the same as a reference for later frames (None where none will be asked for), and the
     record of what guided it.
     """
-    return color_together(run, [gray], (frame,), pool)[0]
+    (colored,), (record,), references = color_together(run, [gray], (frame,), pool)
+    return colored, next(iter(references()), None), record
 
 
 def color_together(
     run: Run, gray: list[np.ndarray], frames: tuple[int, ...], pool: ReferencePool
-) -> list[tuple[np.ndarray, Reference | None, list[ReferenceRun]]]:
-    """Stage 2 for some frames ``(H, W)`` as one batch, each with its own references; for each as ``color_frame``."""
+) -> tuple[list[np.ndarray], list[list[ReferenceRun]], Callable[[], list[Reference]]]:
+    """Stage 2 for some frames ``(H, W)`` as one batch, each with its own references.
+
+    Returns the coloured frames, the record of what guided each, and what encodes them as references, if called.
+    """
     settings = run.settings
     latents = run.encode(*gray)  # (m, C, h, w)
     descriptors = [run.describe(image, latent[None]) for image, latent in zip(gray, latents, strict=True)]
@@ -363,10 +363,11 @@ def color_together(
     guided = not settings.reference_mask and bool(pool.keys or pool.past)
     clean = run.denoise(latents, frames, "remaining", condition, guided=guided)
     colored = run.finish_all(clean, gray)
-    references: list[Reference | None] = [None] * len(frames)
-    if settings.use_srg and not settings.reference_mask:
-        references = run.references(frames, gray, colored, latents, descriptors)
-    return list(zip(colored, references, map(run_lengths, records), strict=True))
+    if not settings.use_srg or settings.reference_mask:
+        return colored, list(map(run_lengths, records)), list
+    kept = [frame.copy() for frame in colored]  # whoever gets a frame may draw on it before the next is asked for
+    encode = partial(run.references, frames, gray, kept, latents, descriptors)
+    return colored, list(map(run_lengths, records)), encode
 
 
 def color_in_order(
@@ -375,16 +376,16 @@ def color_in_order(
     """Stage 2 for frames ``(number, gray (H, W))``: yields (number, coloured frame, record of use) as they are done.
 
     That is in time order, unless ``side_by_side`` stretches are coloured at once. Keyframes come out as they are in
-    ``colored_keys``, with no record; the others join the pool once coloured.
+    ``colored_keys``, with no record; the others join the pool once a later frame asks for it.
     """
     for batch in _batches(frames, colored_keys, run.settings.side_by_side):
         if batch[0][0] in colored_keys:
             yield from ((number, colored_keys[number], []) for number, _ in batch)
             continue
         numbers = tuple(number for number, _ in batch)
-        results = color_together(run, [gray for _, gray in batch], numbers, pool)
-        pool.past.extend(reference for _, reference, _ in results if reference is not None)
-        yield from ((number, colored, record) for number, (colored, _, record) in zip(numbers, results, strict=True))
+        pool.settle()
+        colored, records, pool.owed = color_together(run, [gray for _, gray in batch], numbers, pool)
+        yield from zip(numbers, colored, records, strict=True)
 
 
 def _batches(frames: Iterable, keys: dict[int, np.ndarray], stretches: int) -> Iterator[list]:

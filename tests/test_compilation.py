@@ -102,10 +102,12 @@ def test_every_use_of_a_replayed_network_begins_a_step(pipe, clip, monkeypatch):
         hook.remove()
 
 
-@pytest.mark.parametrize("backend", ["inductor", "eager"])
-def test_cuda_graphs_without_a_gpu_are_refused(pipe, backend):
+@pytest.mark.parametrize(
+    "options", [{"cuda_graphs": True}, {"cuda_graphs": True, "backend": "eager"}, {"backend": "cudagraphs"}]
+)
+def test_cuda_graphs_without_a_gpu_are_refused(pipe, options):
     with pytest.raises(ValueError, match="cuda_graphs needs"):
-        compilation.compile_networks(pipe, cuda_graphs=True, backend=backend)
+        compilation.compile_networks(pipe, **options)
 
 
 @pytest.mark.parametrize("flags", [[], ["--compile"]])
