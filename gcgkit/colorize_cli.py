@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from .commands import parse_size
+
 ABOUT = "Colour films. Stopped at any moment, the same command goes on where it was."
 USAGE = "gcgkit colorize IN [IN ...] OUT [options]"
 EPILOG = "--help-all lists more options"
@@ -43,6 +45,7 @@ def add_options(parser: argparse.ArgumentParser, everything: bool = False) -> No
     add("--device", metavar="NAME", choices=("auto", "cpu", "cuda"), default="auto", help="auto, cpu or cuda (auto)")
     add("--lossless", action="store_true", help="keep every pixel value, in a far larger file")
     add("--force", action="store_true", help="replace OUT if it exists")
+    rare("--size", metavar="WxH", type=_size, help="the model works at; larger is finer and slower (448x256)")
     rare("--guidance-scale", metavar="X", type=number, help="weight of the prompt (the profile's own)")
     rare("--seed", metavar="N", type=at_least(0), help="same seed, same colours (0)")
     rare("--chunk", metavar="N", type=whole, help="a longer shot has keyframes every N frames (64)")
@@ -67,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     from .memory import CARDS as settings
 
     names = (
-        "prompt", "negative_prompt", "num_keyframes", "num_inference_steps", "guidance_scale", "seed", "chunk",
+        "prompt", "negative_prompt", "num_keyframes", "num_inference_steps", "size", "guidance_scale", "seed", "chunk",
         "shots", "profile", "preview", "only_shots", "job", "lossless", "force", "restart", "clean",
     )  # fmt: skip
     values = {name: getattr(args, name) for name in names}
@@ -110,6 +113,12 @@ def _reference(text: str) -> tuple[int | None, Path]:
     """FRAME=IMAGE, or IMAGE without a frame."""
     match = re.fullmatch(r"(\d{1,12})=(.+)", text)
     return (int(match[1]), Path(match[2])) if match else (None, Path(text))
+
+
+def _size(text: str) -> str:
+    """A size as the job keeps it."""
+    height, width = parse_size(text)
+    return f"{width}x{height}"
 
 
 def _numbers(text: str) -> frozenset[int]:

@@ -1,8 +1,9 @@
-"""What the commands share that are not ``gcgkit`` itself: their parser, and errors as one sentence."""
+"""What the commands share: their parser, sizes, and errors as one sentence."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +25,14 @@ def alone(
     add_options(parser)
     args = parser.parse_args(argv)
     return told(lambda: run(args))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``560x320`` as (320, 560): height and width, as ``working_size`` has them; ArgumentTypeError for other texts."""
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if not match or min(int(match[1]), int(match[2])) < 8:
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT in pixels, such as 560x320, not {text!r}")
+    return int(match[2]), int(match[1])
 
 
 def told(work: Callable[[], None]) -> int:

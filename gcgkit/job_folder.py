@@ -33,6 +33,7 @@ SETTINGS = {
     "negative_prompt": (str, "--negative-prompt"),
     "num_keyframes": (int, "--keyframes"),
     "num_inference_steps": (int, "--steps"),
+    "size": (str, "--size"),
     "guidance_scale": (float, "--guidance-scale"),
     "seed": (int, "--seed"),
     "chunk": (int, "--chunk"),
@@ -41,6 +42,7 @@ SETTINGS = {
 }
 _OURS = ("exemplars", "frames", "given.csv", "keyframes", "log.jsonl", "replaced", "shots", "shots.csv")
 _NUMBER = re.compile(r"(\d{1,12})\.png")
+_SIZE = re.compile(r"[1-9]\d{0,4}x[1-9]\d{0,4}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -244,11 +246,14 @@ def read_job(path: Path) -> JobRecord:
     kinds = {"path": str, "size": int, "changed": int, "digest": str}
     if not isinstance(source, dict) or set(source) != set(kinds) or not all(_is(source[k], kinds[k]) for k in kinds):
         raise ValueError(wrong.format("source"))
-    if not isinstance(settings, dict) or set(settings) != set(SETTINGS):
+    if not isinstance(settings, dict) or set(SETTINGS) != {"size", *settings}:
         raise ValueError(wrong.format("settings"))
+    settings.setdefault("size", "")  # jobs begun before there was a choice
     for name, (kind, _) in SETTINGS.items():
         if not _is(settings[name], kind) and not (name == "guidance_scale" and settings[name] is None):
             raise ValueError(wrong.format(f"settings, {name}"))
+    if settings["size"] and not _SIZE.fullmatch(settings["size"]):
+        raise ValueError(wrong.format("settings, size"))
     for name, kind in (("profile", str), ("weights", str), ("num_frames", int)):
         if not _is(data.get(name), kind):
             raise ValueError(wrong.format(name))

@@ -23,6 +23,7 @@ DEFAULTS = {
     "negative_prompt": "",
     "num_keyframes": 4,
     "num_inference_steps": 32,
+    "size": "",
     "guidance_scale": None,
     "seed": 0,
     "chunk": 64,
@@ -153,7 +154,8 @@ def _check_same(record, source: Path, profile: str, weights: str, options: Optio
         if name in ("prompt", "negative_prompt"):
             raise ValueError(f"{begun} {flag} {before!r}, not {given!r}: edit {folder.shots_file}, or give {ANEW}.")
         flag = "--preview" if name == "num_keyframes" and options.preview is not None else flag
-        raise ValueError(f"{begun} {flag} {before}, not {given}: leave {flag} out, or give {ANEW}.")
+        had = f"{flag} {before}" if before != "" else f"no {flag}"
+        raise ValueError(f"{begun} {had}, not {given}: leave {flag} out, or give {ANEW}.")
 
 
 def _check_only(options: Options, listed: list) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from . import film
+from .commands import parse_size
 from .contact_sheet import write_sheets
 from .disk import file_sha256
 from .job_folder import JobFolder, JobRecord, ShotRecord, numbered, read_shot_record, write_json
@@ -28,7 +29,8 @@ class Options:
     """What to do with a film; None leaves an option as the job has it, or at its default (``job_setup``).
 
     prompt .. chunk: as for ``settings.Settings`` and ``GCGPipeline.stream``; chunk is the length of a segment, each
-    with num_keyframes keyframes of its own. dtype: of the weights. references: (frame number or None, picture file).
+    with num_keyframes keyframes of its own. size: "WxH" that the model works at, "" for its own. dtype: of the weights.
+    references: (frame number or None, picture file).
     shots: a list of shots as CSV instead of the cuts found. profile: a bundled name, a folder, a hub id.
     preview: colour so many keyframes a segment, and stop. only_shots: their numbers, from 1. job: the folder.
     lossless: of the film written. force: write over a file that is there. restart: forget what the folder holds.
@@ -39,6 +41,7 @@ class Options:
     negative_prompt: str | None = None
     num_keyframes: int | None = None
     num_inference_steps: int | None = None
+    size: str | None = None
     guidance_scale: float | None = None
     seed: int | None = None
     chunk: int | None = None
@@ -189,11 +192,12 @@ class Job:
         options = {name: settings[name] for name in ("num_keyframes", "num_inference_steps", "guidance_scale")}
         if shot.keyframes is not None:
             options["num_keyframes"] = shot.keyframes
+        size = {"working_size": parse_size(settings["size"])} if settings["size"] else {}
         return ShotPlan(
             shot.first,
             shot.last,
             inputs,
-            {**options, "prompt": shot.prompt, "negative_prompt": shot.negative_prompt},
+            {**options, **size, "prompt": shot.prompt, "negative_prompt": shot.negative_prompt},
             settings["seed"],
             settings["chunk"],
             {n: path for n, (path, _) in exemplars.items()},

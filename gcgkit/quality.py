@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from . import baselines, captions, conditioning, footage, metrics
 from .color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
+from .commands import parse_size
 from .disk import write_text
 from .pipeline import GCGPipeline
 
@@ -195,6 +196,8 @@ def main() -> None:
     parser.add_argument("--tau", type=float, help="exemplar: how fast the grid slides (the profile's own)")
     parser.add_argument("--strength", type=float, help="exemplar: share of the steps, 1 from noise (the profile's own)")
     parser.add_argument("--hint-weight", type=float, help="exemplar: ColorHint blended in, 0 to 1 (the profile's own)")
+    parser.add_argument("--size", type=parse_size, help="exemplar: WxH that the model works at (the profile's own)")
+    parser.add_argument("--exemplar-alone", action="store_true", help="exemplar: nothing else guides, no sliding grid")
     args = parser.parse_args()
     pipe = None if args.part == "memory" else GCGPipeline.from_pretrained(args.weights)
     if pipe is not None:
@@ -205,7 +208,8 @@ def main() -> None:
     elif args.part == "exemplar":
         clips = tuple(args.clips) if args.clips else None
         own = {"tau": args.tau, "strength": args.strength, "hint_weight": args.hint_weight}
-        options = {"num_keyframes": args.keyframes, "reference_mask": args.mask, **own, **steps}
+        alone = {"num_keyframes": 1, "use_srg": False} if args.exemplar_alone else {"num_keyframes": args.keyframes}
+        options = {**alone, **own, **steps, "reference_mask": args.mask, "working_size": args.size}
         result = exemplar_quality(pipe, args.data, args.frames, clips, **options)
     elif args.part == "prompt":
         result = prompt_quality(pipe, args.data, **steps)

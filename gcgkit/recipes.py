@@ -19,8 +19,8 @@ on the card while latents come from the cache; validation brings them back, with
 (0.73), when gradients are gone. The batch of 24 is gathered in six passes of four. The same sums for ``paper`` with its
 24 samples at once: 10.40 and 9.6 (19.1), a card of 24 GB at the least, of 40 GB to be sure.
 
-For ``paper`` one H200 showed 20.2 at the highest (``benchmarks/train_step.py``), where these sums have 20.0, and for the
-small recipe 11.0, 12.0 with what the allocator held, capped at 15 (``--recipe paper-16gb --cap-gb 15``).
+For ``paper`` one H200 showed 20.2 at the highest (``benchmarks/train_step.py``), where these sums have 20.0, and for
+the small recipe 11.0, 12.0 with what the allocator held, capped at 15 (``--recipe paper-16gb --cap-gb 15``).
 """
 
 from __future__ import annotations

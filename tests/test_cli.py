@@ -78,7 +78,7 @@ def test_every_option_reaches_the_pipeline_and_the_sound_is_kept(tmp_path, model
         "colorize", tmp_path / "in.mkv", tmp_path / "new" / "out.mkv", "--lossless", "--profile", model,
         "--prompt", "red car", "--negative-prompt", "green", "--guidance-scale", 3, "--seed", 5,
         "--reference", f"1={tmp_path}/exemplars/0.png", "--reference", f"4={tmp_path}/exemplars/1.png",
-        "--keyframes", 3, "--steps", 2, "--chunk", 4, "--device", "cpu",
+        "--keyframes", 3, "--steps", 2, "--chunk", 4, "--size", "96x48", "--device", "cpu",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "6 frame(s)" in done.stdout and done.stdout.rstrip().endswith(str(tmp_path / "new" / "out.mkv"))
@@ -88,6 +88,7 @@ def test_every_option_reaches_the_pipeline_and_the_sound_is_kept(tmp_path, model
     result = video.read(tmp_path / "new" / "out.mkv")
     pipe = gcgkit.GCGPipeline.from_pretrained(model)
     options = {"num_inference_steps": 2, "num_keyframes": 3, "guidance_scale": 3.0, "chunk_size": 4}
+    options["working_size"] = (48, 96)
     texts = {"prompt": "red car", "negative_prompt": "green"}
     exemplars = {1: clip[1][..., ::-1], 4: clip[4]}
     seeded = tiny.torch.Generator().manual_seed(5)
@@ -186,6 +187,7 @@ def test_exit_code_and_sentence_of_a_process_and_traceback_with_debug(tmp_path):
         ["colorize", "in.mp4"],
         *(["colorize", "in.mp4", "out.mp4", *option.split()] for option in (
             "--steps 0", "--keyframes x", "--chunk 1.5", "--seed -1", "--guidance-scale nan", "--device tpu", "--for",
+            "--size 448", "--size 448x7", "--size 448*256",
             "--preview 0", "--only-shots 2,x", "--only-shots 0", "--only-shots 3-2", "--card 10gb")),
     ],
 )  # fmt: skip

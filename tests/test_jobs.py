@@ -484,6 +484,7 @@ def state(folder: Path) -> dict:
     [
         (["--steps", 3], "was begun with --steps 2, not 3.*--restart"),
         (["--seed", 3], "--seed 0, not 3"),
+        (["--size", "96x48"], "with no --size, not 96x48: leave --size out"),
         (["--preview", 3], "--preview 2, not 3"),
         (["--prompt", "red"], "--prompt '', not 'red'.*shots.csv.*--restart"),
         (["--profile", "other"], "other weights than"),
@@ -502,6 +503,13 @@ def test_a_job_with_other_settings_is_refused(more, sentence, clip, model, tmp_p
     run = ["colorize", clip, tmp_path / "out.mkv", "--profile", model, "--lossless"]
     text = refused(capsys, [*run, *more])
     assert re.search(sentence, text) and state(job) == before and not (tmp_path / "out.mkv").exists()
+
+
+def test_a_job_begun_before_sizes_were_kept_goes_on(whole, clip, model, tmp_path, job, capsys):
+    record = json.loads((job / "job.json").read_text())
+    assert record["settings"].pop("size") == ""
+    (job / "job.json").write_text(json.dumps(record))
+    np.testing.assert_array_equal(colour(clip, tmp_path / "out.mkv", model), whole[0])
 
 
 def test_another_film_is_refused_until_restart(clip, model, tmp_path, job, capsys):
