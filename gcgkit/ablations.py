@@ -63,6 +63,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("paper", "tau 4, strength 1, hint weight 0", {"tau": 4.0, "strength": 1.0, "hint_weight": 0.0}),
     *_each("num_inference_steps", (4, 8, 16, 64)),
     *_each("num_keyframes", (1, 2, 8)),
+    *(Setting("working_size", f"{w}x{h}", {"working_size": [h, w]}) for h, w in ((320, 560), (384, 672))),
     *_each("keyframe_method", ("uniform", "random")),
     *_each("dissimilarity", ("histogram", "ssim", "latent")),
     *_each("grid_size", (1, 2, 9)),
@@ -133,10 +134,12 @@ def measure(frames: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def resolved(pipe, setting: Setting, **options) -> dict:
-    """All varied settings by name with the values that a run has, the profile's own filled in."""
+    """The varied settings by name with the values that a run has, the profile's own filled in; its size is left out."""
     chosen = {**options, **setting.options}
     names = dict.fromkeys(name for each in SETTINGS for name in each.options)
     values = {name: chosen.get(name, getattr(Settings(), name)) for name in names}
+    if values["working_size"] is None:
+        del values["working_size"]
     for name in ("tau", "strength", "hint_weight"):
         values[name] = float(pipe.config[name] if values[name] is None else values[name])
     mode = pipe.control.guidance.config.mode

@@ -73,7 +73,8 @@ def test_each_setting_changes_what_it_names_and_nothing_else(pipe):
     assert (own["tau"], own["strength"], own["num_inference_steps"], own["gate"]) == (8.0, 0.5, 2, "learned")
     for each in ablations.plan(pipe, num_inference_steps=2)[1:]:
         values = ablations.resolved(pipe, each, num_inference_steps=2)
-        changed = {name for name in values if values[name] != own[name]}
+        assert ("working_size" in values) == (each.group == "working_size")
+        changed = {name for name in values if values[name] != own.get(name)}
         assert changed and changed <= {*each.options, "gate"}, each
         assert ("gate" in changed) == (each.gate is not None)
 
@@ -95,6 +96,7 @@ def test_plan_leaves_out_what_is_the_profiles_own_or_cannot_be_set(pipe, tmp_pat
     ("default", None, {}),
     ("tau", "1.0", {"tau": 1.0}),
     ("srg", "first keyframe alone", {"use_srg": False, "single_reference": "first"}),
+    ("working_size", "560x320", {"working_size": (320, 560)}),
 ])  # fmt: skip
 def test_frames_are_those_of_the_pipeline_called_by_hand(pipe, truth, group, value, options):
     gray = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in truth])
