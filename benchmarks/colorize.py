@@ -237,8 +237,9 @@ def controlnet(args: argparse.Namespace) -> dict:
     for batch in batches:
         cases[f"diffusers, batch {batch}"] = lambda n=batch: peer.color(clip, PROMPT, args.steps, n)
         cases[f"ours, side by side {batch}"] = second_stage(args, ours, side_by_side=batch)
-    fewer = {"solver": FASTER, "num_inference_steps": args.fewer_steps}
-    cases[f"ours, {FASTER}, {args.fewer_steps} steps"] = second_stage(args, ours, side_by_side=batches[-1], **fewer)
+    for count in args.fewer_steps:
+        fewer = {"solver": FASTER, "num_inference_steps": count}
+        cases[f"ours, {FASTER}, {count} steps"] = second_stage(args, ours, side_by_side=batches[-1], **fewer)
     seconds, _ = compare(cases, args.repeats)
     for name, times in seconds.items():
         print(line(name, times, args.frames))
@@ -252,11 +253,11 @@ def controlnet(args: argparse.Namespace) -> dict:
 
 def gains_of(middle: dict[str, float], batches: list[int]) -> dict[str, float]:
     """How many times as many frames per second, from medians of ``controlnet``'s cases over the same frames."""
-    largest, (faster,) = batches[-1], [name for name in middle if FASTER in name]
+    largest, faster = batches[-1], [name for name in middle if FASTER in name]
     theirs = {batch: middle[f"diffusers, batch {batch}"] for batch in batches}
     own = {batch: middle[f"ours, side by side {batch}"] for batch in batches}
     gains = {f"ours over diffusers, batch {batch}": theirs[batch] / own[batch] for batch in batches}
-    gains[f"{faster} over diffusers, batch {largest}"] = theirs[largest] / middle[faster]
+    gains |= {f"{name} over diffusers, batch {largest}": theirs[largest] / middle[name] for name in faster}
     if 1 in batches:
         gains[f"ours side by side {largest} over frame by frame"] = own[1] / own[largest]
     return gains
@@ -323,7 +324,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--at-once", type=int, default=16, help="length: most frames to attend to all at once (16)")
     add("--keyframes", type=int, nargs="+", default=(1, 2, 4, 8), help="keyframes: m (1 2 4 8)")
     add("--replay", action="store_true", help="keyframes: replay both as CUDA graphs, which spares launching kernels")
-    add("--fewer-steps", type=int, default=16, help=f"controlnet: steps of {FASTER} (16)")
+    add("--fewer-steps", type=int, nargs="+", default=(16, 8), help=f"controlnet: steps of {FASTER} (16 8)")
     add("--batches", type=int, nargs="+", default=(1, 8), help="controlnet: frames at once; floor: the most (1 8)")
     add("--compile", action="store_true", help="controlnet, floor, all: compile the networks of both")
     add("--height", type=int, default=256, help="of frames, for random weights (256)")
