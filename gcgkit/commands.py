@@ -27,12 +27,18 @@ def alone(
     return told(lambda: run(args))
 
 
+def size_of(text: str) -> tuple[int, int] | None:
+    """``560x320`` as (320, 560): height and width, as ``working_size`` has them; None for other texts and below 8."""
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
+    return (int(match[2]), int(match[1])) if match and min(int(match[1]), int(match[2])) >= 8 else None
+
+
 def parse_size(text: str) -> tuple[int, int]:
-    """``560x320`` as (320, 560): height and width, as ``working_size`` has them; ArgumentTypeError for other texts."""
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    if not match or min(int(match[1]), int(match[2])) < 8:
+    """``size_of`` for a command's options: argparse tells of what it cannot read."""
+    size = size_of(text)
+    if size is None:
         raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT in pixels, such as 560x320, not {text!r}")
-    return int(match[2]), int(match[1])
+    return size
 
 
 def told(work: Callable[[], None]) -> int:

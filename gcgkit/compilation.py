@@ -33,7 +33,7 @@ def compile_networks(
     """
     on_gpu = pipe.unet.device.type == "cuda"
     replayable = on_gpu and backend in ("inductor", "cudagraphs")
-    if cuda_graphs is None:
+    if cuda_graphs is None or backend == "cudagraphs":
         cuda_graphs = replayable or backend == "cudagraphs"
     if cuda_graphs and not replayable:
         raise ValueError(

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 from filelock import FileLock
 
+from .commands import size_of
 from .disk import file_sha256, write_error
 from .media import IMAGE_SUFFIXES
 
@@ -42,7 +43,6 @@ SETTINGS = {
 }
 _OURS = ("exemplars", "frames", "given.csv", "keyframes", "log.jsonl", "replaced", "shots", "shots.csv")
 _NUMBER = re.compile(r"(\d{1,12})\.png")
-_SIZE = re.compile(r"[1-9]\d{0,4}x[1-9]\d{0,4}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -252,7 +252,7 @@ def read_job(path: Path) -> JobRecord:
     for name, (kind, _) in SETTINGS.items():
         if not _is(settings[name], kind) and not (name == "guidance_scale" and settings[name] is None):
             raise ValueError(wrong.format(f"settings, {name}"))
-    if settings["size"] and not _SIZE.fullmatch(settings["size"]):
+    if settings["size"] and size_of(settings["size"]) is None:
         raise ValueError(wrong.format("settings, size"))
     for name, kind in (("profile", str), ("weights", str), ("num_frames", int)):
         if not _is(data.get(name), kind):

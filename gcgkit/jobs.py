@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from . import film
-from .commands import parse_size
+from .commands import size_of
 from .contact_sheet import write_sheets
 from .disk import file_sha256
 from .job_folder import JobFolder, JobRecord, ShotRecord, numbered, read_shot_record, write_json
@@ -190,14 +190,14 @@ class Job:
             + [[digest for _, digest in outside]]
         )
         options = {name: settings[name] for name in ("num_keyframes", "num_inference_steps", "guidance_scale")}
+        options["working_size"] = size_of(settings["size"])
         if shot.keyframes is not None:
             options["num_keyframes"] = shot.keyframes
-        size = {"working_size": parse_size(settings["size"])} if settings["size"] else {}
         return ShotPlan(
             shot.first,
             shot.last,
             inputs,
-            {**options, **size, "prompt": shot.prompt, "negative_prompt": shot.negative_prompt},
+            {**options, "prompt": shot.prompt, "negative_prompt": shot.negative_prompt},
             settings["seed"],
             settings["chunk"],
             {n: path for n, (path, _) in exemplars.items()},

@@ -264,7 +264,7 @@ def bars(values: Mapping[str, float], *, ylabel: str, caption: str = "", form: s
         drawn = axes.barh(names, [values[name] for name in names], color=COLORS[0])
         axes.bar_label(drawn, [form.format(values[name]) for name in names], padding=4)
         axes.invert_yaxis()
-        axes.margins(x=0.15)
+        axes.margins(x=0.15 if min(values.values(), default=0) >= 0 else 0.25)  # room for the numbers at the ends
         axes.set_xlabel(ylabel)
         axes.spines[["top", "right"]].set_visible(False)
     return picture

@@ -103,7 +103,13 @@ def test_every_use_of_a_replayed_network_begins_a_step(pipe, clip, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [{"cuda_graphs": True}, {"cuda_graphs": True, "backend": "eager"}, {"backend": "cudagraphs"}]
+    "options",
+    [
+        {"cuda_graphs": True},
+        {"cuda_graphs": True, "backend": "eager"},
+        {"backend": "cudagraphs"},
+        {"cuda_graphs": False, "backend": "cudagraphs"},
+    ],
 )
 def test_cuda_graphs_without_a_gpu_are_refused(pipe, options):
     with pytest.raises(ValueError, match="cuda_graphs needs"):
@@ -127,10 +133,12 @@ def test_the_command_compiles_when_asked(pipe, clip, tmp_path, monkeypatch, flag
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_graphs_give_the_same_clip(pipe, clip):
+@pytest.mark.parametrize("backend", ["inductor", "cudagraphs"])
+def test_cuda_graphs_give_the_same_clip(pipe, clip, backend):
     pipe.to("cuda")
     options = {**OPTIONS, "num_keyframes": 2}
-    plain = color(pipe, clip, **options).frames
-    compilation.compile_networks(pipe)
+    with torch.compiler.set_stance("force_eager"):
+        plain = color(pipe, clip, **options).frames
+    compilation.compile_networks(pipe, backend=backend)
     for _ in range(2):
         assert np.abs(color(pipe, clip, **options).frames.astype(int) - plain).max() <= 1

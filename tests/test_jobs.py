@@ -512,6 +512,15 @@ def test_a_job_begun_before_sizes_were_kept_goes_on(whole, clip, model, tmp_path
     np.testing.assert_array_equal(colour(clip, tmp_path / "out.mkv", model), whole[0])
 
 
+@pytest.mark.parametrize("size", ["4x4", "560", "wide"])
+def test_a_job_with_a_size_that_is_none_is_refused(size, clip, model, tmp_path, job, capsys):
+    record = json.loads((job / "job.json").read_text())
+    record["settings"]["size"] = size
+    (job / "job.json").write_text(json.dumps(record))
+    text = refused(capsys, ["colorize", clip, tmp_path / "out.mkv", "--profile", model, "--lossless"])
+    assert "job.json is no job's record (settings, size)" in text and "--restart" in text
+
+
 def test_another_film_is_refused_until_restart(clip, model, tmp_path, job, capsys):
     source = tmp_path / "film.mkv"
     video.write(source, three_shots()[:, ::-1], 24, lossless=True)
@@ -648,6 +657,7 @@ def fuzz_job(path: Path, data: bytes) -> None:
         assert str(path) in str(error) and "\n" not in str(error)
     else:
         assert record.num_frames >= 1 and isinstance(record.settings["seed"], int)
+        assert record.settings["size"] == "" or min(map(int, record.settings["size"].split("x"))) >= 8
 
 
 def fuzz_shot(path: Path, data: bytes) -> None:
