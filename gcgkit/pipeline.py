@@ -28,11 +28,13 @@ from .references import (
     ReferencePool,
     ReferenceRun,
     check_exemplars,
+    choose_keyframes,
+    frames_in_a_row,
     on_luminance,
 )
 from .settings import Settings
 from .shortcuts import Shortcuts
-from .stages import Run, choose_keyframes, color_in_order, color_jointly, frames_in_a_row
+from .stages import Run, color_in_order, color_jointly
 from .vae import LumaChromaAutoencoder
 
 

@@ -9,7 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +18,9 @@ import torch
 from . import color, keyframes, srg
 from .conditioning import Canvas, fit_canvas
 from .frames import check_frame
+
+if TYPE_CHECKING:
+    from .stages import Run
 
 OUTSIDE = -1  # the frame number of an exemplar that is no frame of the clip
 MAX_CANDIDATES = 256  # of a long clip, as many evenly spread frames stand for keyframe selection, whose cost is T^2
@@ -150,6 +153,27 @@ def include_exemplars(chosen: list[int], distance: np.ndarray, fixed: list[int])
             chosen.remove(min(free, key=lambda k: distance[index, k]))
         chosen.append(index)
     return sorted(chosen)
+
+
+def choose_keyframes(given: dict[int, np.ndarray], run: Run, gray: np.ndarray) -> list[int]:
+    """Keyframes of a clip by Eq. 6, the given ones among them."""
+    settings = run.settings
+    if settings.num_keyframes >= len(gray):
+        return list(range(len(gray)))
+    among = np.union1d(candidates(len(gray)), list(given)).astype(int)
+    distance = keyframe_distances(
+        gray, among, settings.dissimilarity, lambda f: torch.cat([run.encode(x) for x in f]), settings.network
+    )
+    fixed = np.searchsorted(among, sorted(given)).tolist()
+    count = max(settings.num_keyframes, len(fixed))
+    chosen = keyframes.select_keyframes(distance, count, settings.keyframe_method, generator=run.seed)
+    return among[include_exemplars(chosen, distance, fixed)].tolist()
+
+
+def frames_in_a_row(given: dict[int, np.ndarray], run: Run, total: int) -> list[int]:
+    """The literal reading of §4.4: consecutive keyframes, right after the exemplar, or before it at the clip's end."""
+    start = min(min(given) + 1 if given else 0, max(0, total - run.settings.num_keyframes))
+    return list(range(start, min(total, start + run.settings.num_keyframes)))
 
 
 def check_exemplars(

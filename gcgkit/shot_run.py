@@ -20,9 +20,17 @@ from .color import to_gray
 from .job_folder import JobFolder, write_png
 from .media import read_image
 from .memory import MemoryLadder
-from .references import OUTSIDE, Reference, ReferencePool, check_exemplars, fit_exemplar, on_luminance
+from .references import (
+    OUTSIDE,
+    Reference,
+    ReferencePool,
+    check_exemplars,
+    choose_keyframes,
+    fit_exemplar,
+    on_luminance,
+)
 from .settings import Settings
-from .stages import Run, choose_keyframes, color_frame, color_jointly
+from .stages import Run, color_frame, color_jointly
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,7 @@ from . import blending, compilation, conditioning, keyframes, solvers, srg
 from .attention import joint_self_attention
 from .color import merge_luminance
 from .guidance import GuidanceOutput
-from .references import (
-    Reference,
-    ReferencePool,
-    ReferenceRun,
-    candidates,
-    include_exemplars,
-    join_references,
-    keyframe_distances,
-    run_lengths,
-)
+from .references import Reference, ReferencePool, ReferenceRun, join_references, run_lengths
 from .settings import Settings
 
 TOGETHER = 8  # frames that go through the autoencoder at once on a GPU
@@ -148,14 +139,21 @@ class Run:
         """Decode, crop, and put the colours on the frame's own L* at full resolution (§3.4.2): ``(H, W, 3)``."""
         return self.finish_all(latents, [gray])[0]
 
-    def finish_all(self, latents: torch.Tensor, gray: list[np.ndarray]) -> list[np.ndarray]:
-        """``finish`` for the latents of n frames ``(n, C, h, w)``, each one's colours put on in a thread."""
+    def finish_all(
+        self, latents: torch.Tensor, gray: list[np.ndarray], meanwhile: Callable[[], object] | None = None
+    ) -> list[np.ndarray]:
+        """``finish`` for the latents of n frames ``(n, C, h, w)``, each one's colours put on in a thread.
+
+        meanwhile: called once all are decoded, so that a GPU has something to do while colours are put on.
+        """
         merged: list[Future] = []
         with ThreadPoolExecutor(len(gray)) as threads:
             for some, images in zip(self._together(latents), self._together(gray), strict=True):
                 compilation.begin_step(self.pipe)
                 decoded = map(self.canvas.crop, conditioning.decode_all(self.pipe.vae, some))  # (H, W, 3) each
                 merged += map(partial(threads.submit, merge_luminance), images, decoded)
+            if meanwhile is not None:
+                meanwhile()
             return [frame.result() for frame in merged]
 
     def mask(self, gray: torch.Tensor):
@@ -269,27 +267,6 @@ class Run:
         return changed
 
 
-def choose_keyframes(given: dict[int, np.ndarray], run: Run, gray: np.ndarray) -> list[int]:
-    """Keyframes of a clip by Eq. 6, the given ones among them."""
-    settings = run.settings
-    if settings.num_keyframes >= len(gray):
-        return list(range(len(gray)))
-    among = np.union1d(candidates(len(gray)), list(given)).astype(int)
-    distance = keyframe_distances(
-        gray, among, settings.dissimilarity, lambda f: torch.cat([run.encode(x) for x in f]), settings.network
-    )
-    fixed = np.searchsorted(among, sorted(given)).tolist()
-    count = max(settings.num_keyframes, len(fixed))
-    chosen = keyframes.select_keyframes(distance, count, settings.keyframe_method, generator=run.seed)
-    return among[include_exemplars(chosen, distance, fixed)].tolist()
-
-
-def frames_in_a_row(given: dict[int, np.ndarray], run: Run, total: int) -> list[int]:
-    """The literal reading of §4.4: consecutive keyframes, right after the exemplar, or before it at the clip's end."""
-    start = min(min(given) + 1 if given else 0, max(0, total - run.settings.num_keyframes))
-    return list(range(start, min(total, start + run.settings.num_keyframes)))
-
-
 def color_jointly(
     run: Run, gray: np.ndarray, frames: tuple[int, ...], exemplars: list[Reference], bar=None
 ) -> tuple[list[np.ndarray], dict[int, list[ReferenceRun]]]:
@@ -330,14 +307,20 @@ def color_frame(
 
 
 def color_together(
-    run: Run, gray: list[np.ndarray], frames: tuple[int, ...], pool: ReferencePool
+    run: Run,
+    gray: list[np.ndarray],
+    frames: tuple[int, ...],
+    pool: ReferencePool,
+    latents: torch.Tensor | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> tuple[list[np.ndarray], list[list[ReferenceRun]], Callable[[], list[Reference]]]:
     """Stage 2 for some frames ``(H, W)`` as one batch, each with its own references.
 
-    Returns the coloured frames, the record of what guided each, and what encodes them as references, if called.
+    latents: of the gray frames ``(m, C, h, w)``, if at hand. meanwhile: see ``Run.finish_all``. Returns the coloured
+    frames, the record of what guided each, and what encodes them as references, if called.
     """
     settings = run.settings
-    latents = run.encode(*gray)  # (m, C, h, w)
+    latents = run.encode(*gray) if latents is None else latents
     descriptors = [run.describe(image, latent[None]) for image, latent in zip(gray, latents, strict=True)]
     distances = [pool.distances(descriptor) for descriptor in descriptors]
     records, held = [[] for _ in frames], {}
@@ -362,7 +345,7 @@ def color_together(
 
     guided = not settings.reference_mask and bool(pool.keys or pool.past)
     clean = run.denoise(latents, frames, "remaining", condition, guided=guided)
-    colored = run.finish_all(clean, gray)
+    colored = run.finish_all(clean, gray, meanwhile)
     if not settings.use_srg or settings.reference_mask:
         return colored, list(map(run_lengths, records)), list
     kept = [frame.copy() for frame in colored]  # whoever gets a frame may draw on it before the next is asked for
@@ -378,24 +361,34 @@ def color_in_order(
     That is in time order, unless ``side_by_side`` stretches are coloured at once. Keyframes come out as they are in
     ``colored_keys``, with no record; the others join the pool once a later frame asks for it.
     """
-    for batch in _batches(frames, colored_keys, run.settings.side_by_side):
+    ahead: list[torch.Tensor] = []  # gray latents of the batch that comes next
+    for batch, following in _batches(frames, colored_keys, run.settings.side_by_side):
         if batch[0][0] in colored_keys:
             yield from ((number, colored_keys[number], []) for number, _ in batch)
             continue
-        numbers = tuple(number for number, _ in batch)
+        numbers, gray = zip(*batch, strict=True)
         pool.settle()
-        colored, records, pool.owed = color_together(run, [gray for _, gray in batch], numbers, pool)
+        latents = ahead.pop() if ahead else None
+        encode = partial(_encode_ahead, run, following, ahead) if following else None
+        colored, records, pool.owed = color_together(run, list(gray), numbers, pool, latents, encode)
         yield from zip(numbers, colored, records, strict=True)
 
 
-def _batches(frames: Iterable, keys: dict[int, np.ndarray], stretches: int) -> Iterator[list]:
-    """Frames one by one; or first the keyframes, then the first of each stretch of the others, the second of each..."""
+def _encode_ahead(run: Run, batch: list, ahead: list[torch.Tensor]) -> None:
+    ahead.append(run.encode(*(gray for _, gray in batch)))
+
+
+def _batches(frames: Iterable, keys: dict[int, np.ndarray], stretches: int) -> Iterator[tuple[list, list]]:
+    """Each batch with the one that follows it, where that is known.
+
+    Frames one by one; or first the keyframes, then the first of each stretch of the others, the second of each...
+    """
     if stretches == 1:
-        yield from ([item] for item in frames)
+        yield from (([item], []) for item in frames)
         return
     frames = list(frames)
-    yield from ([item] for item in frames if item[0] in keys)
+    yield from (([item], []) for item in frames if item[0] in keys)
     others = [item for item in frames if item[0] not in keys]
     length = math.ceil(len(others) / stretches)
     for first in range(length):
-        yield others[first::length]
+        yield others[first::length], others[first + 1 :: length] if first + 1 < length else []

@@ -1,6 +1,7 @@
 """Each shortcut switched off: the same frames, by more work, counted at the networks themselves."""
 
 from collections import Counter
+from threading import Event
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import tiny
 import torch
 from test_pipeline import color
 
-from gcgkit import references
+from gcgkit import references, stages
+from gcgkit.color import to_gray
 from gcgkit.pipeline import GCGPipeline
 from gcgkit.shortcuts import NONE, Shortcuts
+from gcgkit.stages import Run
 
 OPTIONS = {"prompt": "red", "num_keyframes": 2, "num_inference_steps": 4, "tau": 1.0}
 
@@ -121,6 +124,33 @@ def test_side_by_side_is_guided_by_finished_frames_only(pipe, clip, usual, monke
     assert all(used[n] <= keys | {first[0], second[0]} for n in (first[1], second[1]))
     _, calls_alone, samples_alone = usual
     assert samples["unet"] == samples_alone["unet"] and calls["unet"] < calls_alone["unet"]
+
+
+def test_the_next_frames_are_encoded_while_colours_are_put_on(pipe, clip, monkeypatch):
+    """Colours of the first two frames wait until the latents of the two that follow are there; once is enough."""
+    whole = color(pipe, clip, **OPTIONS, side_by_side=2)
+    others = [i for i in range(len(clip)) if i not in whole.keyframes]
+    gray = [frame.tobytes() for frame in to_gray(clip)]
+    first, next_ones = ([gray[others[i]] for i in places] for places in ((0, 2), (1, 3)))
+    encode_usually, merge_usually, ahead, met, times = Run.encode, stages.merge_luminance, Event(), [], Counter()
+
+    def encode(self, *frames):
+        latents = encode_usually(self, *frames)
+        times.update(frame.tobytes() for frame in frames)
+        if [frame.tobytes() for frame in frames] == next_ones:
+            ahead.set()
+        return latents
+
+    def merge(image, colors):
+        if image.tobytes() in first:
+            met.append(ahead.wait(20))
+        return merge_usually(image, colors)
+
+    monkeypatch.setattr(Run, "encode", encode)
+    monkeypatch.setattr(stages, "merge_luminance", merge)
+    assert np.array_equal(color(pipe, clip, **OPTIONS, side_by_side=2).frames, whole.frames)
+    assert met == [True, True]
+    assert [times[image] for image in (*first, *next_ones)] == [1, 1, 1, 1]
 
 
 def test_side_by_side_streams_in_order_and_repeats(pipe, clip):
