@@ -232,8 +232,10 @@ def lines(
 
     from_zero: y begins at 0, so that heights can be compared, and not only differences.
     """
+    columns = 3 if max(map(len, series), default=0) <= 24 else 2
+    keys = math.ceil(len(series) / columns) if len(series) > 1 else 0  # lines of the legend, which lies above
     with _style():
-        picture = Picture(height, caption)
+        picture = Picture(height + 0.24 * keys, caption)
         axes = picture.subplots()
         for i, (label, (x, y)) in enumerate(series.items()):
             axes.plot(
@@ -250,8 +252,9 @@ def lines(
             axes.set_xticks(places, [f"{place:g}" for place in places])
             axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
-        if len(series) > 1:
-            axes.legend(fontsize=FONT_SIZE - 2)
+        if keys:
+            place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": columns, "frameon": False}
+            axes.legend(fontsize=FONT_SIZE - 2, **place)
     return picture
 
 

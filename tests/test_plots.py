@@ -139,6 +139,10 @@ def test_lines_differ_in_more_than_colour():
     assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in drawn}) == 4
     assert len({line.get_linestyle() for line in drawn}) == 4
     assert [t.get_text() for t in picture.axes[0].get_legend().get_texts()] == ["0", "1", "2", "3"]
+    picture.canvas.draw()
+    axes, legend = picture.axes[0], picture.axes[0].get_legend().get_window_extent()
+    assert legend.y0 >= axes.bbox.y1  # above the curves, whatever their course
+    assert 0 <= legend.x0 and legend.x1 <= picture.bbox.x1 and legend.y1 <= picture.bbox.y1
 
 
 def test_timeline_draws_each_run_at_its_steps():
