@@ -2,14 +2,14 @@
 
     python -m gcgkit.mini STAGE --data DIR --out DIR [--steps N]
 
-Stages, in order: ``vae``, ``encoders``, ``cache``, ``hint``, ``gate``, ``text2image``, ``guidance``, ``fullsize``,
-``export``.
-Each resumes where it was killed; their default numbers of steps are those of the bundled weights. ``footage`` says what
-the data folder holds. ``guidance --frozen`` is the paper's order, with the UNet frozen; without it the UNet goes on
-learning, which was the better start at this size (see the model card). ``unpack`` stands in for all stages but
-``cache`` up to ``text2image``: it takes what they make from a finished pipeline. So come the ablation variants, each a
-copy trained alike beside the bundled UNet (``guidance --frozen --mode attention`` and so on); and ``fullsize`` after it
-goes on where a finished pipeline stopped.
+Stages, in order: ``vae``, ``encoders``, ``cache``, ``hint``, ``matching``, ``gate``, ``text2image``, ``guidance``,
+``fullsize``, ``export``. Each resumes where it was killed; their default numbers of steps are those of the bundled
+weights. ``footage`` says what the data folder holds. ``matching`` pays on a GPU alone and can be left out.
+``guidance --frozen`` is the paper's order, with the UNet frozen; without it the UNet goes on learning, which was the
+better start at this size (see the model card). ``unpack`` stands in for all stages but ``cache`` up to ``text2image``:
+it takes what they make from a finished pipeline. So come the ablation variants, each a copy trained alike beside the
+bundled UNet (``guidance --frozen --mode attention`` and so on); and ``fullsize`` after it goes on where a finished
+pipeline stopped.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, ModelMixin, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from tqdm.auto import tqdm
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from . import conditioning, footage, pairs, training
 from .control import GuidedControlNet
 from .guidance import GatedColorGuidance
-from .mini_parts import WIDTH, calibrate, device, drop_shared, to_tensor, train_encoders, train_vae
+from .mini_guidance import TENSORS, attention_folder, make_guidance, train_gate, train_hint, train_matching
+from .mini_parts import WIDTH, calibrate, device, drop_shared, save, to_tensor, train_encoders, train_vae
 from .vae import LumaChromaAutoencoder
 
-STAGES = ("unpack", "vae", "encoders", "cache", "hint", "gate", "text2image", "guidance", "fullsize", "export")
+STAGES = (
+    "unpack", "vae", "encoders", "cache", "hint", "matching", "gate", "text2image", "guidance", "fullsize", "export",
+)  # fmt: skip
 SMALL, FULL = (128, 224), (256, 448)  # training sizes in pixels: most steps, last steps
 
 
@@ -44,7 +47,7 @@ def unpack(profile: str | Path, out: Path) -> None:
     pipe = GCGPipeline.from_pretrained(profile)
     for name in ("vae", "tokenizer", "text_encoder", "image_encoder", "feature_extractor"):
         getattr(pipe, name).save_pretrained(out / "parts" / name)
-    for stage in ("hint", "gate"):
+    for stage in ("hint", "matching", "gate"):
         save(pipe.control.guidance, out / stage / "guidance")
     for folder in ("text2image", "guidance"):
         save(pipe.unet, out / folder / "unet")
@@ -93,7 +96,7 @@ def cache_scenes(data: Path, out: Path, per_photo: float = 2, per_clip: int = 72
         (out / f"scenes-{name}.tmp").rename(out / f"scenes-{name}.pt")
 
 
-# --- stages 4 to 8: ColorHint, gate, text-to-image UNet, then the copy with the UNet, then both at full size ---------
+# --- stages 7 to 9: the text-to-image UNet, then the copy with the UNet, then both at full size ----------------------
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -116,11 +119,6 @@ def make_unet() -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH, attention_head_dim=(2, 3, 3), norm_num_groups=16, use_linear_projection=True,
     )  # fmt: skip
-
-
-def make_guidance(mode: str = "gated") -> GatedColorGuidance:
-    """GCG with a stem that sees 35 latents on a side: its tokens know what they lie in, not only what they are."""
-    return GatedColorGuidance(hidden_dim=96, mode=mode, null_token=True, dilations=(1, 2, 4, 8, 1))
 
 
 class Denoising:
@@ -163,79 +161,6 @@ def squared_error(prediction: torch.Tensor, target: torch.Tensor, weight: torch.
     return (weight * (prediction.float() - target).square().mean((1, 2, 3))).mean()
 
 
-def train_hint(out: Path, steps: int = 2400, batch: int = 16) -> None:
-    """The ColorGuidanceAttention by itself, on what it fetches: no denoising, so steps are cheap.
-
-    The last quarter of the steps runs at full size, where a latent sees half as much of the scene.
-    """
-    torch.manual_seed(3)
-    small, full = (pairs.Scenes.load(out / f"scenes-{name}.pt") for name in ("small", "full"))
-    guidance, mixture = make_guidance(), pairs.Mixture(mask=0.0, single=0.7, grid=0.3)
-    guidance.cdga.requires_grad_(False)
-    # Gray has the target's luma latents already; they count a little, as what matches in luma often does in colour.
-    share = torch.tensor([0.3, 0.3, 1.0, 1.0], device=device()).view(1, 4, 1, 1)
-
-    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        kind = pairs.draw_kind(mixture, generator)
-        scenes, count = (small, batch) if step < 0.75 * steps else (full, batch // 4)
-        sample = pairs.draw_batch(scenes, kind, count, mixture, generator)
-        target, gray, ref_gray, ref_color = (sample[n].to(device()) for n in TENSORS)
-        error = (guidance(gray, ref_gray, ref_color).color.float() - target).square() * share
-        return {"loss": error.mean(), f"hint_{kind}": error[:, 2:].detach().mean()}
-
-    training.fit(out / "hint", {"guidance": guidance}, loss, steps=steps, learning_rate=1e-3, title="ColorHint")
-    save(guidance, out / "hint/guidance")
-
-
-GATE_MIXTURE = pairs.Mixture(mask=0.2, single=0.3, grid=0.25, unrelated=0.25)
-
-
-def train_gate(out: Path, steps: int = 300, batch: int = 16, price: float = 0.1) -> None:
-    """The gate alone, on more wrong references than the copy is shown, at both sizes in turn.
-
-    The ColorHint's squared error opens the gate where the fetched colour helps and closes it where it harms. Under the
-    mask it does neither, so there ``price`` times the mean gate closes it. The gate's queries and keys start as those
-    of the colour attention, which has learned what matches, and the null token's logit half-way between what matching
-    and other references add up to. Its values start open for chroma and closed for luma, which gray knows better. Left
-    to itself the gate found no such measure: it opened for all.
-    """
-    torch.manual_seed(4)
-    cached = [(pairs.Scenes.load(out / f"scenes-{name}.pt"), n) for name, n in (("small", batch), ("full", batch // 4))]
-    guidance = GatedColorGuidance.from_pretrained(out / "hint/guidance")
-    gate = guidance.cdga
-    gate.to_q.load_state_dict(guidance.cga.to_q.state_dict())
-    gate.to_k.load_state_dict(guidance.cga.to_k.state_dict())
-    gate.null_logit.data.fill_(sum(median_logits(guidance, cached[1][0], kind) for kind in ("single", "unrelated")) / 2)
-    gate.to_v.bias.data.copy_(torch.tensor([-6.0, -6.0, 6.0, 6.0]))  # sigma(6) = 0.998; the null token has -6
-    guidance.requires_grad_(False)
-    gate.requires_grad_(True)
-
-    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        kind = pairs.draw_kind(GATE_MIXTURE, generator)
-        scenes, count = cached[step % 2]
-        sample = pairs.draw_batch(scenes, kind, count, GATE_MIXTURE, generator)
-        target, gray, ref_gray, ref_color = (sample[n].to(device()) for n in TENSORS)
-        hint = guidance(gray, ref_gray, ref_color)
-        error, opened = (hint.hint.float() - target).square().mean(), hint.gate.float().mean()
-        total = error + price * opened if kind == "mask" else error
-        return {"loss": total, f"hint_{kind}": error.detach(), f"gate_{kind}": opened.detach()}
-
-    training.fit(out / "gate", {"guidance": guidance}, loss, steps=steps, learning_rate=5e-4, warmup=20, title="gate")
-    save(guidance, out / "gate/guidance")
-
-
-@torch.no_grad()
-def median_logits(guidance: GatedColorGuidance, scenes: pairs.Scenes, kind: str, samples: int = 8) -> float:
-    """Median over tokens of what a kind of reference weighs in the gate's softmax: logsumexp of its logits."""
-    sample = pairs.draw_batch(scenes, kind, samples, GATE_MIXTURE, torch.Generator().manual_seed(0))
-    tokens, ref_tokens = guidance.tokens(sample["gray"]), guidance.tokens(sample["ref_gray"])  # (B, N, f), (B, M, f)
-    q, k = guidance.cdga.to_q(tokens), guidance.cdga.to_k(ref_tokens)  # one head: (B, N, d), (B, M, d)
-    return float((q @ k.transpose(1, 2) * q.shape[-1] ** -0.5).logsumexp(-1).median())
-
-
-TENSORS = ("target", "gray", "ref_gray", "ref_color")  # of a batch
-
-
 def train_text2image(out: Path, steps: int = 2500, batch: int = 16) -> None:
     """The UNet alone: captions in, pictures out; a tenth of the captions dropped, which guidance needs."""
     torch.manual_seed(2)
@@ -271,7 +196,7 @@ def train_guidance(
 ) -> None:
     """The copy on pairs (Eq. 11), from the text-to-image UNet or from an earlier run's folder ``start``.
 
-    Its guidance has learned before, in ``train_hint`` and ``train_gate``, and stays as it is; ``frozen`` keeps the UNet
+    Its guidance has learned before, in the stages of ``mini_guidance``, and stays as it is; ``frozen`` keeps the UNet
     too, as in the paper.
     """
     torch.manual_seed(5)
@@ -280,7 +205,8 @@ def train_guidance(
         unet = UNet2DConditionModel.from_pretrained(out / "text2image/unet")
         control = GuidedControlNet.from_unet(unet, **_options(make_guidance(mode)))
         if mode != "concat":
-            source = GatedColorGuidance.from_pretrained(out / ("gate" if mode == "gated" else "hint") / "guidance")
+            folder = out / "gate/guidance" if mode == "gated" else attention_folder(out)
+            source = GatedColorGuidance.from_pretrained(folder)
             control.guidance.load_state_dict(source.state_dict(), strict=mode == "gated")
     else:
         unet = UNet2DConditionModel.from_pretrained(start / "unet")
@@ -320,17 +246,12 @@ def unet_precision() -> str | None:
     return "no" if device() == "cpu" else None
 
 
-def save(model: ModelMixin, folder: Path) -> None:
-    """Save a trained model; safetensors takes no channels-last weights."""
-    model.requires_grad_(True).to(memory_format=torch.contiguous_format).save_pretrained(folder)
-
-
 def _options(guidance: GatedColorGuidance) -> dict:
     names = ("hidden_dim", "mode", "stem", "heads", "gate_bias", "null_token", "dilations")
     return {name: guidance.config[name] for name in names}
 
 
-# --- stage 9: a folder that from_pretrained reads -------------------------------------------------------------------
+# --- stage 10: a folder that from_pretrained reads -------------------------------------------------------------------
 
 
 def export(out: Path, trained: Path, folder: Path, sharpness: float = 1.0, null_shift: float = 0.0) -> None:
@@ -376,10 +297,11 @@ def main() -> None:
     args = parser.parse_args()
     steps = {"steps": args.steps} if args.steps else {}
     name = "guidance" + ("-frozen" if args.frozen else "") + ("" if args.mode == "gated" else f"-{args.mode}")
+    from_data = {"vae": train_vae, "encoders": train_encoders, "matching": train_matching}
     if args.stage == "unpack":
         unpack(args.profile, args.out)
-    elif args.stage in ("vae", "encoders"):
-        {"vae": train_vae, "encoders": train_encoders}[args.stage](args.data, args.out, **steps)
+    elif args.stage in from_data:
+        from_data[args.stage](args.data, args.out, **steps)
     elif args.stage == "cache":
         cache_scenes(args.data, args.out)
     elif args.stage in ("hint", "gate", "text2image"):

@@ -23,6 +23,7 @@ POINTS = 60  # of a curve, at most
 # Stage -> its log's folder, what learned, on what. In the order in which they ran.
 STAGES: dict[str, tuple[str, str, str]] = {
     "hint": ("hint", "the colour attention alone", "16 pairs at 224x128; the last quarter 4 at 448x256"),
+    "matching": ("matching", "the colour attention again, on fresh scenes", "8 scenes of 6 views at 448x256"),
     "gate": ("gate", "the gate alone", "16 pairs at 224x128 and 4 at 448x256 in turn"),
     "text2image": ("text2image", "the UNet alone, from captions", "16 frames at 224x128"),
     "guidance": ("guidance", "UNet copy and UNet, on pairs", "16 pairs at 224x128"),
@@ -49,12 +50,14 @@ def read(path: str | Path = FILE) -> dict[str, dict]:
     return json.loads(Path(path).read_text(encoding="utf-8"))["stages"]
 
 
-def curve(stage: dict, entry: str = "loss") -> tuple[list[int], list[float]]:
+def curve(stage: dict, entry: str | None = None) -> tuple[list[int], list[float]]:
     """Steps and values of one entry of a stage, for a plot; points without a value are left out.
 
-    Raises ValueError, naming what there is, for an entry that the stage's log did not have.
+    entry: None for the loss, or in the stage ``matching``, whose log had none, the error with one reference. Raises
+    ValueError, naming what there is, for an entry that the stage's log did not have.
     """
     points = stage["points"]
+    entry = entry or ("loss" if "loss" in points else "hint_single")
     if entry not in points:
         raise ValueError(f"there is no entry {entry!r}; the log has {', '.join(points)}.")
     pairs = [(step, value) for step, value in zip(points["step"], points[entry], strict=True) if value is not None]
@@ -95,7 +98,8 @@ def collect(run: str | Path, variants: bool = False) -> dict:
             "points": summarize(lines),
         }  # fmt: skip
     what = "ablation variants" if variants else "bundled mini weights"
-    about = f"Training of the {what} on two CPU cores beside other work; gcgkit.mini has the recipe."
+    where = "two CPU cores beside other work" + ("" if variants else ", the stage matching on a GPU")
+    about = f"Training of the {what} on {where}; gcgkit.mini has the recipe."
     return {"about": about, "stages": stages}
 
 

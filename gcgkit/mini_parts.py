@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from diffusers import ModelMixin
 from transformers import (
     CLIPImageProcessor,
     CLIPTextConfig,
@@ -31,6 +32,11 @@ WIDTH = 96  # of text and image tokens
 
 def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def save(model: ModelMixin, folder: Path) -> None:
+    """Save a trained model; safetensors takes no channels-last weights."""
+    model.requires_grad_(True).to(memory_format=torch.contiguous_format).save_pretrained(folder)
 
 
 def calibrate(guidance: GatedColorGuidance, sharpness: float = 1.0, null_shift: float = 0.0) -> None:

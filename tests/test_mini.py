@@ -51,12 +51,16 @@ def test_cached_scenes_are_whole(out):
 
 
 @pytest.mark.slow
-def test_every_stage_runs_and_the_folder_loads(out, tmp_path):
+def test_every_stage_runs_and_the_folder_loads(data, out, tmp_path):
     mini.train_hint(out, **SHORT)
+    mini.train_matching(data, out, steps=2, batch=1, workers=1)
     mini.train_gate(out, **SHORT)
-    hint, gate = (GatedColorGuidance.from_pretrained(out / name / "guidance") for name in ("hint", "gate"))
-    assert torch.equal(hint.cga.to_q.weight, gate.cga.to_q.weight)  # the gate learns alone
-    assert not torch.equal(hint.cdga.to_v.weight, gate.cdga.to_v.weight)
+    hint, matching, gate = (
+        GatedColorGuidance.from_pretrained(out / name / "guidance") for name in ("hint", "matching", "gate")
+    )
+    assert not torch.equal(hint.cga.to_q.weight, matching.cga.to_q.weight)
+    assert torch.equal(matching.cga.to_q.weight, gate.cga.to_q.weight)  # the gate learns alone
+    assert not torch.equal(matching.cdga.to_v.weight, gate.cdga.to_v.weight)
     mini.train_text2image(out, **SHORT)
     mini.train_guidance(out, **SHORT)
     mini.train_guidance(out, "guidance-full", out / "guidance", scenes="full", **SHORT)

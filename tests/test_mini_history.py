@@ -38,6 +38,7 @@ def test_entries_that_some_lines_lack_are_averaged_over_the_others():
     stage = {"points": found}
     assert mini_history.curve(stage) == ([2, 4], [2.0, 6.0])
     assert mini_history.curve(stage, "a") == ([2], [2.0])
+    assert mini_history.curve({"points": {"step": [2], "hint_grid": [1.0], "hint_single": [3.0]}}) == ([2], [3.0])
     with pytest.raises(ValueError, match="no entry 'b'"):
         mini_history.curve(stage, "b")
     with pytest.raises(ValueError, match="log is empty"):
@@ -67,10 +68,11 @@ def test_the_packages_curves_are_of_the_run_that_the_card_tells_of():
     stages, card = mini_history.read(), " ".join(CARD.read_text(encoding="utf-8").replace(",", "").split())
     assert list(stages) == list(mini_history.STAGES)
     told = re.search(
-        r"colour attention alone (\d+) steps.*?gate alone (\d+) steps; then the copy on pairs (\d+).*?and (\d+) of",
+        r"colour attention alone (\d+) steps.*?and (\d+) of 8 fresh scenes; its gate alone (\d+) steps; "
+        r"then the copy on pairs (\d+).*?and (\d+) of",
         card,
     )
-    named = [stages[name]["steps"] for name in ("hint", "gate", "guidance", "fullsize")]
+    named = [stages[name]["steps"] for name in ("hint", "matching", "gate", "guidance", "fullsize")]
     assert named == [int(x) for x in told.groups()]
     assert stages["text2image"]["steps"] == int(re.search(r"text to image (\d+) steps", card)[1])
     for name, stage in stages.items():
