@@ -347,7 +347,10 @@ class GCGPipeline(DiffusionPipeline):
         given = {i: on_luminance(gray[i], e) for i, e in exemplars.items() if i != OUTSIDE}
         exemplified = bool(given) or any(reference.frame == OUTSIDE for reference in others)
         literal = run.settings.exemplar_mode == "literal" and exemplified
-        chosen = frames_in_a_row(given, run, len(gray)) if literal else choose_keyframes(given, run, gray)
+        if literal:
+            chosen = frames_in_a_row(given, run.settings.num_keyframes, len(gray))
+        else:
+            chosen = choose_keyframes(given, gray, run.settings, run.encode, run.seed)
         colored = {i + offset: frame for i, frame in given.items()}
         todo = [i for i in chosen if i not in given]
         if not todo:

@@ -9,7 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,9 +18,7 @@ import torch
 from . import color, keyframes, srg
 from .conditioning import Canvas, fit_canvas
 from .frames import check_frame
-
-if TYPE_CHECKING:
-    from .stages import Run
+from .settings import Settings
 
 OUTSIDE = -1  # the frame number of an exemplar that is no frame of the clip
 MAX_CANDIDATES = 256  # of a long clip, as many evenly spread frames stand for keyframe selection, whose cost is T^2
@@ -155,25 +153,29 @@ def include_exemplars(chosen: list[int], distance: np.ndarray, fixed: list[int])
     return sorted(chosen)
 
 
-def choose_keyframes(given: dict[int, np.ndarray], run: Run, gray: np.ndarray) -> list[int]:
-    """Keyframes of a clip by Eq. 6, the given ones among them."""
-    settings = run.settings
+def choose_keyframes(
+    given: dict[int, np.ndarray], gray: np.ndarray, settings: Settings, encode: Callable, seed: int
+) -> list[int]:
+    """Keyframes of a clip ``(T, H, W)`` by Eq. 6, the given ones among them.
+
+    encode: gives latents ``(1, C, h, w)`` of a frame, for a dissimilarity of latents. seed: of random ones.
+    """
     if settings.num_keyframes >= len(gray):
         return list(range(len(gray)))
     among = np.union1d(candidates(len(gray)), list(given)).astype(int)
     distance = keyframe_distances(
-        gray, among, settings.dissimilarity, lambda f: torch.cat([run.encode(x) for x in f]), settings.network
+        gray, among, settings.dissimilarity, lambda f: torch.cat([encode(x) for x in f]), settings.network
     )
     fixed = np.searchsorted(among, sorted(given)).tolist()
     count = max(settings.num_keyframes, len(fixed))
-    chosen = keyframes.select_keyframes(distance, count, settings.keyframe_method, generator=run.seed)
+    chosen = keyframes.select_keyframes(distance, count, settings.keyframe_method, generator=seed)
     return among[include_exemplars(chosen, distance, fixed)].tolist()
 
 
-def frames_in_a_row(given: dict[int, np.ndarray], run: Run, total: int) -> list[int]:
+def frames_in_a_row(given: dict[int, np.ndarray], count: int, total: int) -> list[int]:
     """The literal reading of §4.4: consecutive keyframes, right after the exemplar, or before it at the clip's end."""
-    start = min(min(given) + 1 if given else 0, max(0, total - run.settings.num_keyframes))
-    return list(range(start, min(total, start + run.settings.num_keyframes)))
+    start = min(min(given) + 1 if given else 0, max(0, total - count))
+    return list(range(start, min(total, start + count)))
 
 
 def check_exemplars(

@@ -103,7 +103,7 @@ class ShotRun:
         given = self._given(gray)
         others = [*self._carried(index), *self.outside]
         clip, local = np.stack(list(gray.values())), {n - numbers[0]: frame for n, frame in given.items()}
-        chosen = self.ladder.run(lambda _: choose_keyframes(local, run, clip))
+        chosen = self.ladder.run(lambda _: choose_keyframes(local, clip, run.settings, run.encode, run.seed))
         todo = [n + numbers[0] for n in chosen if n not in local]
         self.folder.log("colour keyframes", frames=todo)
 

@@ -61,7 +61,7 @@ def test_a_runs_folder_becomes_the_file(tmp_path, capsys):
     with pytest.raises(FileNotFoundError):
         mini_history.main([str(tmp_path / "run"), "--variants", "--out", str(tmp_path / "variants.json")])
     assert made["gate"]["steps"] == 40 and made["gate"]["minutes"] == 0.2
-    assert made["gate"]["points"] == {"step": [20, 40], "loss": [1.0, 2.0]}
+    assert made["gate"]["points"] == {"step": [20, 40], "loss": [2.0, 3.0]}  # the third of the stages
 
 
 def test_the_packages_curves_are_of_the_run_that_the_card_tells_of():
