@@ -206,8 +206,7 @@ def train_guidance(
         control = GuidedControlNet.from_unet(unet, **_options(make_guidance(mode)))
         if mode != "concat":
             folder = out / "gate/guidance" if mode == "gated" else attention_folder(out)
-            source = GatedColorGuidance.from_pretrained(folder)
-            control.guidance.load_state_dict(source.state_dict(), strict=mode == "gated")
+            give_guidance(control, folder)
     else:
         unet = UNet2DConditionModel.from_pretrained(start / "unet")
         control = GuidedControlNet.from_pretrained(start / "control")
@@ -246,6 +245,12 @@ def unet_precision() -> str | None:
     return "no" if device() == "cpu" else None
 
 
+def give_guidance(control: GuidedControlNet, folder: Path) -> None:
+    """Put a trained guidance's weights in place of a copy's, as many as its mode has: without a gate, the attention."""
+    source = GatedColorGuidance.from_pretrained(folder)
+    control.guidance.load_state_dict(source.state_dict(), strict=control.guidance.config.mode == "gated")
+
+
 def _options(guidance: GatedColorGuidance) -> dict:
     names = ("hidden_dim", "mode", "stem", "heads", "gate_bias", "null_token", "dilations")
     return {name: guidance.config[name] for name in names}
@@ -254,15 +259,25 @@ def _options(guidance: GatedColorGuidance) -> dict:
 # --- stage 10: a folder that from_pretrained reads -------------------------------------------------------------------
 
 
-def export(out: Path, trained: Path, folder: Path, sharpness: float = 1.0, null_shift: float = 0.0) -> None:
+def export(
+    out: Path,
+    trained: Path,
+    folder: Path,
+    sharpness: float = 1.0,
+    null_shift: float = 0.0,
+    guidance: Path | None = None,
+) -> None:
     """Put the parts together as a pipeline folder with float16 weights, its guidance set as ``calibrate`` says.
 
+    guidance: folder of one that learned further by itself, in place of the one that the copy learned beside.
     The profile's own settings were chosen on three of the measuring clips (blackswan, dog, soapbox): at a quarter of
     the strength frames keep closer to their ColorHint, and with tau = 64 keyframes guide to nearly the last step.
     """
     from .pipeline import GCGPipeline
 
     parts, control = out / "parts", GuidedControlNet.from_pretrained(trained / "control")
+    if guidance is not None:
+        give_guidance(control, guidance)
     calibrate(control.guidance, sharpness, null_shift)
     pipe = GCGPipeline(
         vae=LumaChromaAutoencoder.from_pretrained(parts / "vae"),
@@ -293,6 +308,7 @@ def main() -> None:
     parser.add_argument("--profile", default="mini", help="unpack: bundled name, folder or hub id of a pipeline")
     parser.add_argument("--sharpness", type=float, default=1.0, help="export: factor on the logits of matching")
     parser.add_argument("--null-shift", type=float, default=0.0, help="export: added to the null token's logit")
+    parser.add_argument("--guidance", type=Path, help="export: folder of one that learned further, such as gate's")
     parser.add_argument("--folder", type=Path, default=Path("gcgkit/weights/mini"), help="export: where to")
     args = parser.parse_args()
     steps = {"steps": args.steps} if args.steps else {}
@@ -312,7 +328,7 @@ def main() -> None:
         options = {"scenes": "full", "batch": 4, "learning_rate": 2e-4, "steps": 600, **steps}
         train_guidance(args.out, f"{name}-full", args.out / name, frozen=args.frozen, mode=args.mode, **options)
     else:
-        export(args.out, args.out / f"{name}-full", args.folder, args.sharpness, args.null_shift)
+        export(args.out, args.out / f"{name}-full", args.folder, args.sharpness, args.null_shift, args.guidance)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,13 @@ def test_every_stage_runs_and_the_folder_loads(data, out, tmp_path):
     pipe = GCGPipeline.from_pretrained(tmp_path / "pipe")
     assert pipe.scheduler.config.prediction_type == "sample"
     assert torch.allclose(pipe.control.guidance.cdga.to_v.weight, gate.cdga.to_v.weight, atol=1e-3)  # half precision
+    # A guidance that learned further takes the place of its own, and of nothing else.
+    mini.export(out, out / "guidance-full", tmp_path / "exchanged", guidance=out / "hint/guidance")
+    exchanged = GCGPipeline.from_pretrained(tmp_path / "exchanged")
+    for name, weights in hint.state_dict().items():
+        assert torch.equal(exchanged.control.guidance.state_dict()[name], weights.half()), name
+    for name, weights in pipe.control.unet_copy.state_dict().items():
+        assert torch.equal(exchanged.control.unet_copy.state_dict()[name], weights), name
     # What was put together can be taken apart again, for a variant of its copy.
     again = tmp_path / "again"
     mini.unpack(tmp_path / "pipe", again)
