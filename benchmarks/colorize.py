@@ -9,7 +9,7 @@
 
 On a GPU, everything at Stable Diffusion 2.1's shapes with random weights, for speed does not depend on their values,
 and ``controlnet``: our second stage next to diffusers' ``StableDiffusionControlNetPipeline`` at the same size, steps,
-guidance scale, precision and batch.
+guidance scale, precision and batch. ``operations`` counts for both what it takes by arithmetic, on any machine.
 
     python benchmarks/colorize.py all --shapes sd21 --compile --json speed.json --plot speed.png
 
@@ -263,6 +263,23 @@ def gains_of(middle: dict[str, float], batches: list[int]) -> dict[str, float]:
     return gains
 
 
+def operations(args: argparse.Namespace) -> dict:
+    """What a step and a frame take by arithmetic alone, ours beside diffusers' ControlNet pipeline: on any machine."""
+    if args.shapes == "mini":
+        raise SystemExit("operations needs --shapes sd21 or toy, whose networks diffusers' pipeline can share.")
+    ours = random_pipeline(args.shapes, OF_PRECISION[args.precision], args.height, args.width, "meta")
+    single = limits.operations(ours, args.height, args.width)
+    frame = limits.per_frame(single, args.steps)
+    without = 2 * single["UNet"] + single["UNet copy"]  # keys and values made at each step
+    step = (frame["UNet"] + frame["UNet copy"]) / args.steps
+    peer = ControlNetPeer(ours, args.shapes).operations(args.height, args.width)
+    whole = [sum(frame.values()), peer * args.steps + single["autoencoder, decoding"]]
+    found = {"a step": [step, peer], "a step without keys": [without, peer], "a frame": whole}
+    for name, (own, other) in found.items():
+        print(f"{name:20} {own / 1e12:8.4f} TFLOP; diffusers' {other / 1e12:8.4f}, {other / own:.2f} times as many")
+    return found
+
+
 def floor(args: argparse.Namespace) -> dict:
     """Operations of a frame of the second stage, the time they need at this device's peak, and the time taken."""
     pipe = pipeline(args)
@@ -302,7 +319,7 @@ def against_peak(args: argparse.Namespace, pipe: GCGPipeline, taken: float) -> d
 
 PARTS = {
     "shortcuts": shortcuts, "stages": stages, "length": length, "keyframes": keyframes, "compile": compiled,
-    "floor": floor, "controlnet": controlnet,
+    "floor": floor, "operations": operations, "controlnet": controlnet,
 }  # fmt: skip
 
 
@@ -333,7 +350,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    left_out = {"controlnet"} if args.shapes == "mini" else set()
+    left_out = {"controlnet", "operations"} if args.shapes == "mini" else set()
     left_out |= set() if args.compile else {"compile"}
     names = [name for name in PARTS if name not in left_out] if args.part == "all" else [args.part]
     found = {**machine(), "shapes": args.shapes, "steps": args.steps, "frames": args.frames, "figures": {}}

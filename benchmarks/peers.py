@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0
+from torch.utils.flop_counter import FlopCounterMode
 
 from gcgkit import GCGPipeline, attention, compilation
 from gcgkit.profiles import PAPER_GUIDANCE_SCALE
@@ -23,7 +25,11 @@ class ControlNetPeer:
 
     def __init__(self, ours: GCGPipeline, shapes: str):
         widths = (16, 32, 96, 256) if shapes == "sd21" else (8, 8, 8, 8)
-        controlnet = ControlNetModel.from_unet(ours.unet, conditioning_embedding_out_channels=widths)
+        copied = ours.device.type != "meta"  # where there are sizes and no weights
+        with ours.device:
+            controlnet = ControlNetModel.from_unet(
+                ours.unet, conditioning_embedding_out_channels=widths, load_weights_from_unet=copied
+            )
         shared = {name: getattr(ours, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
         self.pipe = StableDiffusionControlNetPipeline(
             **shared, controlnet=controlnet, safety_checker=None, feature_extractor=None, requires_safety_checker=False
@@ -53,6 +59,18 @@ class ControlNetPeer:
                 ).images
             )  # fmt: skip
         return np.concatenate(done)
+
+    def operations(self, height: int, width: int) -> float:
+        """Of one step of one frame of ``height`` by ``width`` pixels: UNet and ControlNet, each for both halves."""
+        where = {"device": "meta", "dtype": self.pipe.dtype}
+        unet, controlnet = (copy.deepcopy(part).to("meta") for part in (self.pipe.unet, self.pipe.controlnet))
+        factor, step = self.pipe.vae_scale_factor, torch.zeros((), **where)
+        latents = torch.zeros(2, unet.config.in_channels, height // factor, width // factor, **where)
+        text = torch.zeros(2, self.pipe.tokenizer.model_max_length, unet.config.cross_attention_dim, **where)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            down, mid = controlnet(latents, step, text, torch.zeros(2, 3, height, width, **where), return_dict=False)
+            unet(latents, step, text, down_block_additional_residuals=down, mid_block_additional_residual=mid)
+        return float(counter.get_total_flops())
 
     def _step(self, *_) -> dict:
         self._begin_step()

@@ -25,8 +25,8 @@ HERE = Path(__file__).resolve().parent
 DPI = 200
 # What decides a colouring: the pipeline's modules, and those that take frames and settings.
 CODE = (
-    "ablations", "attention", "blending", "color", "compilation", "conditioning", "control", "demo", "footage",
-    "frames", "guidance", "keyframes", "media", "memory", "pipeline", "profiles", "references", "settings",
+    "ablations", "attention", "blending", "color", "compilation", "conditioning", "control", "cross_attention", "demo",
+    "footage", "frames", "guidance", "keyframes", "media", "memory", "pipeline", "profiles", "references", "settings",
     "shortcuts", "solvers", "srg", "stages", "vae", "video",
 )  # fmt: skip
 WIDTH, LABELS = 12.0, 1.8  # inches of a figure, and of its column of labels

@@ -14,6 +14,28 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.utils.flop_counter import FlopCounterMode
 
 
+def enter(attn, hidden_states: torch.Tensor, temb: torch.Tensor | None) -> torch.Tensor:
+    """What an attention layer does before its projections: ``(B, L, D)`` or ``(B, D, h, w)`` -> ``(B, L, D)``."""
+    if attn.spatial_norm is not None:
+        hidden_states = attn.spatial_norm(hidden_states, temb)
+    if hidden_states.ndim == 4:
+        hidden_states = hidden_states.flatten(2).transpose(1, 2)  # (B, D, h, w) -> (B, h*w, D)
+    if attn.group_norm is not None:
+        hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+    return hidden_states
+
+
+def leave(attn, attended: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """What it does after: ``(B, L, heads*d)`` -> the shape of ``residual``, which is what came in."""
+    result = attn.to_out[1](attn.to_out[0](attended))
+    if residual.ndim == 4:
+        result = result.transpose(1, 2).reshape(residual.shape)
+    if attn.residual_connection:
+        result = result + residual
+    # diffusers divides by 1 too; a kernel less is time where launching them is what takes longest
+    return result if attn.rescale_output_factor == 1 else result / attn.rescale_output_factor
+
+
 class JointSelfAttention:
     """Attention processor in which every frame's queries read the keys and values of all frames in its group (Eq. 8).
 
@@ -48,34 +70,20 @@ class JointSelfAttention:
                 f"A batch of {batch} is no multiple of num_frames={self.num_frames}: pass groups of whole clips."
             )
 
-        residual, shape = hidden_states, hidden_states.shape
-        if attn.spatial_norm is not None:
-            hidden_states = attn.spatial_norm(hidden_states, temb)
-        if len(shape) == 4:
-            hidden_states = hidden_states.flatten(2).transpose(1, 2)  # (B, D, h, w) -> (B, h*w, D)
-        if attn.group_norm is not None:
-            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-
         # A group's frames lie side by side, so joining their tokens into one sequence is a reshape; the fused kernel
         # then works through the (m*L)^2 logits in blocks and never holds them.
-        tokens = hidden_states.shape[1]
+        states = enter(attn, hidden_states, temb)  # (B, L, D)
+        tokens = states.shape[1]
         query, key, value = (
-            self._join(projection(hidden_states), attn.heads)
-            for projection in (attn.to_q, attn.to_k, attn.to_v)
+            self._join(projection(states), attn.heads) for projection in (attn.to_q, attn.to_k, attn.to_v)
         )  # (groups, heads, m*L, d)
         if attn.norm_q is not None:
             query = attn.norm_q(query)
         if attn.norm_k is not None:
             key = attn.norm_k(key)
         joint = F.scaled_dot_product_attention(query, key, value)
-        hidden_states = joint.transpose(1, 2).reshape(batch, tokens, -1).to(query.dtype)  # (B, L, heads*d)
-
-        hidden_states = attn.to_out[1](attn.to_out[0](hidden_states))
-        if len(shape) == 4:
-            hidden_states = hidden_states.transpose(1, 2).reshape(shape)
-        if attn.residual_connection:
-            hidden_states = hidden_states + residual
-        return hidden_states / attn.rescale_output_factor
+        joint = joint.transpose(1, 2).reshape(batch, tokens, -1).to(query.dtype)  # (B, L, heads*d)
+        return leave(attn, joint, hidden_states)
 
     def _join(self, x: torch.Tensor, heads: int) -> torch.Tensor:
         """``(groups*m, L, heads*d)`` -> ``(groups, heads, m*L, d)``."""

@@ -13,6 +13,7 @@ from diffusers import ConfigMixin, ControlNetModel, ModelMixin, UNet2DConditionM
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.controlnets.controlnet import ControlNetOutput
 
+from . import cross_attention
 from .guidance import GatedColorGuidance, GuidanceOutput
 
 
@@ -69,6 +70,14 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         """The ColorHint of gray latents (B, C, h, w) under a reference (B, C, h', w'), to be made once and reused."""
         return self.guidance(gray, ref_gray, ref_color)
 
+    def keys_and_values(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What the copy's cross-attention makes of image tokens: ``(B, N, image_tokens_dim)`` -> ``(B, N, W)``.
+
+        Made once, it serves every step in their place: within ``cross_attention.ReadingProjected(self.unet_copy)``,
+        with ``projected``.
+        """
+        return cross_attention.keys_and_values(self.unet_copy, self.token_projection(tokens))
+
     def forward(
         self,
         sample: torch.Tensor,
@@ -80,13 +89,15 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         *,
         hint: GuidanceOutput | None = None,
         conditioning_scale: float = 1.0,
+        projected: bool = False,
         return_dict: bool = True,
     ) -> ControlNetOutput | tuple:
         """Residuals for the frozen UNet's decoder.
 
         ``sample`` z_t (B, C, h, w), ``encoder_hidden_states`` the reference's image tokens (B, N, image_tokens_dim),
         zeros under the reference mask; ``gray`` (B, C, h, w); either ``ref_gray`` and ``ref_color`` (B, C, h', w') or a
-        ``hint`` made from them before. Raises ValueError when both are missing.
+        ``hint`` made from them before. With ``projected``, tokens as ``keys_and_values`` gives them. Raises ValueError
+        when references and hint are both missing.
         """
         if hint is None:
             if ref_gray is None or ref_color is None:
@@ -95,7 +106,7 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         return self.unet_copy(
             sample,
             timestep,
-            self.token_projection(encoder_hidden_states),
+            encoder_hidden_states if projected else self.token_projection(encoder_hidden_states),
             controlnet_cond=torch.cat([hint.features, gray], 1),  # (B, C or 2C, h, w), (B, C, h, w) -> one
             conditioning_scale=conditioning_scale,
             return_dict=return_dict,

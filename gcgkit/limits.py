@@ -17,12 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import conditioning
+from . import conditioning, cross_attention
 from .lesson import device
 from .pipeline import GCGPipeline
 from .timing import clock
 
 FPS = 24
+KEYS_OF_TEXT, KEYS_OF_TOKENS = "keys and values of text", "keys and values of image tokens"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def passes(
 ) -> dict[str, Callable[[], object]]:
     """One pass of each part at a canvas size in pixels, one frame, one half of guidance, to be counted or timed.
 
-    The guidance reads a grid of ``tiles`` references in two rows, the copy their image tokens. On "meta" they run on
+    The guidance reads a grid of ``tiles`` references in two rows, the copy their image tokens; keys and values of these
+    are made for one. On "meta" they run on
     copies without weights; elsewhere on the pipeline's own parts, which have to be there.
     """
     names = ("vae", "unet", "control", "image_encoder", "text_encoder")
@@ -65,7 +67,8 @@ def passes(
     channels, vision = unet.config.in_channels, image_encoder.config
     latents, grid = some(1, channels, h, w), some(1, channels, 2 * h, math.ceil(tiles / 2) * w)
     frame, thumbnail = some(1, 3, height, width), some(1, 3, vision.image_size, vision.image_size)
-    tokens = some(1, tiles * (vision.image_size // vision.patch_size) ** 2, vision.projection_dim)
+    patches = (vision.image_size // vision.patch_size) ** 2
+    tokens = some(1, tiles * patches, vision.projection_dim)
     words = torch.zeros(1, pipe.tokenizer.model_max_length, dtype=torch.long, device=where)
     text = some(1, words.shape[1], unet.config.cross_attention_dim)
     step = torch.zeros((), device=where)
@@ -82,6 +85,8 @@ def passes(
         "guidance": lambda: control.hint(latents, grid, grid),
         "autoencoder, encoding": lambda: vae.encode(frame),
         "autoencoder, decoding": lambda: vae.decode(latents),
+        KEYS_OF_TEXT: lambda: cross_attention.keys_and_values(unet, text),
+        KEYS_OF_TOKENS: lambda: control.keys_and_values(tokens[:, :patches]),
         "image encoder": lambda: conditioning.patch_tokens(image_encoder, thumbnail),
         "text encoder": lambda: text_encoder(words),
     }
@@ -125,10 +130,16 @@ def traffic(pipe: GCGPipeline, height: int, width: int, tiles: int = 4) -> dict[
     return found
 
 
-def per_frame(single: dict[str, float], steps: int, halves: int = 2) -> dict[str, float]:
-    """Operations of one frame of the second stage: two encodings, one decoding, one set of references, all steps."""
-    times = {"UNet": steps * halves, "UNet copy": steps, "autoencoder, encoding": 2, "text encoder": 0}
-    return {name: count * times.get(name, 1) for name, count in single.items() if times.get(name, 1)}
+def per_frame(single: dict[str, float], steps: int, halves: int = 2, tiles: int = 4) -> dict[str, float]:
+    """Operations of one frame of the second stage: two encodings, one decoding, one set of references, all steps.
+
+    single: as ``operations`` gives them for as many ``tiles``. The steps go without the keys and values of text, made
+    once a clip, and of image tokens, made once a frame, which becomes a reference.
+    """
+    unet = single["UNet"] - single[KEYS_OF_TEXT]
+    step = {"UNet": unet, "UNet copy": single["UNet copy"] - tiles * single[KEYS_OF_TOKENS]}
+    times = {"UNet": steps * halves, "UNet copy": steps, "autoencoder, encoding": 2, "text encoder": 0, KEYS_OF_TEXT: 0}
+    return {name: count * times.get(name, 1) for name, count in {**single, **step}.items() if times.get(name, 1)}
 
 
 def peaks(dtype: torch.dtype, repeats: int = 10) -> dict[str, float]:

@@ -30,6 +30,7 @@ LIGHTNESS_TOLERANCE = 0.5  # of 100: what rounding to 8 bits can do to L*, twice
 class Reference:
     """One coloured frame, encoded once: g and z ``(1, C, h, w)``, image tokens ``(1, N, D)``, and what D compares.
 
+    tokens: or their keys and values ``(1, N, W)``, as ``cross_attention`` makes them (``Shortcuts.keys``).
     pictures: the gray and the coloured frame, where they are to be encoded again (``Shortcuts.references`` off).
     """
 

@@ -11,15 +11,17 @@ class Shortcuts:
 
     hints: a ColorHint once per set of references, not per denoising step. references: a reference's latents and image
     tokens once, not whenever it guides. copy: the UNet copy once per step for both halves of guidance, as it sees no
-    text. halves: both halves of guidance through the UNet as one batch. values: values padded to the keys' width, which
-    PyTorch's fused attention kernel wants.
+    text. keys: the keys and values that cross-attention makes of the text and of image tokens, once per text and per
+    reference, not per step. halves: both halves of guidance through the UNet as one batch. values: values padded to the
+    keys' width, which PyTorch's fused attention kernel wants.
     """
 
     hints: bool = True
     references: bool = True
     copy: bool = True
+    keys: bool = True
     halves: bool = True
     values: bool = True
 
 
-NONE = Shortcuts(hints=False, references=False, copy=False, halves=False, values=False)
+NONE = Shortcuts(hints=False, references=False, copy=False, keys=False, halves=False, values=False)

@@ -25,10 +25,16 @@ def scheduler_for(scheduler, solver: str | None):
     return kinds[solver].from_config(scheduler.config)
 
 
-def start_at(scheduler, step: int) -> None:
-    """Tell a scheduler, its timesteps just set, that denoising starts at one of them: ``step`` counts from the first.
+def timesteps(scheduler, count: int, skipped: int = 0):
+    """Set a scheduler to ``count`` steps of which it leaves out the first: its timesteps from there on, on the CPU.
 
-    A multistep solver would look the place up by the timestep otherwise, which need not be unique.
+    Raises ValueError for more steps than it was trained with.
     """
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(step)
+    # The scheduler counts on the CPU: asking a GPU for the timestep would wait until it has caught up.
+    scheduler.set_timesteps(count, device="cpu")
+    trained = scheduler.config.num_train_timesteps
+    if float(scheduler.timesteps.max()) >= trained:  # as diffusers' steps_offset makes of the last few
+        raise ValueError(f"num_inference_steps must be below the scheduler's {trained} training steps, not {count}.")
+    if hasattr(scheduler, "set_begin_index"):  # a multistep solver would look it up by a timestep that may come twice
+        scheduler.set_begin_index(skipped)
+    return scheduler.timesteps[skipped:]

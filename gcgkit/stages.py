@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from . import blending, compilation, conditioning, keyframes, solvers, srg
+from . import blending, compilation, conditioning, cross_attention, keyframes, solvers, srg
 from .attention import joint_self_attention
 from .color import merge_luminance
 from .guidance import GuidanceOutput
@@ -52,7 +52,11 @@ class Run:
             self.strength, self.hint_weight = 1.0, 0.0  # its hint is the reference itself: another frame's structure
         scale = pipe.config.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
         self.guidance_scale = float(scale)
-        self.text = self._text()
+        networks = pipe.unet, pipe.control.unet_copy
+        self.projected = settings.shortcuts.keys and all(map(cross_attention.usable, networks))
+        self._reading = cross_attention.ReadingProjected(*networks) if self.projected else nullcontext()
+        text = self._text()
+        self.text = cross_attention.keys_and_values(pipe.unet, text) if self.projected else text
         # Everything random follows from these two draws: both stages of one seed share them, called together or apart.
         shape = (1, pipe.unet.config.in_channels, *conditioning.latent_size(pipe.vae, self.canvas))
         self._noise = randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)
@@ -112,6 +116,10 @@ class Run:
             parts.append(tokens.to(self.dtype))
         return torch.cat(parts)
 
+    def _read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What the copy's cross-attention reads of image tokens ``(n, N, D)``: their keys and values, once for all."""
+        return self.pipe.control.keys_and_values(tokens) if self.projected else tokens
+
     def reference(self, frame: int, gray: np.ndarray, colored: np.ndarray) -> Reference:
         """Encode a coloured frame, once, as a reference: gray ``(H, W)``, coloured ``(H, W, 3)``."""
         return self.references([frame], [gray], [colored])[0]
@@ -132,7 +140,8 @@ class Run:
         if descriptors is None:
             descriptors = list(map(self.describe, gray, latents.split(1)))
         kept = itertools.repeat(None) if self.settings.shortcuts.references else zip(gray, colored, strict=True)
-        parts = latents.split(1), self.encode(*colored).split(1), self.tokens(*colored).split(1), descriptors, kept
+        tokens = map(self._read, self.tokens(*colored).split(1))
+        parts = latents.split(1), self.encode(*colored).split(1), tokens, descriptors, kept
         return list(map(Reference, frames, *parts))
 
     def finish(self, latents: torch.Tensor, gray: np.ndarray) -> np.ndarray:
@@ -157,12 +166,12 @@ class Run:
             return [frame.result() for frame in merged]
 
     def mask(self, gray: torch.Tensor):
-        """ColorHint and image tokens under the reference mask, g_ref = z_ref = 0 (§3.2), for gray ``(m, C, h, w)``."""
+        """What ``guide`` gives under the reference mask, g_ref = z_ref = 0 (§3.2), for gray ``(m, C, h, w)``."""
         empty = torch.zeros_like(gray)
-        return self.pipe.control.hint(gray, empty, empty), self.tokens().expand(len(gray), -1, -1)
+        return self.pipe.control.hint(gray, empty, empty), self._read(self.tokens()).expand(len(gray), -1, -1)
 
     def guide(self, gray: torch.Tensor, references: list[list[Reference]]):
-        """ColorHint and image tokens of m frames, each with its list of references (equally many)."""
+        """ColorHint of m frames, each with its list of references (equally many), and what the copy reads of these."""
         if not self.settings.shortcuts.references:
             references = [[self.reference(r.frame, *r.pictures) for r in guiding] for guiding in references]
         grids = [join_references(r, self.settings.grid_size) for r in references]
@@ -189,55 +198,49 @@ class Run:
         have references: below strength 1 they skip steps and start from their ColorHints, noised as far.
         """
         count, halves = len(frames), len(self.text)
-        text = self.text.repeat_interleave(count, 0)  # (halves*m, N, D), a half's frames side by side
+        text = self.text.repeat_interleave(count, 0)  # (halves*m, N, D or W), a half's frames side by side
         noise, generators = self.noise(frames)
         options = dict(self._step_options)
         if self._step_takes_generator:
             options["generator"] = generators if count > 1 else generators[0]
-        scheduler = self.scheduler
-        # The scheduler counts on the CPU: asking a GPU for the timestep would wait until it has caught up.
-        scheduler.set_timesteps(self.settings.num_inference_steps, device="cpu")
-        trained = scheduler.config.num_train_timesteps
-        if float(scheduler.timesteps.max()) >= trained:  # as diffusers' steps_offset makes of the last few
-            raise ValueError(
-                f"num_inference_steps must be below the scheduler's {trained} training steps, "
-                f"not {self.settings.num_inference_steps}."
-            )
+        scheduler, skipped = self.scheduler, self.settings.num_inference_steps - self.steps(guided)
+        timesteps = solvers.timesteps(scheduler, self.settings.num_inference_steps, skipped)
         latents = noise * scheduler.init_noise_sigma
-        skipped = self.settings.num_inference_steps - self.steps(guided)
-        solvers.start_at(scheduler, skipped)
         if bar is not None:
             bar.update(skipped)
-        timesteps = scheduler.timesteps[skipped:]
-        for step, (now, timestep) in enumerate(zip(timesteps, timesteps.to(self.device), strict=True)):
-            t = srg.rescale_timestep(float(now), trained, self.tau)
-            hint, tokens = condition(t)
-            if step == 0 and skipped:
-                latents = scheduler.add_noise(hint.hint, noise, now.expand(count))
-            sample = scheduler.scale_model_input(latents, now)
-            output = self.predict(sample, timestep, text, gray, hint, tokens)
-            if halves == 2:
-                negative, positive = output.chunk(2)
-                output = negative + self.guidance_scale * (positive - negative)
-            if guided and self.hint_weight:
-                output = blending.toward_hint(scheduler, output, latents, now, hint, self.hint_weight)
-            latents = scheduler.step(output, now, latents, **options).prev_sample
-            latents = self._callback(step, timestep, latents, stage, frames)
-            if bar is not None:
-                bar.update()
+        with self._reading:
+            for step, (now, timestep) in enumerate(zip(timesteps, timesteps.to(self.device), strict=True)):
+                t = srg.rescale_timestep(float(now), scheduler.config.num_train_timesteps, self.tau)
+                hint, tokens = condition(t)
+                if step == 0 and skipped:
+                    latents = scheduler.add_noise(hint.hint, noise, now.expand(count))
+                sample = scheduler.scale_model_input(latents, now)
+                output = self.predict(sample, timestep, text, gray, hint, tokens, self.projected)
+                if halves == 2:
+                    negative, positive = output.chunk(2)
+                    output = negative + self.guidance_scale * (positive - negative)
+                if guided and self.hint_weight:
+                    output = blending.toward_hint(scheduler, output, latents, now, hint, self.hint_weight)
+                latents = scheduler.step(output, now, latents, **options).prev_sample
+                latents = self._callback(step, timestep, latents, stage, frames)
+                if bar is not None:
+                    bar.update()
         return latents
 
-    def predict(self, sample, timestep, text, gray, hint, tokens) -> torch.Tensor:
-        """What the UNet says of m samples under n texts each, ``(n*m, N, D)``, text by text: ``(n*m, C, h, w)``."""
+    def predict(self, sample, timestep, text, gray, hint, tokens, projected: bool = False) -> torch.Tensor:
+        """What the UNet says of m samples under n texts each, ``(n*m, N, D)``, text by text: ``(n*m, C, h, w)``.
+
+        projected: of text and image tokens the keys and values are given, ``(n*m, N, W)`` and ``(m, N, W')``.
+        """
         pipe, shortcuts, halves = self.pipe, self.settings.shortcuts, len(text) // len(sample)
         compilation.begin_step(pipe)
         repeat = lambda x: x.repeat(halves, *[1] * (x.ndim - 1))  # noqa: E731  (m, ...) -> (halves*m, ...)
         if shortcuts.copy:
-            given = pipe.control(sample, timestep, tokens, gray, hint=hint)
+            given = pipe.control(sample, timestep, tokens, gray, hint=hint, projected=projected)
             down, mid = [repeat(r) for r in given.down_block_res_samples], repeat(given.mid_block_res_sample)
         else:
             hint = GuidanceOutput(*(repeat(part) for part in (hint.hint, hint.color, hint.gate, hint.features)))
-            given = pipe.control(repeat(sample), timestep, repeat(tokens), repeat(gray), hint=hint)
+            given = pipe.control(repeat(sample), timestep, repeat(tokens), repeat(gray), hint=hint, projected=projected)
             down, mid = given.down_block_res_samples, given.mid_block_res_sample
         size = len(text) if shortcuts.halves else len(sample)
         outputs, samples = [], repeat(sample)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from gcgkit import limits, shapes, timing
 
@@ -22,9 +23,31 @@ def test_operations_of_stable_diffusion_are_those_that_others_counted():
 
 
 def test_a_frame_needs_each_part_as_often_as_the_second_stage_runs_it():
-    single = {"UNet": 10.0, "UNet copy": 3.0, "guidance": 2.0, "autoencoder, encoding": 7.0, "text encoder": 99.0}
-    wanted = {"UNet": 640.0, "UNet copy": 96.0, "guidance": 2.0, "autoencoder, encoding": 14.0}
+    single = {
+        "UNet": 10.5, "UNet copy": 7.0, "guidance": 2.0, "autoencoder, encoding": 7.0, "text encoder": 99.0,
+        "keys and values of text": 0.5, "keys and values of image tokens": 1.0,
+    }  # fmt: skip
+    wanted = {
+        "UNet": 640.0, "UNet copy": 96.0, "guidance": 2.0, "autoencoder, encoding": 14.0,
+        "keys and values of image tokens": 1.0,
+    }  # fmt: skip
     assert limits.per_frame(single, steps=32) == wanted
+
+
+def test_a_clip_takes_the_operations_that_are_counted_for_its_frames(tmp_path):
+    """One more frame of the second stage, counted while the pipeline colours it; four keyframes guide at every step."""
+    pipe = tiny.pipeline(tmp_path)
+    clip, options = tiny.clip(7), {"prompt": "red", "num_inference_steps": 3, "grid_size": 4, "tau": 1e6}
+
+    def counted(frames: int) -> int:
+        with FlopCounterMode(display=False) as counter:
+            pipe.color_remaining(clip[:frames], {n: clip[n] for n in range(4)}, **options)
+        return counter.get_total_flops()
+
+    single = limits.operations(pipe, *tiny.WORKING_SIZE)
+    wanted = sum(limits.per_frame(single, steps=3).values())
+    # with it comes the frame before it, encoded as a reference, which it is not itself
+    assert counted(6) - counted(5) == wanted
 
 
 def test_cost_goes_with_the_peak_and_the_price():

@@ -9,7 +9,7 @@ import tiny
 import torch
 from test_pipeline import color
 
-from gcgkit import references, stages
+from gcgkit import cross_attention, references, stages
 from gcgkit.color import to_gray
 from gcgkit.pipeline import GCGPipeline
 from gcgkit.shortcuts import NONE, Shortcuts
@@ -39,6 +39,8 @@ def counted(pipe, clip, **options):
 
         hooks.append(module.register_forward_pre_hook(count, with_kwargs=True))
 
+    layer = next(iter(cross_attention.layers(pipe.unet).values()))
+    watch("to_k", layer.to_k)
     watch("hint", pipe.control.guidance)
     watch("copy", pipe.control.unet_copy)
     watch("unet", pipe.unet)
@@ -61,6 +63,7 @@ def usual(pipe, clip):
         ("hints", {"hint"}, {"hint"}),
         ("references", {"vae"}, {"vae"}),
         ("copy", set(), {"copy"}),
+        ("keys", {"to_k"}, {"to_k"}),
         ("halves", {"unet"}, set()),
         ("values", set(), set()),
     ],
