@@ -88,6 +88,11 @@ def second_stage(args: argparse.Namespace, pipe: GCGPipeline, **changes) -> Call
     return lambda: pipe.color_remaining(clip, keys, prompt=PROMPT, **{**options(args), **changes}).frames
 
 
+def backend(args: argparse.Namespace) -> str:
+    """How networks are compiled: anew and fused, or the kernels as they are, recorded to be replayed."""
+    return "cudagraphs" if args.replay else "inductor"
+
+
 def apart(one: np.ndarray, other: np.ndarray) -> int:
     """Largest difference of two clips, in gray levels."""
     return int(np.abs(one.astype(int) - other).max())
@@ -187,7 +192,7 @@ def keyframes(args: argparse.Namespace) -> dict:
     """Seconds and memory of the first stage against m: fused joint attention, and the same with every logit built."""
     pipe, clip = pipeline(args), footage(args, max(args.keyframes))
     if args.replay:
-        compilation.compile_networks(pipe, backend="cudagraphs")
+        compilation.compile_networks(pipe, backend=backend(args))
     found: dict[str, dict] = {"ours": {}, "written plainly": {}}
     for count in args.keyframes:
 
@@ -212,7 +217,7 @@ def keyframes(args: argparse.Namespace) -> dict:
 def compiled(args: argparse.Namespace) -> dict:
     """The second stage with networks compiled and as they are, in turns, and the seconds that compiling took."""
     pipe = pipeline(args)
-    compilation.compile_networks(pipe)
+    compilation.compile_networks(pipe, backend=backend(args))
     work = second_stage(args, pipe)
     first, _ = clock(work)
     seconds, frames = compare({"compiled": work, "as they are": eagerly(work)}, args.repeats)
@@ -231,8 +236,8 @@ def controlnet(args: argparse.Namespace) -> dict:
         raise SystemExit("controlnet needs --shapes sd21 or toy: the mini profile's autoencoder is not diffusers' own.")
     ours, clip = pipeline(args), footage(args, args.frames)
     peer = ControlNetPeer(ours, args.shapes)
-    if args.compile:
-        compile_both(ours, peer)
+    if args.compile or args.replay:
+        compile_both(ours, peer, backend(args))
     cases, batches = {}, sorted(set(args.batches))
     for batch in batches:
         cases[f"diffusers, batch {batch}"] = lambda n=batch: peer.color(clip, PROMPT, args.steps, n)
@@ -283,8 +288,8 @@ def operations(args: argparse.Namespace) -> dict:
 def floor(args: argparse.Namespace) -> dict:
     """Operations of a frame of the second stage, the time they need at this device's peak, and the time taken."""
     pipe = pipeline(args)
-    if args.compile:
-        compilation.compile_networks(pipe)
+    if args.compile or args.replay:
+        compilation.compile_networks(pipe, backend=backend(args))
     seconds, _ = compare({"": second_stage(args, pipe, side_by_side=max(args.batches))}, args.repeats)
     return against_peak(args, pipe, statistics.median(seconds[""]) / args.frames)
 
@@ -340,7 +345,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--lengths", type=int, nargs="+", help="length: frames of the clips (--frames, twice, four times)")
     add("--at-once", type=int, default=16, help="length: most frames to attend to all at once (16)")
     add("--keyframes", type=int, nargs="+", default=(1, 2, 4, 8), help="keyframes: m (1 2 4 8)")
-    add("--replay", action="store_true", help="keyframes: replay both as CUDA graphs, which spares launching kernels")
+    add("--replay", action="store_true", help="replay networks as they are as CUDA graphs, in the place of --compile")
     add("--fewer-steps", type=int, nargs="+", default=(16, 8), help=f"controlnet: steps of {FASTER} (16 8)")
     add("--batches", type=int, nargs="+", default=(1, 8), help="controlnet: frames at once; floor: the most (1 8)")
     add("--compile", action="store_true", help="controlnet, floor, all: compile the networks of both")

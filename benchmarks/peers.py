@@ -37,13 +37,13 @@ class ControlNetPeer:
         self.pipe.set_progress_bar_config(disable=True)
         self._replayed = False
 
-    def compile(self) -> None:
+    def compile(self, backend: str) -> None:
         """Compile its ControlNet as ``compile_networks`` does the rest, which the two share."""
         self._replayed = self.pipe.device.type == "cuda"
         if self._replayed:
             self.pipe.controlnet.to(memory_format=torch.channels_last)
-        mode = {"mode": "reduce-overhead"} if self._replayed else {}
-        self.pipe.controlnet.compile(dynamic=False, **mode)
+        mode = {"mode": "reduce-overhead"} if self._replayed and backend == "inductor" else {}
+        self.pipe.controlnet.compile(dynamic=False, backend=backend, **mode)
 
     def color(self, frames: np.ndarray, prompt: str, steps: int, batch: int) -> np.ndarray:
         """Frames ``(T, H, W, 3)`` uint8 coloured each by itself, ``batch`` at once: the same in [0, 1]."""
@@ -121,7 +121,7 @@ def eagerly(work: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def compile_both(ours: GCGPipeline, peer: ControlNetPeer) -> None:
+def compile_both(ours: GCGPipeline, peer: ControlNetPeer, backend: str) -> None:
     """Compile all that either runs."""
-    compilation.compile_networks(ours)
-    peer.compile()
+    compilation.compile_networks(ours, backend=backend)
+    peer.compile(backend)

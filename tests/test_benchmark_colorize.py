@@ -10,7 +10,7 @@ import tiny
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gcgkit import shapes
+from gcgkit import compilation, shapes
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -18,7 +18,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import colorize  # noqa: E402
 import plot  # noqa: E402
 import solvers  # noqa: E402
-from peers import ControlNetPeer  # noqa: E402
+from peers import ControlNetPeer, compile_both  # noqa: E402
 
 TOY = ["--shapes", "toy", "--height", "64", "--width", "64", "--precision", "no"]
 
@@ -92,6 +92,24 @@ def test_operations_are_those_of_both_pipelines(tmp_path):
 
     assert found["a step"][1] == found["a step without keys"][1] == counted(3) - counted(2)
     assert found["a step"][0] < found["a step without keys"][0]
+
+
+@pytest.mark.parametrize("backend", ["inductor", "eager"])
+def test_both_pipelines_are_compiled_alike(monkeypatch, backend):
+    asked = {}
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: asked.update({module: options}))
+    pipe = shapes.random_pipeline("toy", torch.float32, 64, 64, "cpu")
+    peer = ControlNetPeer(pipe, "toy")
+    compile_both(pipe, peer, backend)
+    assert set(asked) == {*compilation.networks(pipe).values(), peer.pipe.controlnet}
+    assert list(asked.values()) == [{"dynamic": False, "backend": backend}] * len(asked)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU replays")
+@pytest.mark.parametrize("part", ["keyframes", "compile", "controlnet", "floor"])
+def test_replaying_is_refused_without_a_gpu(tmp_path, part):
+    with pytest.raises(ValueError, match="cuda_graphs needs"):
+        figures(tmp_path / "x.json", part, *TOY, "--replay")
 
 
 def test_gains_are_ratios_of_the_medians():
