@@ -274,12 +274,12 @@ def operations(args: argparse.Namespace) -> dict:
         raise SystemExit("operations needs --shapes sd21 or toy, whose networks diffusers' pipeline can share.")
     ours = random_pipeline(args.shapes, OF_PRECISION[args.precision], args.height, args.width, "meta")
     single = limits.operations(ours, args.height, args.width)
-    frame = limits.per_frame(single, args.steps)
-    without = 2 * single["UNet"] + single["UNet copy"]  # keys and values made at each step
-    step = (frame["UNet"] + frame["UNet copy"]) / args.steps
     peer = ControlNetPeer(ours, args.shapes).operations(args.height, args.width)
-    whole = [sum(frame.values()), peer * args.steps + single["autoencoder, decoding"]]
-    found = {"a step": [step, peer], "a step without keys": [without, peer], "a frame": whole}
+    peers_frame, found = peer * args.steps + single["autoencoder, decoding"], {}
+    for name, keys in (("", True), (" without keys", False)):
+        frame = limits.per_frame(single, args.steps, keys=keys)
+        found[f"a step{name}"] = [(frame["UNet"] + frame["UNet copy"]) / args.steps, peer]
+        found[f"a frame{name}"] = [sum(frame.values()), peers_frame]
     for name, (own, other) in found.items():
         print(f"{name:20} {own / 1e12:8.4f} TFLOP; diffusers' {other / 1e12:8.4f}, {other / own:.2f} times as many")
     return found
@@ -356,7 +356,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     left_out = {"controlnet", "operations"} if args.shapes == "mini" else set()
-    left_out |= set() if args.compile else {"compile"}
+    left_out |= set() if args.compile or args.replay else {"compile"}
     names = [name for name in PARTS if name not in left_out] if args.part == "all" else [args.part]
     found = {**machine(), "shapes": args.shapes, "steps": args.steps, "frames": args.frames, "figures": {}}
     found["highest_bytes"] = {}

@@ -57,8 +57,14 @@ def layers(network) -> dict[str, Attention]:
 
 
 def usable(network) -> bool:
-    """Whether a network's cross-attention is diffusers' own kind; another processor may need the tokens themselves."""
-    return all(type(layer.processor) is AttnProcessor2_0 for layer in layers(network).values())
+    """Whether nothing but diffusers' own cross-attention reads a network's tokens, and its layers are all at hand.
+
+    Another processor may want the tokens themselves, as may a network that transforms them first; diffusers' hooks
+    bring weights over for a whole block, not for one of its maps.
+    """
+    plain = all(type(layer.processor) is AttnProcessor2_0 for layer in layers(network).values())
+    transformed = getattr(network, "encoder_hid_proj", None) or getattr(network, "add_embedding", None)
+    return plain and transformed is None and not any(hasattr(m, "_diffusers_hook") for m in network.modules())
 
 
 def keys_and_values(network, tokens: torch.Tensor) -> torch.Tensor:
@@ -73,12 +79,13 @@ def keys_and_values(network, tokens: torch.Tensor) -> torch.Tensor:
 class ReadingProjected:
     """A context in which networks' cross-attention wants what ``keys_and_values`` made in the place of tokens.
 
-    It can be entered again and again, though not within itself. The processors that were set before come back
-    afterwards, also after an error.
+    It is entered for each pass, so that between passes a network is what its owner knows; not within itself. The
+    processors that were set before come back afterwards, also after an error.
     """
 
     def __init__(self, *networks):
         self._chosen: list[tuple[Attention, ProjectedCrossAttention]] = []
+        self._before: list[object] = []
         for network in networks:
             start = 0
             for layer in layers(network).values():
@@ -88,8 +95,12 @@ class ReadingProjected:
     def __enter__(self) -> None:
         # layer by layer: a network's set_attn_processor looks through all its modules, which takes a while
         self._before = [layer.processor for layer, _ in self._chosen]
-        for layer, processor in self._chosen:
-            layer.set_processor(processor)
+        try:
+            for layer, processor in self._chosen:
+                layer.set_processor(processor)
+        except BaseException:  # an interrupt among them: nothing else would bring the processors back
+            self.__exit__()
+            raise
 
     def __exit__(self, *_) -> None:
         for (layer, _), processor in zip(self._chosen, self._before, strict=True):

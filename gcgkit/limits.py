@@ -130,16 +130,21 @@ def traffic(pipe: GCGPipeline, height: int, width: int, tiles: int = 4) -> dict[
     return found
 
 
-def per_frame(single: dict[str, float], steps: int, halves: int = 2, tiles: int = 4) -> dict[str, float]:
+def per_frame(
+    single: dict[str, float], steps: int, halves: int = 2, tiles: int = 4, keys: bool = True
+) -> dict[str, float]:
     """Operations of one frame of the second stage: two encodings, one decoding, one set of references, all steps.
 
     single: as ``operations`` gives them for as many ``tiles``. The steps go without the keys and values of text, made
-    once a clip, and of image tokens, made once a frame, which becomes a reference.
+    once a clip, and of image tokens, made once a frame, which becomes a reference; without ``keys``, they make both.
     """
-    unet = single["UNet"] - single[KEYS_OF_TEXT]
-    step = {"UNet": unet, "UNet copy": single["UNet copy"] - tiles * single[KEYS_OF_TOKENS]}
     times = {"UNet": steps * halves, "UNet copy": steps, "autoencoder, encoding": 2, "text encoder": 0, KEYS_OF_TEXT: 0}
-    return {name: count * times.get(name, 1) for name, count in {**single, **step}.items() if times.get(name, 1)}
+    if keys:
+        unet, copied = single["UNet"] - single[KEYS_OF_TEXT], single["UNet copy"] - tiles * single[KEYS_OF_TOKENS]
+        single = {**single, "UNet": unet, "UNet copy": copied}
+    else:
+        times[KEYS_OF_TOKENS] = 0
+    return {name: count * times.get(name, 1) for name, count in single.items() if times.get(name, 1)}
 
 
 def peaks(dtype: torch.dtype, repeats: int = 10) -> dict[str, float]:

@@ -32,7 +32,8 @@ class Card:
 # and activations, at 448x256 mostly of the autoencoder's decoder (its 256 channels at full size: 0.06 GB a map in
 # float16, eight or so alive) and of m keyframes in two halves through the UNet (about 0.1 GB each), 1 to 2 GB for
 # m = 4 and twice that in float32. Where no fused attention kernel serves, joint attention also holds
-# (4 * 1792)^2 logits for 5 heads and 2 halves: 1 GB in float16, 2 GB in float32, which slices bring down to a tenth.
+# (4 * 1792)^2 logits for 5 heads and 2 halves: 1 GB in float16, 2 GB in float32; slices help the frames between
+# keyframes alone. Each keyframe and each of 32 earlier frames holds keys and values of its image tokens, 6 MB.
 CARDS = {
     "8gb": Card("float16", group=2, slicing=True, offload="encoders"),  # 4.6 - 1.9 + 0.5 + 1 = 4.2 GB
     "12gb": Card("float16", group=4),  # 4.6 + 0.5 + 3 = 8.1 GB

@@ -12,8 +12,9 @@ class Shortcuts:
     hints: a ColorHint once per set of references, not per denoising step. references: a reference's latents and image
     tokens once, not whenever it guides. copy: the UNet copy once per step for both halves of guidance, as it sees no
     text. keys: the keys and values that cross-attention makes of the text and of image tokens, once per text and per
-    reference, not per step. halves: both halves of guidance through the UNet as one batch. values: values padded to the
-    keys' width, which PyTorch's fused attention kernel wants.
+    reference, not per step; at Stable Diffusion's size a reference then holds 5.9 MB in 16 bits, not 0.5. halves: both
+    halves of guidance through the UNet as one batch. values: values padded to the keys' width, which PyTorch's fused
+    attention kernel wants.
     """
 
     hints: bool = True

@@ -208,23 +208,23 @@ class Run:
         latents = noise * scheduler.init_noise_sigma
         if bar is not None:
             bar.update(skipped)
-        with self._reading:
-            for step, (now, timestep) in enumerate(zip(timesteps, timesteps.to(self.device), strict=True)):
-                t = srg.rescale_timestep(float(now), scheduler.config.num_train_timesteps, self.tau)
-                hint, tokens = condition(t)
-                if step == 0 and skipped:
-                    latents = scheduler.add_noise(hint.hint, noise, now.expand(count))
-                sample = scheduler.scale_model_input(latents, now)
+        for step, (now, timestep) in enumerate(zip(timesteps, timesteps.to(self.device), strict=True)):
+            t = srg.rescale_timestep(float(now), scheduler.config.num_train_timesteps, self.tau)
+            hint, tokens = condition(t)
+            if step == 0 and skipped:
+                latents = scheduler.add_noise(hint.hint, noise, now.expand(count))
+            sample = scheduler.scale_model_input(latents, now)
+            with self._reading:
                 output = self.predict(sample, timestep, text, gray, hint, tokens, self.projected)
-                if halves == 2:
-                    negative, positive = output.chunk(2)
-                    output = negative + self.guidance_scale * (positive - negative)
-                if guided and self.hint_weight:
-                    output = blending.toward_hint(scheduler, output, latents, now, hint, self.hint_weight)
-                latents = scheduler.step(output, now, latents, **options).prev_sample
-                latents = self._callback(step, timestep, latents, stage, frames)
-                if bar is not None:
-                    bar.update()
+            if halves == 2:
+                negative, positive = output.chunk(2)
+                output = negative + self.guidance_scale * (positive - negative)
+            if guided and self.hint_weight:
+                output = blending.toward_hint(scheduler, output, latents, now, hint, self.hint_weight)
+            latents = scheduler.step(output, now, latents, **options).prev_sample
+            latents = self._callback(step, timestep, latents, stage, frames)
+            if bar is not None:
+                bar.update()
         return latents
 
     def predict(self, sample, timestep, text, gray, hint, tokens, projected: bool = False) -> torch.Tensor:

@@ -129,6 +129,41 @@ def test_networks_say_the_same_of_keys_and_values_as_of_tokens(pipe):
     assert wanted.std() > 0.1
 
 
+def test_an_interrupt_on_the_way_in_leaves_no_network_changed(pipe, monkeypatch):
+    before, calls, usually = dict(pipe.unet.attn_processors), [], Attention.set_processor
+
+    def interrupted(layer, processor):
+        calls.append(layer)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        usually(layer, processor)
+
+    monkeypatch.setattr(Attention, "set_processor", interrupted)
+    with pytest.raises(KeyboardInterrupt), ReadingProjected(pipe.unet):
+        pass
+    assert pipe.unet.attn_processors == before and len(calls) > 2
+
+
+def test_between_steps_networks_are_as_their_owner_knows_them(pipe):
+    """A callback may ask the UNet about text of its own."""
+    clip, options = tiny.clip(3), {"prompt": "red", "num_keyframes": 2, "num_inference_steps": 2}
+    usual, said = color(pipe, clip, **options).frames, []
+
+    def callback(given, step, timestep, state):
+        latents = state["latents"]
+        said.append(given.unet(latents, timestep, torch.zeros(len(latents), 8, tiny.WIDTH)).sample)
+
+    assert np.array_equal(color(pipe, clip, **options, callback_on_step_end=callback).frames, usual)
+    assert len(said) == 2 + 1  # two steps of the keyframes, and half as many of the frame that has references
+
+
+@pytest.mark.parametrize("changed", ["encoder_hid_proj", "add_embedding", "_diffusers_hook"])
+def test_networks_that_want_the_tokens_get_them(pipe, monkeypatch, changed):
+    assert cross_attention.usable(pipe.unet)
+    monkeypatch.setattr(pipe.unet, changed, torch.nn.Identity(), raising=False)
+    assert not cross_attention.usable(pipe.unet)
+
+
 class Watching(AttnProcessor2_0):
     """A user's own processor, which wants the tokens."""
 

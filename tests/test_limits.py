@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gcgkit import limits, shapes, timing
+from gcgkit.shortcuts import Shortcuts
 
 
 @pytest.mark.slow
@@ -32,6 +33,8 @@ def test_a_frame_needs_each_part_as_often_as_the_second_stage_runs_it():
         "keys and values of image tokens": 1.0,
     }  # fmt: skip
     assert limits.per_frame(single, steps=32) == wanted
+    again = {"UNet": 672.0, "UNet copy": 224.0, "guidance": 2.0, "autoencoder, encoding": 14.0}
+    assert limits.per_frame(single, steps=32, keys=False) == again
 
 
 def test_a_clip_takes_the_operations_that_are_counted_for_its_frames(tmp_path):
@@ -39,15 +42,17 @@ def test_a_clip_takes_the_operations_that_are_counted_for_its_frames(tmp_path):
     pipe = tiny.pipeline(tmp_path)
     clip, options = tiny.clip(7), {"prompt": "red", "num_inference_steps": 3, "grid_size": 4, "tau": 1e6}
 
-    def counted(frames: int) -> int:
+    def counted(frames: int, keys: bool) -> int:
         with FlopCounterMode(display=False) as counter:
-            pipe.color_remaining(clip[:frames], {n: clip[n] for n in range(4)}, **options)
+            given = {n: clip[n] for n in range(4)}
+            pipe.color_remaining(clip[:frames], given, shortcuts=Shortcuts(keys=keys), **options)
         return counter.get_total_flops()
 
     single = limits.operations(pipe, *tiny.WORKING_SIZE)
-    wanted = sum(limits.per_frame(single, steps=3).values())
-    # with it comes the frame before it, encoded as a reference, which it is not itself
-    assert counted(6) - counted(5) == wanted
+    for keys in (True, False):
+        wanted = sum(limits.per_frame(single, steps=3, keys=keys).values())
+        # with it comes the frame before it, encoded as a reference, which it is not itself
+        assert counted(6, keys) - counted(5, keys) == wanted
 
 
 def test_cost_goes_with_the_peak_and_the_price():
