@@ -23,7 +23,16 @@ import numpy as np
 
 from . import disk
 from .film_reader import FilmInfo, clock_offset, frames, probe, times
-from .media import ENCODERS, add_video, container_options, one_sentence, open_video, written, written_frames
+from .media import (
+    ENCODERS,
+    add_video,
+    container_options,
+    image_files,
+    one_sentence,
+    open_video,
+    written,
+    written_frames,
+)
 
 __all__ = ["FILM_SUFFIXES", "FilmInfo", "check_output", "frames", "probe", "times", "write"]
 
@@ -65,18 +74,19 @@ def write(
     """Write frames ``(H, W, 3)`` uint8 RGB as `out`, at the times and with the sound and subtitles of `source`.
 
     One frame is taken at a time; there must be as many as `source` has, of its (upright) size. `out` is a film
-    (.mp4, .m4v, .mov, .mkv, .webm, .avi), or, without a suffix, a new folder of PNG images. codec: h264, hevc, vp9 or
-    av1, of quality `crf` (smaller is better); `preset` is a word of x264 and x265. lossless=True keeps every RGB value
-    instead (FFV1 in .mkv and .avi, VP9 in .webm, else H.264 in RGB). rate: frames per second where `source` is a
-    folder of images (25). Data streams and cover pictures are left out. Nothing is seen under the name `out` until it
-    is complete. Raises ValueError for a wrong number or size of frames and for what the container cannot hold,
-    FileNotFoundError for a missing source, OSError for a full disk. Returns the path.
+    (.mp4, .m4v, .mov, .mkv, .webm, .avi), or, without a suffix, a new folder of PNG images: named as those of
+    `source` where it is a folder of images, else by their numbers from 000000.png on. codec: h264, hevc, vp9 or
+    av1, of quality `crf` (smaller is better); `preset` is a word of x264 and x265. lossless=True keeps every RGB
+    value instead (FFV1 in .mkv and .avi, VP9 in .webm, else H.264 in RGB). rate: frames per second where `source`
+    is a folder of images (25). Data streams and cover pictures are left out. Nothing is seen under the name `out`
+    until it is complete. Raises ValueError for a wrong number or size of frames and for what the container cannot
+    hold, FileNotFoundError for a missing source, OSError for a full disk. Returns the path.
     """
     plan = _plan(out, source, lossless, codec, crf, preset, rate)
     moments = _moments(plan)
     counted = _counted(frames, len(moments), plan)
     if _is_folder(plan.out):
-        _write_images(plan.out, counted)
+        _write_images(plan.out, counted, _image_names(plan, len(moments)))
         return plan.out
     with _partial(plan.out) as partial:
         _write_film(partial, counted, moments, plan)
@@ -342,17 +352,25 @@ def _check_written(partial: Path, moments: list[int], plan: _Plan) -> None:
         raise ValueError(f"{plan.out} does not keep the frame times ({float(worst):.4f} s off); write to .mkv or .mp4.")
 
 
-def _write_images(out: Path, pictures: Iterator[np.ndarray]) -> None:
-    """PNG images 000000.png … in a new folder, which appears when all are there."""
+def _image_names(plan: _Plan, count: int) -> list[str]:
+    """Names of so many PNG images: those of the source's own, unless two would be one, or 000000.png …"""
+    own = [f"{file.stem}.png" for file in image_files(plan.source) or ()] if plan.info.is_folder else []
+    if len({name.casefold() for name in own}) == count:
+        return own
+    return [f"{index:06d}.png" for index in range(count)]
+
+
+def _write_images(out: Path, pictures: Iterator[np.ndarray], names: list[str]) -> None:
+    """PNG images in a new folder, which appears when all are there."""
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
     except OSError as error:
         raise disk.write_error(error, out) from None
     try:
-        for index, picture in enumerate(pictures):
+        for name, picture in zip(names, pictures, strict=True):
             encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
-            _write_bytes(partial / f"{index:06d}.png", encoded.tobytes())
+            _write_bytes(partial / name, encoded.tobytes())
         if out.is_dir():
             out.rmdir()  # empty, as checked
         os.replace(partial, out)

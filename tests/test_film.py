@@ -435,6 +435,13 @@ def test_images_in_film_out_and_film_in_images_out(tmp_path):
     assert sorted(os.listdir(target)) == [f"{k:06d}.png" for k in range(5)]
     assert np.array_equal(cv2.imread(str(target / "000003.png"))[..., ::-1], clip[3])
     assert os.listdir(target.parent) == ["images"]
+    film.write(tmp_path / "named", film.frames(folder), folder)
+    assert sorted(os.listdir(tmp_path / "named")) == sorted(os.listdir(folder))
+    assert np.array_equal(cv2.imread(str(tmp_path / "named/still10.png"))[..., ::-1], clip[2])
+    (folder / "still11.png").rename(folder / "STILL10.jpg")  # the same name, where capitals do not count
+    film.write(tmp_path / "numbered", film.frames(folder), folder)
+    assert sorted(os.listdir(tmp_path / "numbered")) == [f"{k:06d}.png" for k in range(5)]
+
     before = sorted(target.iterdir())
     with pytest.raises(ValueError, match="not empty") as error:
         film.write(target, film.frames(folder), folder)
