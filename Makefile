@@ -33,7 +33,7 @@ help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{ printf "  make %-9s %s\n", $$1, $$2 }'
 
 setup: $(STAMP) ## make .venv with the locked packages, gcgkit and the demo's clips
-	@echo "Set-up: $(VENV) is ready."
+	@echo "Set-up: $(VENV) is ready; source $(VENV)/bin/activate puts gcgkit and its Python on the path."
 
 demo: $(STAMP) ## colour a real clip; pictures, video and numbers land in figures/demo/
 	@$(PY) -m gcgkit.demo --out figures/demo

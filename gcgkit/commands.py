@@ -37,7 +37,8 @@ def parse_size(text: str) -> tuple[int, int]:
     """``size_of`` for a command's options: argparse tells of what it cannot read."""
     size = size_of(text)
     if size is None:
-        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT in pixels, such as 560x320, not {text!r}")
+        wanted = "WIDTHxHEIGHT in pixels, each from 8 to 99999, such as 560x320"
+        raise argparse.ArgumentTypeError(f"must be {wanted}, not {text!r}")
     return size
 
 

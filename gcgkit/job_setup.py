@@ -142,7 +142,8 @@ def _check_same(record, source: Path, profile: str, weights: str, options: Optio
     """Refuse to go on with another film, other weights or other settings."""
     begun = f"{folder.path} was begun with"
     if identify(source, record.source).digest != record.source.digest:
-        raise ValueError(f"{begun} another content of {source}: give {ANEW}, or another --job folder.")
+        other = f"another film than {source}, or it has changed since"
+        raise ValueError(f"{begun} {other}: give {ANEW}, or another --job folder.")
     if weights != record.weights:
         raise ValueError(f"{begun} other weights than '{profile}' has now: give {ANEW}, or another --job folder.")
     for name, (_, flag) in SETTINGS.items():
@@ -153,7 +154,8 @@ def _check_same(record, source: Path, profile: str, weights: str, options: Optio
             raise ValueError(f"{begun} other {flag} pictures: edit {folder.shots_file}, or give {ANEW}.")
         if name in ("prompt", "negative_prompt"):
             raise ValueError(f"{begun} {flag} {before!r}, not {given!r}: edit {folder.shots_file}, or give {ANEW}.")
-        flag = "--preview" if name == "num_keyframes" and options.preview is not None else flag
+        if name == "num_keyframes" and options.preview is not None:
+            raise ValueError(f"{begun} {before} keyframes a shot, not {given}: give --preview {before}, or {ANEW}.")
         had = f"{flag} {before}" if before != "" else f"no {flag}"
         raise ValueError(f"{begun} {had}, not {given}: leave {flag} out, or give {ANEW}.")
 
@@ -194,6 +196,8 @@ def _read_references(references) -> str:
     for number, path in references:
         if found and (None in (number, *found) or number in found):
             raise ValueError("--reference takes one IMAGE, or FRAME=IMAGE once for each frame.")
+        if not path.exists():
+            raise FileNotFoundError(f"--reference {path} does not exist; give an image file.")
         if not path.is_file() or path.suffix.lower() not in IMAGE_SUFFIXES:
             raise FileNotFoundError(f"--reference {path} is not an image file: {', '.join(IMAGE_SUFFIXES)}.")
         found[number] = file_sha256(path, progress=False)
@@ -211,7 +215,9 @@ def _given_shots(options: Options, count: int) -> list | None:
 
 def _given_before(options: Options, folder: JobFolder) -> bool:
     """Whether the list given is the one that the job was begun with, whose copy in the folder may have been edited."""
-    return folder.given_file.exists() and folder.given_file.read_text(encoding="utf-8") == _text(options.shots)
+    if not (folder.given_file.exists() and options.shots.is_file()):
+        return False
+    return folder.given_file.read_text(encoding="utf-8") == _text(options.shots)
 
 
 def _list_shots(listed: list, options: Options, folder: JobFolder) -> None:

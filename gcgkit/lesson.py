@@ -38,9 +38,9 @@ PATHS: dict[str, tuple[str, ...]] = {
         "00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "12", "14",
     ),  # fmt: skip
     "You review or compare, and want to see each equation at work": (
-        "00", "03", "04", "05", "06", "07", "09", "10", "11", "12", "14",
+        "00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12", "14",
     ),  # fmt: skip
-    "You have a film to colour": ("00", "01", "07", "13"),
+    "You have a film to colour": ("00", "01", "13"),
 }
 STATIC = "GCGKIT_STATIC"  # in the environment, and not empty: pictures in place of widgets, no progress bars
 

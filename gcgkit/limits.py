@@ -54,7 +54,7 @@ def passes(
 ) -> dict[str, Callable[[], object]]:
     """One pass of each part at a canvas size in pixels, one frame, one half of guidance, to be counted or timed.
 
-    The guidance reads a grid of ``tiles`` references in two rows, the copy their image tokens; keys and values of these
+    The guidance reads the squarest grid of ``tiles`` references, the copy their image tokens; keys and values of these
     are made for one. On "meta" they run on
     copies without weights; elsewhere on the pipeline's own parts, which have to be there.
     """
@@ -64,8 +64,8 @@ def passes(
     vae, unet, control, image_encoder, text_encoder = (of(getattr(pipe, name)) for name in names)
     h, w = conditioning.latent_size(vae, conditioning.Canvas((height, width), (height, width), (height, width)))
     some = lambda *shape: torch.zeros(*shape, device=where, dtype=pipe.dtype)  # noqa: E731
-    channels, vision = unet.config.in_channels, image_encoder.config
-    latents, grid = some(1, channels, h, w), some(1, channels, 2 * h, math.ceil(tiles / 2) * w)
+    channels, vision, columns = unet.config.in_channels, image_encoder.config, math.ceil(math.sqrt(tiles))
+    latents, grid = some(1, channels, h, w), some(1, channels, math.ceil(tiles / columns) * h, columns * w)
     frame, thumbnail = some(1, 3, height, width), some(1, 3, vision.image_size, vision.image_size)
     patches = (vision.image_size // vision.patch_size) ** 2
     tokens = some(1, tiles * patches, vision.projection_dim)

@@ -131,7 +131,8 @@ def iterate_images(files: list[Path]) -> Iterator[np.ndarray]:
     for file in files:
         frame = read_image(file)
         if shape is not None and frame.shape != shape:
-            raise ValueError(f"{file} has size {frame.shape[:2]}, the images before it {shape[:2]}; all must agree.")
+            own, usual = (f"{width}x{height}" for height, width, _ in (frame.shape, shape))
+            raise ValueError(f"{file} is {own} and the images before it {usual}; all must have one size.")
         shape = frame.shape
         yield frame
 

@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config", metavar="NAME", default="paper", help="paper, paper-16gb, mini, mini-more, tiny, or a file (paper)")
     add("--set", dest="changes", metavar="KEY=VALUE", action="append", default=[], help="another value; repeatable")
-    add("--data", metavar="DIR", type=Path, default=Path("prepared"), help="prepared sets (prepared)")
+    add("--data", metavar="DIR", type=Path, default=Path("data/prepared"), help="prepared sets (data/prepared)")
     add("--out", metavar="DIR", type=Path, help="the run's folder (runs/ and the configuration's name)")
     add("--cache", metavar="DIR", type=Path, help="where encoded clips are kept (the data's folder)")
     add("--cpu", action="store_true", help="do without the GPU")

@@ -1,8 +1,8 @@
 """The trainer: Eq. 11 over prepared data, on a CPU, one card or many, and on from where it was killed (§3.4.2, §4.1).
 
-    pipeline = train(load("paper"), "prepared", "runs/paper")                  # the same as the command
-    gcgkit train --config paper --data prepared --out runs/paper
-    accelerate launch -m gcgkit.trainer --config paper --data prepared --out runs/paper
+    pipeline = train(load("paper"), "data/prepared", "runs/paper")             # the same as the command
+    gcgkit train --config paper --data data/prepared --out runs/paper
+    accelerate launch -m gcgkit.trainer --config paper --data data/prepared --out runs/paper
 
 A run's folder holds ``config.toml``, ``checkpoints/``, ``log.jsonl``, ``tensorboard/``, ``validation/`` and, at the
 end, ``pipeline/``, which ``GCGPipeline.from_pretrained`` reads. The same call goes on from the last checkpoint:

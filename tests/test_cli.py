@@ -123,7 +123,7 @@ def test_existing_file_is_replaced_only_when_forced_and_only_by_a_whole_one(tmp_
     assert "exists already" in capsys.readouterr().err
     assert cli.main([*run, "--force"]) == 1
     output = capsys.readouterr()
-    assert "3.png has size" in output.err and output.err.count("\n") == 1 and output.out == ""
+    assert "3.png is 64x16 and" in output.err and output.err.count("\n") == 1 and output.out == ""
     assert target.read_bytes() == b"precious" and sorted(tmp_path.iterdir()) == [broken, target]
     (broken / "3.png").unlink()
     assert cli.main([*run, "--force"]) == 0
@@ -140,7 +140,7 @@ def test_existing_file_is_replaced_only_when_forced_and_only_by_a_whole_one(tmp_
         (["in.mkv", "text.mp4/out.mp4"], "cannot be written"),
         (["in.mkv", "in.mkv", "--force"], "is the input itself"),
         (["in.mkv", "out.mp4", "--profile", "maxi"], "'maxi' is neither a profile"),
-        (["in.mkv", "out.mp4", "--reference", "none.png"], "none.png is not an image file"),
+        (["in.mkv", "out.mp4", "--reference", "none.png"], "none.png does not exist"),
         (["in.mkv", "out.mp4", "--reference", "9=red.png"], "the last of the 6 frames is number 5"),
         (["in.mkv", "out.mp4", "--reference", "red.png", "--reference", "1=red.png"], "takes one IMAGE, or"),
         (["in.mkv", "out.mp4", "--reference", "1=red.png", "--reference", "1=red.png"], "once for each frame"),

@@ -320,7 +320,7 @@ def test_frames_of_two_sizes_are_refused(data, clips, tmp_path):
     folder = plant(data, tmp_path / "theirs", lambda f: f)
     frame = cv2.imread(str(folder / "ants" / "00002.png"))
     cv2.imwrite(str(folder / "ants" / "00002.png"), cv2.resize(frame, (32, 16)))
-    with pytest.raises(ValueError, match=r"00002\.png has size"):
+    with pytest.raises(ValueError, match=r"00002\.png is 32x16 and"):
         run(clips, tmp_path / "out", f"theirs=folder:{folder}")
 
 

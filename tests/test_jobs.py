@@ -485,7 +485,7 @@ def state(folder: Path) -> dict:
         (["--steps", 3], "was begun with --steps 2, not 3.*--restart"),
         (["--seed", 3], "--seed 0, not 3"),
         (["--size", "96x48"], "with no --size, not 96x48: leave --size out"),
-        (["--preview", 3], "--preview 2, not 3"),
+        (["--preview", 3], "2 keyframes a shot, not 3"),
         (["--prompt", "red"], "--prompt '', not 'red'.*shots.csv.*--restart"),
         (["--profile", "other"], "other weights than"),
         (["--reference", "0=PICTURE"], "other --reference pictures"),
@@ -525,7 +525,7 @@ def test_another_film_is_refused_until_restart(clip, model, tmp_path, job, capsy
     source = tmp_path / "film.mkv"
     video.write(source, three_shots()[:, ::-1], 24, lossless=True)
     before, run = state(job), arguments(source, tmp_path / "out.mkv", model, "--steps", 1)
-    assert "another content" in refused(capsys, run) and state(job) == before
+    assert "another film than" in refused(capsys, run) and state(job) == before
     assert colour(source, tmp_path / "out.mkv", model, "--steps", 1, "--restart").shape[0] == sum(LENGTHS)
     copy = shutil.copy(source, tmp_path / "copy.mkv")  # the same film elsewhere, and later, is the same
     assert cli.main(arguments(copy, tmp_path / "out.mkv", model, "--steps", 1)) == 0

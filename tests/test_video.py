@@ -192,7 +192,7 @@ def test_faults_of_reading_are_told_in_one_sentence(tmp_path):
     folder.mkdir()
     cv2.imwrite(str(folder / "1.png"), np.zeros((4, 4, 3), np.uint8))
     cv2.imwrite(str(folder / "2.png"), np.zeros((4, 6, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"2.png has size \(4, 6\)"):
+    with pytest.raises(ValueError, match="2.png is 6x4 and"):
         video.read(folder)
     with av.open(str(tmp_path / "sound.wav"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
