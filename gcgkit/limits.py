@@ -55,8 +55,8 @@ def passes(
     """One pass of each part at a canvas size in pixels, one frame, one half of guidance, to be counted or timed.
 
     The guidance reads the squarest grid of ``tiles`` references, the copy their image tokens; keys and values of these
-    are made for one. On "meta" they run on
-    copies without weights; elsewhere on the pipeline's own parts, which have to be there.
+    are made for one. On "meta" they run on copies without weights; elsewhere on the pipeline's own parts, which have
+    to be there.
     """
     names = ("vae", "unet", "control", "image_encoder", "text_encoder")
     where = torch.device(where)

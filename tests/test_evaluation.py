@@ -504,6 +504,15 @@ def test_the_command_measures_and_writes_the_table(data, tmp_path, capsys):
     assert command(*shared, "--set", "tau") == 1
 
 
+def test_a_method_that_was_asked_for_and_is_not_here_is_told(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    shared = ("--data", data, "--size", "keep", "--metrics", "psnr_rgb", "--method", "gray", "--out", out)
+    assert command(*shared, "--method", f"T=folder:{tmp_path / 'nowhere'}") == 1
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1 and f"no result for T: {tmp_path / 'nowhere'} is no folder" in told.err
+    assert "gray †" in (out / "table.md").read_text() and "The table:" in told.out
+
+
 def test_a_failed_clip_still_leaves_the_table(data, tmp_path, capsys):
     folder = plant(data, tmp_path / "theirs", drop)
     out = tmp_path / "out"
