@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ControlNetModel, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.controlnets.controlnet import ControlNetOutput
 
 from . import cross_attention
 from .guidance import GatedColorGuidance, GuidanceOutput
+from .semantics import FeaturePyramid
 
 
 class GuidedControlNet(ModelMixin, ConfigMixin):
@@ -25,11 +27,21 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         guidance_config: configuration of the ``GatedColorGuidance``.
         image_tokens_dim: width of the image-encoder tokens; where it differs from the copy's cross-attention width, a
             linear map stands between.
+        semantic_channels: channels of the semantic encoder's features, finest first; empty (the paper) for none.
+        semantic_width: channels that a feature pyramid makes of them.
     """
 
     @register_to_config
-    def __init__(self, copy_config: dict, guidance_config: dict, image_tokens_dim: int):
+    def __init__(
+        self,
+        copy_config: dict,
+        guidance_config: dict,
+        image_tokens_dim: int,
+        semantic_channels: tuple[int, ...] = (),
+        semantic_width: int = 0,
+    ):
         super().__init__()
+        self.pyramid = FeaturePyramid(tuple(semantic_channels), semantic_width) if semantic_channels else None
         self.guidance = GatedColorGuidance.from_config(dict(guidance_config))
         self.unet_copy = ControlNetModel.from_config(dict(copy_config))
         self.token_projection = _projection(image_tokens_dim, self.unet_copy.config.cross_attention_dim)
@@ -41,17 +53,23 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         image_tokens_dim: int | None = None,
         condition_width: int = 64,
         load_weights_from_unet: bool = True,
+        semantic_channels: tuple[int, ...] = (),
+        semantic_width: int = 64,
         **guidance,
     ) -> GuidedControlNet:
         """Copy a UNet's encoder and middle block, weights included.
 
         ``image_tokens_dim`` defaults to the UNet's cross-attention width; ``condition_width`` is the hidden width of
-        the small convolution that takes concat(ColorHint, g) in; ``guidance`` goes to ``GatedColorGuidance``.
+        the small convolution that takes concat(ColorHint, g) in; ``guidance`` goes to ``GatedColorGuidance``. With
+        ``semantic_channels`` copy and guidance also read what a ``SemanticEncoder`` with such features sees.
         """
-        guide = GatedColorGuidance(**{"latent_channels": unet.config.in_channels, **guidance})
+        semantic_width = semantic_width if semantic_channels else 0
+        guide = GatedColorGuidance(
+            **{"latent_channels": unet.config.in_channels, "semantic_width": semantic_width, **guidance}
+        )
         copy = ControlNetModel.from_unet(
             unet,
-            conditioning_channels=unet.config.in_channels + guide.feature_channels,
+            conditioning_channels=unet.config.in_channels + guide.feature_channels + semantic_width,
             conditioning_embedding_out_channels=(condition_width,),  # one entry: latents are taken in at their own size
             load_weights_from_unet=load_weights_from_unet,
         )
@@ -61,14 +79,33 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
                 copy_config=_plain(copy.config),
                 guidance_config=_plain(guide.config),
                 image_tokens_dim=image_tokens_dim or width,
+                semantic_channels=list(semantic_channels),
+                semantic_width=semantic_width,
             )
+        if semantic_channels:
+            control.pyramid = FeaturePyramid(tuple(semantic_channels), semantic_width)
         control.unet_copy, control.guidance = copy, guide
         control.token_projection = _projection(control.config.image_tokens_dim, width)
         return control if control.dtype == unet.dtype else control.to(unet.dtype)
 
-    def hint(self, gray: torch.Tensor, ref_gray: torch.Tensor, ref_color: torch.Tensor) -> GuidanceOutput:
-        """The ColorHint of gray latents (B, C, h, w) under a reference (B, C, h', w'), to be made once and reused."""
-        return self.guidance(gray, ref_gray, ref_color)
+    def semantics(self, features: tuple[torch.Tensor, ...], size: tuple[int, int]) -> torch.Tensor:
+        """One map (B, S, h, w) of a semantic encoder's features, at the latents' size; made once per frame, reused."""
+        found = self.pyramid(features)
+        return F.interpolate(found, size=size, mode="bilinear", align_corners=False)
+
+    def hint(
+        self,
+        gray: torch.Tensor,
+        ref_gray: torch.Tensor,
+        ref_color: torch.Tensor,
+        semantics: torch.Tensor | None = None,
+        ref_semantics: torch.Tensor | None = None,
+    ) -> GuidanceOutput:
+        """The ColorHint of gray latents (B, C, h, w) under a reference (B, C, h', w'), to be made once and reused.
+
+        ``semantics`` of the gray frames (B, S, h, w) and of the reference (B, S, h', w'), where the guidance reads any.
+        """
+        return self.guidance(gray, ref_gray, ref_color, semantics=semantics, ref_semantics=ref_semantics)
 
     def keys_and_values(self, tokens: torch.Tensor) -> torch.Tensor:
         """What the copy's cross-attention makes of image tokens: ``(B, N, image_tokens_dim)`` -> ``(B, N, W)``.
@@ -88,6 +125,8 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         ref_color: torch.Tensor | None = None,
         *,
         hint: GuidanceOutput | None = None,
+        semantics: torch.Tensor | None = None,
+        ref_semantics: torch.Tensor | None = None,
         conditioning_scale: float = 1.0,
         projected: bool = False,
         return_dict: bool = True,
@@ -96,18 +135,24 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
 
         ``sample`` z_t (B, C, h, w), ``encoder_hidden_states`` the reference's image tokens (B, N, image_tokens_dim),
         zeros under the reference mask; ``gray`` (B, C, h, w); either ``ref_gray`` and ``ref_color`` (B, C, h', w') or a
-        ``hint`` made from them before. With ``projected``, tokens as ``keys_and_values`` gives them. Raises ValueError
-        when references and hint are both missing.
+        ``hint`` made from them before. ``semantics`` (B, S, h, w) and ``ref_semantics`` (B, S, h', w') for a copy that
+        reads semantic features. With ``projected``, tokens as ``keys_and_values`` gives them. Raises ValueError when
+        references and hint are both missing, or semantics that the copy reads.
         """
         if hint is None:
             if ref_gray is None or ref_color is None:
                 raise ValueError("give ref_gray and ref_color (zeros for the reference mask), or a hint made from them")
-            hint = self.hint(gray, ref_gray, ref_color)
+            hint = self.hint(gray, ref_gray, ref_color, semantics, ref_semantics)
+        condition = [hint.features, gray]  # (B, C or 2C, h, w), (B, C, h, w)
+        if self.pyramid is not None:
+            if semantics is None:
+                raise ValueError("this copy reads semantic features: give semantics, made by semantics(features)")
+            condition.append(semantics.to(gray.dtype))  # (B, S, h, w)
         return self.unet_copy(
             sample,
             timestep,
             encoder_hidden_states if projected else self.token_projection(encoder_hidden_states),
-            controlnet_cond=torch.cat([hint.features, gray], 1),  # (B, C or 2C, h, w), (B, C, h, w) -> one
+            controlnet_cond=torch.cat(condition, 1),
             conditioning_scale=conditioning_scale,
             return_dict=return_dict,
         )

@@ -168,13 +168,20 @@ class ConvStem(nn.Module):
     One 3x3 convolution and a residual one per dilation: 1, 2, 4 see 17 latents (136 pixels) on a side.
     """
 
-    def __init__(self, latent_channels: int, hidden_dim: int, dilations: tuple[int, ...] = (1, 2, 4)):
+    def __init__(
+        self, latent_channels: int, hidden_dim: int, dilations: tuple[int, ...] = (1, 2, 4), semantic_width: int = 0
+    ):
         super().__init__()
         self.first = nn.Conv2d(latent_channels, hidden_dim, 3, padding=1)
         self.rest = nn.ModuleList(nn.Conv2d(hidden_dim, hidden_dim, 3, padding=d, dilation=d) for d in dilations)
+        self.meaning = nn.Conv2d(semantic_width, hidden_dim, 1, bias=False) if semantic_width else None
+        if self.meaning is not None:
+            nn.init.zeros_(self.meaning.weight)  # at first a token is its texture alone
 
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+    def forward(self, latents: torch.Tensor, semantics: torch.Tensor | None = None) -> torch.Tensor:
         x = self.first(latents)
+        if self.meaning is not None and semantics is not None:
+            x = x + self.meaning(semantics)
         for conv in self.rest:
             x = x + conv(F.silu(x))
         return F.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1)
@@ -194,6 +201,8 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
         gate_bias: bias of the gate's value map, see ``ColorDistributionGatedAttention``.
         null_token: a learned token outside the reference for the gate, see there.
         dilations: of the stem's convolutions.
+        semantic_width: channels of the semantic features that the stem reads beside the latents, see ``semantics``;
+            0 (the paper) for none.
     """
 
     @register_to_config
@@ -207,6 +216,7 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
         gate_bias: bool = True,
         null_token: bool = False,
         dilations: tuple[int, ...] = (1, 2, 4),
+        semantic_width: int = 0,
     ):
         super().__init__()
         if mode not in MODES:
@@ -222,7 +232,8 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
         features = latent_channels
         if mode != "concat":
             if stem == "conv":
-                self.token_stem, features = ConvStem(latent_channels, hidden_dim, tuple(dilations)), hidden_dim
+                self.token_stem = ConvStem(latent_channels, hidden_dim, tuple(dilations), semantic_width)
+                features = hidden_dim
             self.cga = ColorGuidanceAttention(latent_channels, features, hidden_dim, heads)
         if mode == "gated":
             self.cdga = ColorDistributionGatedAttention(
@@ -239,9 +250,12 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
         """Channels of ``GuidanceOutput.features``."""
         return self.config.latent_channels * (2 if self.config.mode == "concat" else 1)
 
-    def tokens(self, latents: torch.Tensor) -> torch.Tensor:
-        """What queries and keys are made of, the stem's output or single latents: (B, C, h, w) -> (B, h*w, f)."""
-        features = latents if self.token_stem is None else self.token_stem(latents)
+    def tokens(self, latents: torch.Tensor, semantics: torch.Tensor | None = None) -> torch.Tensor:
+        """What queries and keys are made of, the stem's output or single latents: (B, C, h, w) -> (B, h*w, f).
+
+        semantics: of the same frames, ``(B, semantic_width, h, w)``, for a stem that reads them.
+        """
+        features = latents if self.token_stem is None else self.token_stem(latents, semantics)
         return features.flatten(2).transpose(1, 2)  # (B, f, h, w) -> (B, h*w, f)
 
     def forward(
@@ -250,11 +264,16 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
         ref_gray: torch.Tensor,
         ref_color: torch.Tensor,
         return_weights: bool = False,
+        *,
+        semantics: torch.Tensor | None = None,
+        ref_semantics: torch.Tensor | None = None,
     ) -> GuidanceOutput:
         """The ColorHint of gray latents under a reference.
 
         ``gray`` (B, C, h, w); ``ref_gray`` and ``ref_color`` (B, C, h', w') of any one size, zeros for the reference
-        mask. ``return_weights`` adds the attention weights. Raises ValueError for shapes that do not fit.
+        mask. ``return_weights`` adds the attention weights. ``semantics`` (B, S, h, w) and ``ref_semantics``
+        (B, S, h', w') tell a stem that reads them what the frames show; None leaves that out. Raises ValueError for
+        shapes that do not fit.
         """
         _check(gray, ref_gray, ref_color, self.config.latent_channels)
         size = gray.shape[-2:]
@@ -267,7 +286,7 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
             gate = torch.ones_like(gray)
             return GuidanceOutput(hint=gray * (1 - gate) + color * gate, color=color, gate=gate, features=features)
 
-        tokens, ref_tokens = self.tokens(gray), self.tokens(ref_gray)
+        tokens, ref_tokens = self.tokens(gray, semantics), self.tokens(ref_gray, ref_semantics)
         to_map = lambda x: x.transpose(1, 2).unflatten(2, size)  # noqa: E731  (B, h*w, C) -> (B, C, h, w)
         color = to_map(self.cga(tokens, ref_tokens, ref_color.flatten(2).transpose(1, 2)))  # Eq. 2
         gate = torch.ones_like(color) if self.cdga is None else to_map(self.cdga(tokens, ref_tokens))  # Eq. 4

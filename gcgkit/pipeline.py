@@ -32,6 +32,7 @@ from .references import (
     frames_in_a_row,
     on_luminance,
 )
+from .semantics import SemanticEncoder
 from .settings import Settings
 from .shortcuts import Shortcuts
 from .stages import Run, color_in_order, color_jointly
@@ -66,7 +67,11 @@ class GCGPipeline(DiffusionPipeline):
         tau: the profile's own range of t in Eq. 10.
         strength, hint_weight: the profile's own share of denoising steps for frames with references, and of the
             ColorHint in each, see ``settings.Settings``.
+        noise_scale: the profile's own standard deviation of the noise that frames start from, see there.
+        semantic_encoder: tells the copy what is in each gray frame; None (the paper) for a copy that reads none.
     """
+
+    _optional_components = ["semantic_encoder"]
 
     def __init__(
         self,
@@ -84,6 +89,8 @@ class GCGPipeline(DiffusionPipeline):
         tau: float = 4.0,
         strength: float = 1.0,
         hint_weight: float = 0.0,
+        noise_scale: float = 1.0,
+        semantic_encoder: SemanticEncoder | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -95,9 +102,10 @@ class GCGPipeline(DiffusionPipeline):
             image_encoder=image_encoder,
             feature_extractor=feature_extractor,
             scheduler=scheduler,
+            semantic_encoder=semantic_encoder,
         )
         own = {"guidance_scale": guidance_scale, "tau": tau, "strength": strength, "hint_weight": hint_weight}
-        self.register_to_config(height=height, width=width, **own)
+        self.register_to_config(height=height, width=width, noise_scale=noise_scale, **own)
 
     @classmethod
     def from_pretrained(cls, name="mini", *, dtype=None, torch_dtype=None, **kwargs) -> "GCGPipeline":
@@ -156,6 +164,7 @@ class GCGPipeline(DiffusionPipeline):
         tau: float | None = None,
         strength: float | None = None,
         hint_weight: float | None = None,
+        noise_scale: float | None = None,
         past_window: int | None = 32,
         use_srg: bool = True,
         single_reference: str = "nearest",
@@ -193,6 +202,7 @@ class GCGPipeline(DiffusionPipeline):
             tau=tau,
             strength=strength,
             hint_weight=hint_weight,
+            noise_scale=noise_scale,
             past_window=past_window,
             use_srg=use_srg,
             single_reference=single_reference,

@@ -39,6 +39,9 @@ class Settings:
     Frames under the mask always start from noise.
     hint_weight: how much of the ColorHint each step's clean prediction of a frame with references is given where the
     gate is open, 0 (the paper) to 1, see ``blending``; None for the profile's own.
+    noise_scale: standard deviation of the noise that frames start from, over the scheduler's, 0 to 1. At 1 (the paper)
+    a gray frame gets one of the many colourings that fit it; below, one nearer to what they have in common, with less
+    that is odd and less that is vivid. None for the profile's own.
     solver: which way the denoising steps go, "ddim", "dpm++" or "unipc", see ``solvers``; None for the profile's own.
     eta: DDIM's. noise: "shared" starts every frame from the same noise, "independent" each from its own.
     side_by_side: how many stretches of the clip the second stage colours at once, a frame of each as one batch; 1 is
@@ -59,6 +62,7 @@ class Settings:
     tau: float | None = None
     strength: float | None = None
     hint_weight: float | None = None
+    noise_scale: float | None = None
     past_window: int | None = 32
     use_srg: bool = True
     single_reference: str = "nearest"
@@ -81,7 +85,10 @@ class Settings:
             value = getattr(self, name)
             if not (_is_whole(value) and value >= 1) and not (name == "past_window" and value is None):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
-        for name, lowest in (("guidance_scale", 0), ("tau", None), ("strength", None), ("hint_weight", 0), ("eta", 0)):
+        for name, lowest in (
+            ("guidance_scale", 0), ("tau", None), ("strength", None), ("hint_weight", 0),
+            ("noise_scale", 0), ("eta", 0),
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is None and name != "eta":
                 continue
@@ -103,8 +110,10 @@ class Settings:
             raise ValueError(f"solver must be None or one of {', '.join(SOLVERS)}, not {self.solver!r}.")
         if self.strength is not None and not self.strength <= 1:
             raise ValueError(f"strength must be above 0 and at most 1, not {self.strength!r}.")
-        if self.hint_weight is not None and not self.hint_weight <= 1:
-            raise ValueError(f"hint_weight must be from 0 to 1, not {self.hint_weight!r}.")
+        for name in ("hint_weight", "noise_scale"):
+            value = getattr(self, name)
+            if value is not None and not value <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, not {value!r}.")
         if self.dissimilarity == "lpips" and self.network is None:
             raise ValueError("dissimilarity 'lpips' needs network=, a callable (a_frames, b_frames) -> (N,) distances.")
         if self.callback_on_step_end is not None and not callable(self.callback_on_step_end):

@@ -48,6 +48,7 @@ class Run:
         self.tau = pipe.config.tau if settings.tau is None else settings.tau
         self.strength = pipe.config.strength if settings.strength is None else settings.strength
         self.hint_weight = pipe.config.hint_weight if settings.hint_weight is None else settings.hint_weight
+        self.noise_scale = pipe.config.noise_scale if settings.noise_scale is None else settings.noise_scale
         if pipe.control.guidance.config.mode == "concat":
             self.strength, self.hint_weight = 1.0, 0.0  # its hint is the reference itself: another frame's structure
         scale = pipe.config.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
@@ -91,6 +92,18 @@ class Run:
             compilation.begin_step(self.pipe)
             canvases = [self.canvas.place(frame) for frame in some]
             parts.append(conditioning.encode(self.pipe.vae, canvases, self.device).to(self.dtype))
+        return torch.cat(parts)
+
+    def recognise(self, *gray: np.ndarray) -> torch.Tensor | None:
+        """Features of what n gray frames ``(H, W)`` show: ``(n, S, h, w)``; None for a copy that reads none."""
+        encoder, control = self.pipe.semantic_encoder, self.pipe.control
+        if encoder is None or control.pyramid is None:
+            return None
+        size, parts = conditioning.latent_size(self.pipe.vae, self.canvas), []
+        for some in self._together(gray):
+            canvases = torch.from_numpy(np.stack([self.canvas.place(frame) for frame in some])).to(self.device)
+            pixels = (canvases[:, None].float() / 127.5 - 1).to(self.dtype)  # (n, 1, H, W)
+            parts.append(control.semantics(encoder(pixels), size))
         return torch.cat(parts)
 
     def _together(self, items: Sequence, most: int = TOGETHER) -> list[Sequence]:
@@ -190,16 +203,19 @@ class Run:
         condition: Callable,
         bar=None,
         guided: bool = True,
+        semantics: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Denoise m frames together: gray latents ``(m, C, h, w)`` -> clean latents ``(m, C, h, w)``.
 
         ``condition(t)`` gives the ColorHint and the image tokens at t of Eq. 10, in [0, tau]. Guidance is on text
         only: the copy sees no text, so it runs once per step and its residuals serve both halves. ``guided`` frames
-        have references: below strength 1 they skip steps and start from their ColorHints, noised as far.
+        have references: below strength 1 they skip steps and start from their ColorHints, noised as far. ``semantics``
+        is what ``recognise`` makes of the frames.
         """
         count, halves = len(frames), len(self.text)
         text = self.text.repeat_interleave(count, 0)  # (halves*m, N, D or W), a half's frames side by side
         noise, generators = self.noise(frames)
+        noise = noise * self.noise_scale
         options = dict(self._step_options)
         if self._step_takes_generator:
             options["generator"] = generators if count > 1 else generators[0]
@@ -215,7 +231,7 @@ class Run:
                 latents = scheduler.add_noise(hint.hint, noise, now.expand(count))
             sample = scheduler.scale_model_input(latents, now)
             with self._reading:
-                output = self.predict(sample, timestep, text, gray, hint, tokens, self.projected)
+                output = self.predict(sample, timestep, text, gray, hint, tokens, self.projected, semantics)
             if halves == 2:
                 negative, positive = output.chunk(2)
                 output = negative + self.guidance_scale * (positive - negative)
@@ -227,7 +243,9 @@ class Run:
                 bar.update()
         return latents
 
-    def predict(self, sample, timestep, text, gray, hint, tokens, projected: bool = False) -> torch.Tensor:
+    def predict(
+        self, sample, timestep, text, gray, hint, tokens, projected: bool = False, semantics: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """What the UNet says of m samples under n texts each, ``(n*m, N, D)``, text by text: ``(n*m, C, h, w)``.
 
         projected: of text and image tokens the keys and values are given, ``(n*m, N, W)`` and ``(m, N, W')``.
@@ -235,12 +253,15 @@ class Run:
         pipe, shortcuts, halves = self.pipe, self.settings.shortcuts, len(text) // len(sample)
         compilation.begin_step(pipe)
         repeat = lambda x: x.repeat(halves, *[1] * (x.ndim - 1))  # noqa: E731  (m, ...) -> (halves*m, ...)
+        options = {"projected": projected}
+        if semantics is not None:
+            options["semantics"] = semantics if shortcuts.copy else repeat(semantics)
         if shortcuts.copy:
-            given = pipe.control(sample, timestep, tokens, gray, hint=hint, projected=projected)
+            given = pipe.control(sample, timestep, tokens, gray, hint=hint, **options)
             down, mid = [repeat(r) for r in given.down_block_res_samples], repeat(given.mid_block_res_sample)
         else:
             hint = GuidanceOutput(*(repeat(part) for part in (hint.hint, hint.color, hint.gate, hint.features)))
-            given = pipe.control(repeat(sample), timestep, repeat(tokens), repeat(gray), hint=hint, projected=projected)
+            given = pipe.control(repeat(sample), timestep, repeat(tokens), repeat(gray), hint=hint, **options)
             down, mid = given.down_block_res_samples, given.mid_block_res_sample
         size = len(text) if shortcuts.halves else len(sample)
         outputs, samples = [], repeat(sample)
@@ -278,7 +299,7 @@ def color_jointly(
     Without exemplars the references are masked; with some, each frame has its nearest as reference grid. Returns the
     coloured frames and, with exemplars, the record of which guided which.
     """
-    latents, record = run.encode(*gray), {}  # (m, C, h, w)
+    latents, semantics, record = run.encode(*gray), run.recognise(*gray), {}  # (m, C, h, w), (m, S, h, w)
     if exemplars and not run.settings.reference_mask:
         pool = ReferencePool(run.settings.dissimilarity, None, run.settings.network)
         nearest = []
@@ -293,7 +314,7 @@ def color_jointly(
     guidance = guide()
     condition = (lambda t: guidance) if run.settings.shortcuts.hints else (lambda t: guide())
     with joint_self_attention(run.pipe.unet, len(frames)) if len(frames) > 1 else nullcontext():
-        clean = run.denoise(latents, frames, "keyframes", condition, bar, guided=bool(record))
+        clean = run.denoise(latents, frames, "keyframes", condition, bar, guided=bool(record), semantics=semantics)
     return run.finish_all(clean, list(gray)), record
 
 
@@ -347,7 +368,7 @@ def color_together(
         return held[used]
 
     guided = not settings.reference_mask and bool(pool.keys or pool.past)
-    clean = run.denoise(latents, frames, "remaining", condition, guided=guided)
+    clean = run.denoise(latents, frames, "remaining", condition, guided=guided, semantics=run.recognise(*gray))
     colored = run.finish_all(clean, gray, meanwhile)
     if not settings.use_srg or settings.reference_mask:
         return colored, list(map(run_lengths, records)), list

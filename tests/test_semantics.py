@@ -1,0 +1,181 @@
+"""The semantic encoder against the package its weights come from, and what copy and pipeline make of its features."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch.nn import functional as F
+
+from gcgkit import GCGPipeline, settings
+from gcgkit.control import GuidedControlNet
+from gcgkit.semantics import CHANNELS, TAPS, FeaturePyramid, SemanticEncoder
+
+
+def packaged_network() -> torch.nn.Module:
+    """EfficientNet-Lite0 by another author, with random weights and batch statistics."""
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    network = package.EfficientNet.from_name("efficientnet-lite0").eval()
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for name, low, high in (("weight", 0.5, 1.5), ("bias", -0.3, 0.3), ("running_mean", -0.3, 0.3),
+                                    ("running_var", 0.5, 1.5)):  # fmt: skip
+                values = torch.rand(module.running_mean.shape, generator=generator) * (high - low) + low
+                getattr(module, name).data.copy_(values)
+    return network
+
+
+def test_features_are_those_of_the_package():
+    network, gray = packaged_network(), torch.rand(2, 1, 192, 256, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    encoder = SemanticEncoder.from_efficientnet(network.state_dict()).eval()
+    seen = []
+    for index in TAPS:
+        network._blocks[index].register_forward_hook(lambda module, given, result: seen.append(result))
+    with torch.no_grad():
+        network(((gray + 1) * 127.5 - 127).expand(-1, 3, -1, -1) / 128)
+        found = encoder(gray)
+    assert [tuple(f.shape) for f in found] == [(2, 40, 24, 32), (2, 112, 12, 16), (2, 320, 6, 8)]
+    for ours, theirs in zip(found, seen, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_frames_are_seen_at_one_size():
+    encoder = SemanticEncoder(side=64).eval()
+    with torch.no_grad():
+        wide, tall = encoder(torch.zeros(1, 1, 128, 224)), encoder(torch.zeros(1, 1, 96, 64))
+    assert [f.shape[2:] for f in wide] == [(8, 14), (4, 7), (2, 4)]
+    assert wide[0].shape[2:] == (8, 14) and tall[0].shape[2:] == (12, 8)
+
+
+def test_pyramid_listens_to_every_scale():
+    pyramid = FeaturePyramid((4, 6), 8, hidden=16).eval()
+    fine, coarse = torch.randn(1, 4, 8, 12), torch.randn(1, 6, 4, 6)
+    result = pyramid((fine, coarse))
+    assert result.shape == (1, 8, 8, 12)
+    for changed in ((fine + 1, coarse), (fine, coarse + 1)):
+        assert not torch.allclose(pyramid(changed), result)
+
+
+def tiny_unet() -> UNet2DConditionModel:
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=16, norm_num_groups=8,
+        attention_head_dim=8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def control() -> GuidedControlNet:
+    torch.manual_seed(1)
+    control = GuidedControlNet.from_unet(tiny_unet(), hidden_dim=16, semantic_channels=(4, 6), semantic_width=8).eval()
+    for weight in control.parameters():  # nothing stays at zero, or nothing would show
+        weight.data += 0.05 * torch.randn_like(weight)
+    return control
+
+
+def given() -> dict:
+    return {
+        "sample": torch.ones(2, 4, 8, 8), "timestep": torch.tensor(5), "encoder_hidden_states": torch.ones(2, 3, 16),
+        "gray": torch.ones(2, 4, 8, 8), "ref_gray": torch.ones(2, 4, 8, 8), "ref_color": torch.ones(2, 4, 8, 8),
+    }  # fmt: skip
+
+
+def test_copy_reads_hint_gray_and_semantics_in_this_order(control):
+    semantics = torch.randn(2, 8, 8, 8)
+    hint = control.hint(*(given()[name] for name in ("gray", "ref_gray", "ref_color")))
+    with torch.no_grad():
+        ours = control(**given(), semantics=semantics)
+        theirs = control.unet_copy(
+            given()["sample"], 5, given()["encoder_hidden_states"],
+            controlnet_cond=torch.cat([hint.hint, given()["gray"], semantics], 1), return_dict=False,
+        )  # fmt: skip
+    for a, b in zip(ours.down_block_res_samples, theirs[0], strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(ours.mid_block_res_sample, theirs[1])
+
+
+def test_semantics_that_the_copy_reads_are_asked_for(control):
+    with pytest.raises(ValueError, match="semantic"):
+        control(**given())
+
+
+def test_map_has_the_latents_size(control):
+    features = (torch.randn(1, 4, 6, 10), torch.randn(1, 6, 3, 5))
+    expected = F.interpolate(control.pyramid(features), size=(8, 14), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(control.semantics(features, (8, 14)), expected)
+
+
+def with_semantics(pipe: GCGPipeline, blind: bool) -> GCGPipeline:
+    """The pipeline with a semantic encoder; a blind copy has all the old weights and reads nothing of what is new."""
+    torch.manual_seed(2)
+    options = dict(pipe.control.config.guidance_config)
+    options.pop("latent_channels"), options.pop("semantic_width", None)
+    control = GuidedControlNet.from_unet(pipe.unet, semantic_channels=CHANNELS, semantic_width=8, **options).eval()
+    weights = control.state_dict()
+    for name, old in pipe.control.state_dict().items():
+        if weights[name].shape == old.shape:
+            weights[name] = old
+        else:
+            weights[name] = weights[name] if not blind else torch.zeros_like(weights[name])
+            weights[name][:, : old.shape[1]] = old
+    control.load_state_dict(weights)
+    parts = {**pipe.components, "control": control, "semantic_encoder": SemanticEncoder(side=64).eval()}
+    names = ("guidance_scale", "height", "width", "tau", "strength", "hint_weight")
+    new = GCGPipeline(**parts, **{name: pipe.config[name] for name in names})
+    new.set_progress_bar_config(disable=True)
+    return new
+
+
+@pytest.fixture(scope="module")
+def frozen() -> GCGPipeline:
+    pipe = GCGPipeline.from_pretrained("mini-frozen")  # a copy that reads no semantic features
+    pipe.set_progress_bar_config(disable=True)
+    if pipe.control.pyramid is not None:
+        pytest.skip("every bundled copy reads semantic features")
+    return pipe
+
+
+FILM = np.add.outer(np.arange(3) * 9, np.add.outer(np.arange(48), np.arange(80))).astype(np.uint8)
+OPTIONS = {"num_inference_steps": 2, "num_keyframes": 2, "working_size": (64, 96)}
+
+
+def colored(pipe: GCGPipeline, **options) -> np.ndarray:
+    return pipe(FILM, generator=torch.Generator().manual_seed(3), **OPTIONS, **options).frames
+
+
+def test_what_a_blind_copy_sees_changes_nothing_and_what_another_sees_does(frozen):
+    expected = colored(frozen)
+    np.testing.assert_array_equal(colored(with_semantics(frozen, blind=True)), expected)
+    assert (colored(with_semantics(frozen, blind=False)) != expected).any()
+
+
+def test_pipeline_is_saved_with_its_semantic_encoder(frozen, tmp_path):
+    pipe = with_semantics(frozen, blind=False)
+    pipe.save_pretrained(tmp_path)
+    again = GCGPipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    np.testing.assert_array_equal(colored(again), colored(pipe))
+
+
+def test_noise_scale_scales_the_starting_noise():
+    pipe = GCGPipeline.from_pretrained("mini")
+    pipe.set_progress_bar_config(disable=True)
+    inputs = []
+    pipe.unet.register_forward_pre_hook(lambda module, given: inputs.append(given[0].clone()))
+    made, starts = {}, {}
+    for scale in (1.0, 0.5, 0.0):
+        inputs.clear()
+        made[scale] = pipe(FILM[:1], generator=torch.Generator().manual_seed(3), noise_scale=scale, **OPTIONS).frames
+        starts[scale] = inputs[0]
+    torch.testing.assert_close(starts[0.5], starts[1.0] / 2)
+    assert not starts[0.0].any()
+    other = pipe(FILM[:1], generator=torch.Generator().manual_seed(4), noise_scale=0.0, **OPTIONS).frames
+    np.testing.assert_array_equal(made[0.0], other)  # without noise no seed can matter
+    assert (made[1.0] != made[0.0]).any()
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), "much"])
+def test_noise_scale_out_of_range_is_refused(value):
+    with pytest.raises(ValueError, match="noise_scale"):
+        settings.Settings(noise_scale=value)
