@@ -60,12 +60,15 @@ def fit(
     seed: int = 0,
     mixed_precision: str | None = None,
     title: str = "training",
+    rates: dict[str, float] | None = None,
+    seconds: float | None = None,
 ) -> dict[str, torch.nn.Module]:
     """Minimise ``loss(step, generator)["loss"]`` over the trainable parameters of ``modules`` and return them averaged.
 
     The loss's other entries are logged. Every ``save_every`` seconds and at the end the folder gets ``state.pt``
     (weights, EMA, optimizer, step), written aside and renamed; called again with the same folder it goes on from there.
-    One line per 20 steps goes to ``log.jsonl``.
+    One line per 20 steps goes to ``log.jsonl``. rates: factors on the learning rate of some modules. seconds: stop
+    after so long instead, with the learning rate falling by the clock; for a machine whose time is lent.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,8 +79,13 @@ def fit(
     autocast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16")
     for module in modules.values():
         module.to(accelerator.device).train()
-    parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, learning_rate, (0.9, 0.99), weight_decay=weight_decay, fused=True)
+    groups = [
+        {"params": [p for p in module.parameters() if p.requires_grad], "rate": (rates or {}).get(name, 1.0)}
+        for name, module in modules.items()
+    ]
+    groups = [group for group in groups if group["params"]]
+    parameters = [p for group in groups for p in group["params"]]
+    optimizer = torch.optim.AdamW(groups, learning_rate, (0.9, 0.99), weight_decay=weight_decay, fused=True)
     ema = EMAModel(parameters, decay=ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75, foreach=True)
     optimizer = accelerator.prepare(optimizer)
     state, first = folder / "state.pt", 0
@@ -99,13 +107,21 @@ def fit(
         torch.save(content, state.with_suffix(".tmp"))
         os.replace(state.with_suffix(".tmp"), state)
 
-    saved_at, started, sums = time.monotonic(), time.monotonic(), {}
+    saved_at, started, sums, done = time.monotonic(), time.monotonic(), {}, first
     bar = tqdm(range(first, steps), initial=first, total=steps, desc=title, mininterval=5.0, disable=None)
     _cut_log(folder / "log.jsonl", first)
     with (folder / "log.jsonl").open("a") as log:
         for step in bar:
+            elapsed = time.monotonic() - started
+            if seconds is not None:
+                if elapsed > seconds:
+                    break
+                passed = warmup_cosine(int(elapsed * 1000), int(seconds * 1000), 0) if step >= warmup else 1.0
+                factor = passed * min(1.0, (step + 1) / warmup)
+            else:
+                factor = warmup_cosine(step, steps, warmup)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate * warmup_cosine(step, steps, warmup)
+                group["lr"] = learning_rate * group["rate"] * factor
             with autocast:
                 parts = loss(step, seeded(seed, step))
             accelerator.backward(parts["loss"])
@@ -113,11 +129,12 @@ def fit(
             optimizer.step()
             optimizer.zero_grad()
             ema.step(parameters)
+            done = step + 1
             for name, value in parts.items():
                 total, count = sums.get(name, (0.0, 0))  # not every step has every part
-                sums[name] = total + float(value.detach()), count + 1
+                sums[name] = total + value.detach(), count + 1  # a tensor still: a GPU goes on without waiting
             if (step + 1) % 20 == 0 or step + 1 == steps:
-                means = {name: round(total / count, 6) for name, (total, count) in sums.items()}
+                means = {name: round(float(total) / count, 6) for name, (total, count) in sums.items()}
                 line = {"step": step + 1, "seconds": round(time.monotonic() - started, 1), **means}
                 log.write(json.dumps(line) + "\n")
                 log.flush()
@@ -126,8 +143,8 @@ def fit(
             if time.monotonic() - saved_at > save_every:
                 save(step + 1)
                 saved_at = time.monotonic()
-    if first < steps:
-        save(steps)
+    if done > first:
+        save(done)
     ema.copy_to(parameters)
     for module in modules.values():
         module.eval()
