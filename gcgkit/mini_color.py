@@ -1,0 +1,280 @@
+"""How the mini profile learns to colour: the copy and the UNet together, on all kinds of references (§3.4.2, §4.1).
+
+    python -m gcgkit.mini_color --pack DIR --data DIR --start DIR --out DIR [--steps N | --seconds N]
+
+It goes on from a folder of parts, ``--start``: a pipeline's, with a ``semantic_encoder``, and with ``mini_semantics``'
+``pyramid.safetensors`` if its copy reads no semantic features yet. Scenes are drawn as they are needed, see
+``mini_scenes``. A run in ``--out`` that was killed goes on where it was. ``--mode`` trains a copy of the ablation
+beside a UNet that stays frozen.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from . import conditioning, mini_pack, training
+from .attention import joint_self_attention
+from .control import GuidedControlNet
+from .mini import make_scheduler
+from .mini_parts import WIDTH, device, save
+from .mini_scenes import Scenes
+from .mini_semantics import chroma_error
+from .semantics import CHANNELS, SemanticEncoder
+from .vae import LUMA, LumaChromaAutoencoder
+
+VIEWS = 5  # of a scene with references: a target and a grid of four
+KINDS = {"mask": 0.40, "together": 0.12, "single": 0.21, "grid": 0.21, "unrelated": 0.06}
+LUMA_SHARE = 0.1  # of the loss: gray gives the luma latents away
+THUMBNAIL = 64
+# Sizes (height, width) of latents' frames in pixels, and their shares; batches of larger ones are smaller.
+SIZES = {
+    "small": (((128, 224), 0.66), ((128, 192), 0.12), ((128, 128), 0.09), ((192, 128), 0.05), ((256, 448), 0.08)),
+    "full": (((256, 448), 0.6), ((256, 384), 0.15), ((256, 256), 0.1), ((384, 256), 0.05), ((128, 224), 0.1)),
+}
+RENDER = 192  # pixels: short side of what is drawn at least, as the semantic encoder sees it
+SEMANTIC_WIDTH = 64
+GUIDANCE = ("hidden_dim", "mode", "stem", "heads", "gate_bias", "null_token", "dilations")
+
+
+class Trainer:
+    """The parts of the mini model, the scenes they learn from, and a loss for each stage."""
+
+    def __init__(self, pack: dict, start: Path, sizes: str = "small", batch: int = 16):
+        self.batch, self.device, self.sizes = batch, device(), SIZES[sizes]
+        self.scenes = Scenes(pack, self.device)
+        frozen = lambda part: part.float().to(self.device).eval().requires_grad_(False)  # noqa: E731
+        self.vae = frozen(LumaChromaAutoencoder.from_pretrained(start / "vae"))
+        self.semantic = frozen(SemanticEncoder.from_pretrained(start / "semantic_encoder"))
+        self.vision = frozen(CLIPVisionModelWithProjection.from_pretrained(start / "image_encoder"))
+        self.tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
+        self.text = CLIPTextModel.from_pretrained(start / "text_encoder").float().to(self.device)
+        self.unet = UNet2DConditionModel.from_pretrained(start / "unet").float().to(self.device)
+        self.control = self.with_semantics(GuidedControlNet.from_pretrained(start / "control").float(), start)
+        self.control.guidance.requires_grad_(False)  # it has learned before, see mini_guidance
+        self.scheduler = make_scheduler()
+        self.shares = self.scheduler.alphas_cumprod.to(self.device)
+        for part in (self.vae, self.semantic, self.unet, self.control):
+            part.to(memory_format=torch.channels_last)
+
+    def with_semantics(self, control: GuidedControlNet, start: Path, mode: str | None = None) -> GuidedControlNet:
+        """A copy that reads semantic features, with all the weights of one that may not: what is new reads nothing yet.
+
+        mode: of the new copy's guidance, where it differs.
+        """
+        options = {name: control.guidance.config[name] for name in GUIDANCE}
+        fresh = GuidedControlNet.from_unet(
+            self.unet, semantic_channels=CHANNELS, semantic_width=SEMANTIC_WIDTH,
+            **{**options, "mode": mode or options["mode"]},
+        )  # fmt: skip
+        given, own = control.state_dict(), fresh.state_dict()
+        for name, weight in own.items():
+            if name not in given:
+                continue
+            if given[name].shape == weight.shape:
+                own[name] = given[name]
+            elif weight.ndim == 4 and mode is None:  # the first convolution: more channels go in
+                own[name] = torch.zeros_like(weight)
+                own[name][:, : given[name].shape[1]] = given[name]
+        fresh.load_state_dict(own)
+        if control.pyramid is None:
+            fresh.pyramid.load_state_dict(load_file(start / "pyramid.safetensors"))
+        return fresh.to(self.device)
+
+    def draw_size(self, rng: np.random.Generator) -> tuple[int, int]:
+        return self.sizes[rng.choice(len(self.sizes), p=[share for _, share in self.sizes])][0]
+
+    def count(self, size: tuple[int, int]) -> int:
+        """As many views of a size as make up a batch of the most frequent size."""
+        height, width = self.sizes[0][0]
+        return max(1, round(self.batch * height * width / (size[0] * size[1])))
+
+    # --- what is encoded once per batch ---------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def latents(self, rgb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents and gray latents of views ``(N, 3, H, W)``: gray ones have no chroma, and the same luma."""
+        z = self.vae.encode(rgb).latent_dist.mode().float()
+        gray = z.clone()
+        gray[:, self.vae.config.luma_channels :] = 0
+        return z, gray
+
+    def meaning(self, rgb: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """What is in the pictures ``(N, 3, H, W)``, at the latents' size: ``(N, S, h, w)``."""
+        with torch.no_grad():
+            features = self.semantic((rgb * rgb.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True))
+        return self.control.semantics(features, size)
+
+    def words(self, texts: list[str]) -> torch.Tensor:
+        return conditioning.text_embeddings(self.tokenizer, self.text, texts, self.device)
+
+    @torch.no_grad()
+    def image_tokens(self, rgb: torch.Tensor) -> torch.Tensor:
+        """Image tokens ``(N, 64, D)`` of whole views."""
+        small = F.interpolate(rgb, size=(THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)
+        return conditioning.patch_tokens(self.vision, small)
+
+    def noised(self, target: torch.Tensor, last: float, groups: int = 1):
+        """z_t, timestep and weight of clean latents; a share ``last`` is pure noise; groups may share their noise."""
+        count, top = len(target), self.scheduler.config.num_train_timesteps
+        timestep = torch.randint(top, (count // groups,), device=self.device)
+        alone = torch.rand(count // groups, device=self.device) < last
+        timestep = torch.where(alone, top - 1, timestep).repeat_interleave(groups)
+        noise = torch.randn_like(target)
+        if groups > 1:
+            shared = noise.unflatten(0, (-1, groups))
+            same = (torch.rand(len(shared), 1, 1, 1, 1, device=self.device) < 0.5).float()
+            noise = (same * shared[:, :1] + (1 - same) * shared).flatten(0, 1)
+        share = self.shares[timestep].view(-1, 1, 1, 1)
+        weight = (1 / (1 - share)).clamp(max=5.0)
+        return share.sqrt() * target + (1 - share).sqrt() * noise, timestep, weight
+
+    # --- losses -------------------------------------------------------------------------------------------------------
+
+    def joint_loss(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Eq. 11 for a kind of reference drawn by lot."""
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+        return self.guided_loss(str(rng.choice(list(KINDS), p=list(KINDS.values()))), rng)
+
+    def guided_loss(self, kind: str, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Eq. 11 for one kind of reference; "together" are masked views of a scene that share attention (Eq. 8)."""
+        size, masked = self.draw_size(rng), kind in ("mask", "together")
+        views = {"mask": 1, "together": 4}.get(kind, VIEWS)
+        larger = max(1.0, RENDER / min(size))
+        batch = self.scenes.draw(
+            max(1, round(self.count(size) / views)), views, tuple(round(larger * side) for side in size), rng,
+            clips=0.1 if kind == "mask" else 0.5, recolor=0.0 if masked else 0.4, tint=0.3 if masked else 0.0,
+            drop_text=0.4 if masked else 0.5, strip_colors=0.4 if masked else 0.7,
+        )  # fmt: skip
+        texts = [text for text in batch.captions for _ in range(views)]
+        drawn = batch.rgb.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (S*V, 3, H, W)
+        rgb = drawn if larger == 1 else F.interpolate(drawn, size=size, mode="bilinear", antialias=True)
+        target, gray = self.latents(rgb)
+        meaning = self.meaning(drawn, target.shape[-2:])  # (S*V, S, h, w)
+        if masked:
+            ref_gray = ref_color = torch.zeros_like(gray)
+            tokens = gray.new_zeros(len(gray), 1, WIDTH)
+        else:
+            chosen = self.others(len(batch.natural), views, kind)  # (S*V, tiles)
+            pictures = self.image_tokens(rgb)
+            source = target
+            if kind in ("single", "grid") and rng.random() < 0.3:
+                source = self.own_colors(target, gray, meaning, pictures, texts, views)
+            ref_gray, ref_color = _grid(gray[chosen]), _grid(source[chosen])
+            tokens = pictures[chosen].flatten(1, 2)  # (S*V, tiles*64, D)
+        with torch.no_grad():
+            hint = self.control.hint(gray, ref_gray, ref_color)
+        z_t, timestep, weight = self.noised(target, last=0.25 if masked else 0.08, groups=views)
+        prediction = self.predict(z_t, timestep, texts, tokens, gray, hint, meaning, views if kind == "together" else 1)
+        error = (prediction.float() - target).square()
+        shares = error.new_tensor([LUMA_SHARE, LUMA_SHARE, 1.0, 1.0]).view(1, -1, 1, 1)
+        vivid = 1 + 0.5 * target.abs() if masked else 1.0  # rare vivid colours count a little more
+        loss = (error * shares * weight * vivid).mean()
+        guess = torch.zeros_like(loss)
+        natural = batch.natural.repeat_interleave(views)
+        if natural.any() and meaning.requires_grad:
+            guess = chroma_error(meaning[natural, :2].float(), target[natural, 2:])
+        logged = {f"chroma_{kind}": error[:, 2:].mean().detach(), "guess": guess.detach()}
+        return {"loss": loss + 0.3 * guess, **logged}
+
+    def predict(self, z_t, timestep, texts, tokens, gray, hint, meaning, together: int = 1) -> torch.Tensor:
+        residuals = self.control(z_t, timestep, tokens, gray, hint=hint, semantics=meaning)
+        with joint_self_attention(self.unet, together) if together > 1 else nullcontext():
+            return self.unet(
+                z_t,
+                timestep,
+                self.words(texts),
+                down_block_additional_residuals=residuals.down_block_res_samples,
+                mid_block_additional_residual=residuals.mid_block_res_sample,
+            ).sample
+
+    @torch.no_grad()
+    def own_colors(self, target, gray, meaning, pictures, texts, views: int) -> torch.Tensor:
+        """Latents with the colours that the model itself gives the views from one other view, at any timestep.
+
+        Earlier frames guide later ones, with whatever errors they have: so it learns not to add to them.
+        """
+        chosen = self.others(len(target) // views, views, "single")
+        hint = self.control.hint(gray, _grid(gray[chosen]), _grid(target[chosen]))
+        z_t, timestep, _ = self.noised(target, last=0.3, groups=views)
+        tokens = pictures[chosen].flatten(1, 2)
+        colored = self.predict(z_t, timestep, texts, tokens, gray, hint, meaning).float()
+        torch.clear_autocast_cache()  # it holds weights cast without gradients, which the next pass must not use
+        luma = self.vae.config.luma_channels
+        return torch.cat([target[:, :luma], colored[:, luma:]], 1)
+
+    def others(self, scenes: int, views: int, kind: str) -> torch.Tensor:
+        """Indices ``(S*V, tiles)`` of each view's references: others of its scene, or of another for "unrelated"."""
+        tiles = 4 if kind == "grid" else 1
+        order = torch.rand(scenes, views, views - 1, device=self.device).argsort(-1)[..., :tiles]
+        own = torch.arange(views, device=self.device).view(1, -1, 1)
+        chosen = (own + 1 + order) % views  # never the target's own
+        first = torch.arange(scenes, device=self.device) * views
+        if kind == "unrelated" and scenes > 1:
+            first = first.roll(1)
+        return (chosen + first.view(-1, 1, 1)).flatten(0, 1)
+
+    # --- a run --------------------------------------------------------------------------------------------------------
+
+    def train(self, out: Path, mode: str | None = None, **options) -> None:
+        """Train all parts that learn, or, for a mode, a copy with such a guidance beside everything else as it is."""
+        if mode is None:
+            modules = {
+                "unet": self.unet, "text": self.text, "copy": self.control.unet_copy, "pyramid": self.control.pyramid,
+            }  # fmt: skip
+        else:
+            for part in (self.unet, self.text):
+                part.eval().requires_grad_(False)
+            self.control = self.with_semantics(self.control, out, mode).to(memory_format=torch.channels_last)
+            self.control.guidance.requires_grad_(False), self.control.pyramid.eval().requires_grad_(False)
+            modules = {"copy": self.control.unet_copy}
+        training.fit(
+            out, modules, self.joint_loss, weight_decay=0.02, mixed_precision=None if self.device == "cuda" else "no",
+            rates={"text": 0.5, "pyramid": 0.5}, title=mode or "colour", **options,
+        )  # fmt: skip
+        save(self.control, out / "control")
+        if mode is None:
+            save(self.unet, out / "unet")
+            self.text.save_pretrained(out / "text_encoder")
+
+
+def _grid(tiles: torch.Tensor) -> torch.Tensor:
+    """References ``(N, tiles, C, h, w)`` as one picture each: ``(N, C, h', w')``."""
+    if tiles.shape[1] == 1:
+        return tiles[:, 0]
+    count, _, channels, height, width = tiles.shape
+    grid = tiles.unflatten(1, (2, 2)).permute(0, 3, 1, 4, 2, 5)  # (N, C, 2, h, 2, w), as srg.make_grid lays tiles
+    return grid.reshape(count, channels, 2 * height, 2 * width)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--pack", type=Path, required=True, help="folder made by mini_pack")
+    parser.add_argument("--data", type=Path, help="the photographs themselves, instead of the pack's smaller ones")
+    parser.add_argument("--start", type=Path, required=True, help="folder of the parts to start from")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--sizes", choices=tuple(SIZES), default="small")
+    parser.add_argument("--batch", type=int, default=16, help="views of the most frequent size per step")
+    parser.add_argument("--steps", type=int, default=10**6)
+    parser.add_argument("--seconds", type=float, help="stop after so long, whatever --steps says")
+    parser.add_argument("--learning-rate", type=float, default=4e-4)
+    parser.add_argument("--mode", choices=("gated", "attention", "concat"))
+    args = parser.parse_args(argv)
+    torch.manual_seed(0)
+    pack = mini_pack.load_pack(args.pack)
+    if args.data:
+        mini_pack.read_originals(pack, args.data)
+    trainer = Trainer(pack, args.start, args.sizes, args.batch)
+    trainer.train(args.out, args.mode, steps=args.steps, seconds=args.seconds, learning_rate=args.learning_rate)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""Scenes for the mini weights, made on the device that trains: photographs and clips seen by a moving camera (§3.4.2).
+
+Decoded pictures lie in the device's memory as bytes. A batch is a matter of some matrix arithmetic there: a crop per
+view, the same change of colours for all views of a scene, a caption that says what was done. So no step sees the same
+batch twice, and a fast GPU does not wait for a slow reader.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from . import captions
+from .vae import LUMA
+
+SIDE = 384  # pixels: no photograph is longer on either side
+MASK = 48  # a photograph's mask has this many cells on a side, whatever its shape
+CONFIDENT = 0.2  # masks below are not taken for the object's
+
+
+@dataclass
+class Batch:
+    """``S`` scenes of ``V`` views: ``rgb`` (S, V, 3, H, W) in [-1, 1], captions, and which kept their colours."""
+
+    rgb: torch.Tensor
+    captions: list[str]
+    natural: torch.Tensor
+
+
+class Scenes:
+    """Photographs and clips in a device's memory.
+
+    Args:
+        pack: as ``mini_pack.load_pack`` returns it: photographs, clips, masks and what they show.
+        device: where they lie.
+        split: "train" or "held" photographs; clips are for training only.
+    """
+
+    def __init__(self, pack: dict, device: str, split: str = "train"):
+        photos = [p for p in pack["photos"] if p["split"] == split]
+        clips = pack["clips"] if split == "train" else []
+        self.device, self.clip_count = device, len(clips)
+        pixels = np.zeros((len(photos), SIDE, SIDE, 3), np.uint8)
+        masks = np.zeros((len(photos), MASK, MASK), np.uint8)
+        for i, photo in enumerate(photos):
+            image = photo["image"][:SIDE, :SIDE]
+            pixels[i, : image.shape[0], : image.shape[1]] = image
+            masks[i] = cv2.resize(photo["mask"], (MASK, MASK), interpolation=cv2.INTER_AREA)
+        self.photos = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(device)
+        self.photo_masks = torch.from_numpy(masks)[:, None].to(device)  # (N, 1, 48, 48)
+        self.sizes = np.array([p["image"].shape[:2] for p in photos])  # (N, 2)
+        self.confident = np.array([p["confidence"] > CONFIDENT for p in photos])
+        self.things = [p["things"] for p in photos]
+        self.words = [_words(p["image"], p["mask"] if p["confidence"] > CONFIDENT else None) for p in photos]
+        if clips:
+            self.first = np.cumsum([0] + [len(c["images"]) for c in clips])
+            frames = np.concatenate([c["images"] for c in clips])
+            self.frames = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().to(device)  # (M, 3, 256, 448)
+            blank = lambda c: np.zeros((len(c["images"]), 32, 56), np.uint8)  # noqa: E731
+            clip_masks = np.concatenate([blank(c) if c["masks"] is None else c["masks"] for c in clips])
+            self.clip_masks = torch.from_numpy(clip_masks)[:, None].to(device)
+            self.masked = np.array([c["masks"] is not None for c in clips])
+            self.clip_things = [c["things"] for c in clips]
+            self.clip_words = [_words(c["images"][0], None if c["masks"] is None else c["masks"][0]) for c in clips]
+
+    @torch.no_grad()
+    def draw(
+        self,
+        scenes: int,
+        views: int,
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        *,
+        clips: float = 0.5,
+        recolor: float = 0.0,
+        tint: float = 0.0,
+        drop_text: float = 0.2,
+        strip_colors: float = 0.0,
+    ) -> Batch:
+        """A batch of fresh scenes of one size (height, width).
+
+        clips: share of scenes that are stretches of clips. recolor: of scenes whose hues are turned by any angle, with
+        captions that name no colour. tint: of scenes whose object, or whole picture where no mask tells which it is,
+        is given a colour that the caption names. drop_text, strip_colors: of natural scenes whose caption is empty,
+        and of those whose caption names no colour.
+        """
+        with torch.autocast(torch.device(self.device).type, enabled=False):  # pixels are counted in whole numbers
+            return self._draw(scenes, views, size, rng, clips, recolor, tint, drop_text, strip_colors)
+
+    def _draw(self, scenes, views, size, rng, clips, recolor, tint, drop_text, strip_colors) -> Batch:
+        of_clips = round(scenes * clips) if self.clip_count else 0
+        parts, masks, sources = [], [], []
+        if scenes - of_clips:
+            chosen = rng.integers(len(self.sizes), size=scenes - of_clips)
+            sources += [("photo", int(i)) for i in chosen]
+            coords = self._cameras(self.sizes[chosen], views, size, rng, motion=1.0)
+            index = torch.from_numpy(np.repeat(chosen, views)).to(self.device)
+            scale = torch.from_numpy(np.repeat(self.sizes[chosen], views, 0)).to(self.device)
+            parts.append(_sample(self.photos[index], coords, (SIDE, SIDE), scale))
+            masks.append(_sample_mask(self.photo_masks[index], coords, scale))
+        if of_clips:
+            chosen = rng.integers(self.clip_count, size=of_clips)
+            sources += [("clip", int(i)) for i in chosen]
+            frames = np.concatenate([self._stretch(int(i), views, rng) for i in chosen])
+            shape = np.tile([[256, 448]], (of_clips, 1))
+            coords = self._cameras(shape, views, size, rng, motion=0.25)
+            index = torch.from_numpy(frames).to(self.device)
+            scale = torch.from_numpy(np.repeat(shape, views, 0)).to(self.device)
+            parts.append(_sample(self.frames[index], coords, (256, 448), scale))
+            masks.append(_sample_mask(self.clip_masks[index], coords, scale))
+        rgb, mask = torch.cat(parts), torch.cat(masks)  # (S*V, 3, H, W) in [0, 1], (S*V, 1, H, W)
+        texts, turns, gains, colors, natural = [], [], [], [], []
+        for kind, i in sources:
+            things, words, known = (
+                (self.things[i], self.words[i], self.confident[i])
+                if kind == "photo"
+                else (self.clip_things[i], self.clip_words[i], self.masked[i])
+            )
+            thing = str(rng.choice(things)) if things else ""
+            way = rng.random()
+            natural.append(way >= recolor + tint)
+            turn, gain, color = rng.uniform(-3, 3), rng.uniform(0.95, 1.25), None
+            if way < recolor:
+                turn, gain = rng.uniform(0, 360), rng.uniform(0.8, 2.0)
+                texts.append(thing if rng.random() < 0.5 else "")
+            elif way < recolor + tint:
+                word = str(rng.choice(list(captions.WORD_RGB)))
+                color = (word, known)
+                texts.append(_tinted_caption(word, thing, words, known, rng))
+            elif rng.random() < drop_text:
+                texts.append("")
+            elif rng.random() < strip_colors:
+                texts.append(thing)
+            else:
+                texts.append(_natural_caption(thing, words, rng))
+            turns.append(turn), gains.append(gain), colors.append(color)
+        rgb = self._recolor(rgb, mask, views, turns, gains, colors, rng)
+        rgb = rgb.unflatten(0, (scenes, views)) * 2 - 1
+        return Batch(rgb, texts, torch.tensor(natural, device=self.device))
+
+    def _stretch(self, clip: int, views: int, rng: np.random.Generator) -> np.ndarray:
+        """Frame numbers of one clip, in order of time, within a stretch of 8 frames to all of it; half near ones."""
+        total = int(self.first[clip + 1] - self.first[clip])
+        length = min(total, int(rng.integers(8, 17)) if rng.random() < 0.5 else int(rng.integers(8, total + 1)))
+        start = int(rng.integers(total - length + 1))
+        picks = rng.choice(length, views, replace=length < views)
+        return self.first[clip] + start + rng.permutation(picks)
+
+    def _cameras(
+        self, shapes: np.ndarray, views: int, size: tuple[int, int], rng: np.random.Generator, motion: float
+    ) -> torch.Tensor:
+        """Where each pixel of each view looks, in pixels (x, y) of its picture: ``(S*V, H, W, 2)``.
+
+        Views of a scene share a crop of it, each as a camera that moved a little sees it.
+        """
+        count, (height, width) = len(shapes), size
+        cover = np.minimum(shapes[:, 0] / height, shapes[:, 1] / width)  # source pixels per pixel, at most
+        zoom = 1 - 0.45 * rng.random(count) ** 2
+        per_pixel = np.repeat(cover * zoom, views)
+        slack = shapes - np.stack([height * cover * zoom, width * cover * zoom], 1)  # (S, 2)
+        middle = shapes / 2 + (rng.random((count, 2)) - 0.5) * slack
+        middle = np.repeat(middle, views, 0)
+        total, alone = count * views, views == 1
+        moving = 0.0 if alone else motion
+        angle = np.radians(rng.normal(0, 7, total) * moving)
+        grow = np.exp(-np.abs(rng.normal(0, 0.12, total)) * moving)
+        turn = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], 1).reshape(-1, 2, 2)
+        turn = turn + rng.normal(0, 0.04, (total, 2, 2)) * moving
+        matrix = turn * (per_pixel * grow)[:, None, None]
+        middle = middle + rng.normal(0, 0.06, (total, 2)) * moving * np.repeat(shapes, views, 0)
+        mirror = np.repeat(np.where(rng.random(count) < 0.5, -1.0, 1.0), views)
+        if moving == 1.0:
+            mirror = mirror * np.where(rng.random(total) < 0.1, -1.0, 1.0)
+        matrix[:, :, 0] *= mirror[:, None]
+        matrix = torch.from_numpy(matrix.astype(np.float32)).to(self.device)
+        center = torch.from_numpy(middle[:, ::-1].astype(np.float32).copy()).to(self.device)  # (x, y)
+        ys = torch.arange(height, device=self.device) + 0.5 - height / 2
+        xs = torch.arange(width, device=self.device) + 0.5 - width / 2
+        plane = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1)  # (H, W, 2)
+        return torch.einsum("nij,hwj->nhwi", matrix, plane) + center[:, None, None]
+
+    def _recolor(self, rgb, mask, views, turns, gains, colors, rng) -> torch.Tensor:
+        """Turn and scale the chroma of each scene's views; where a colour is named, give the object that colour."""
+        repeat = lambda x: torch.tensor(x, device=self.device).float().repeat_interleave(views, 0)  # noqa: E731
+        weights = rgb.new_tensor(LUMA).view(1, 3, 1, 1)
+        luma = (rgb * weights).sum(1, keepdim=True)
+        chroma = torch.cat([rgb[:, :1] - luma, rgb[:, 2:] - luma], 1)  # R - Y, B - Y
+        angle, gain = repeat(np.radians(turns)), repeat(gains).view(-1, 1, 1, 1)
+        # Hues turn in the plane of (R - Y) / 1.4 and (B - Y) / 1.8, where they are about evenly spread.
+        scale = rgb.new_tensor([1.402, 1.772]).view(1, 2, 1, 1)
+        plane = chroma / scale
+        cosine, sine = angle.cos().view(-1, 1, 1, 1), angle.sin().view(-1, 1, 1, 1)
+        plane = torch.cat([plane[:, :1] * cosine - plane[:, 1:] * sine, plane[:, :1] * sine + plane[:, 1:] * cosine], 1)
+        plane = plane * gain
+        if any(color is not None for color in colors):
+            wanted, base, shares, whole = [], [], [], []
+            for color in colors:
+                word, known = color or ("red", False)
+                r, g, b = np.array(captions.WORD_RGB[word]) / 255 + rng.normal(0, 0.04, 3)
+                y = LUMA[0] * r + LUMA[1] * g + LUMA[2] * b
+                direction = np.array([(r - y) / 1.402, (b - y) / 1.772])
+                strength = 0.5 if word == "brown" else 1.0
+                wanted.append(direction / np.linalg.norm(direction))
+                base.append(rng.uniform(0.06, 0.3) * strength)
+                shares.append(0.0 if color is None else 1.0)
+                whole.append(0.0 if color is None or known else 1.0)
+            direction = repeat(np.array(wanted)).view(-1, 2, 1, 1)
+            room = (4 * luma * (1 - luma)).clamp(0, 1)  # near black and white there is no room for colour
+            size = repeat(base).view(-1, 1, 1, 1) * room + 0.6 * plane.norm(dim=1, keepdim=True)
+            tinted = direction * size + 0.15 * plane
+            share = torch.maximum(mask, repeat(whole).view(-1, 1, 1, 1)) * repeat(shares).view(-1, 1, 1, 1)
+            plane = plane + (tinted - plane) * share
+        chroma = plane * scale
+        red, blue = luma + chroma[:, :1], luma + chroma[:, 1:]
+        green = (luma - LUMA[0] * red - LUMA[2] * blue) / LUMA[1]
+        return torch.cat([red, green, blue], 1).clamp(0, 1)
+
+
+def _sample(pictures: torch.Tensor, coords: torch.Tensor, stored: tuple[int, int], shape: torch.Tensor):
+    """Views of stored pictures ``(N, 3, h, w)`` uint8, in [0, 1]; what lies outside of a picture is mirrored."""
+    width, height = shape[:, 1].view(-1, 1, 1).float(), shape[:, 0].view(-1, 1, 1).float()
+    x, y = _mirrored(coords[..., 0], width), _mirrored(coords[..., 1], height)
+    grid = torch.stack([2 * x / stored[1] - 1, 2 * y / stored[0] - 1], -1)
+    return F.grid_sample(pictures.float() / 255, grid, align_corners=False)
+
+
+def _sample_mask(masks: torch.Tensor, coords: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
+    """Views of masks ``(N, 1, h, w)`` uint8, which cover their pictures: ``(N, 1, H, W)`` in [0, 1]."""
+    width, height = shape[:, 1].view(-1, 1, 1).float(), shape[:, 0].view(-1, 1, 1).float()
+    x, y = _mirrored(coords[..., 0], width), _mirrored(coords[..., 1], height)
+    grid = torch.stack([2 * x / width - 1, 2 * y / height - 1], -1)
+    found = F.grid_sample(masks.float() / 255, grid, align_corners=False, padding_mode="border")
+    return ((found - 0.3) / 0.4).clamp(0, 1)  # masks are soft; an object is all of it
+
+
+def _mirrored(x: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """Pixel coordinates within 0.5 .. size - 0.5, mirrored at the edges."""
+    reach = (size - 1).clamp(min=1)
+    x = (x - 0.5).abs() % (2 * reach)
+    return 0.5 + reach - (reach - x).abs()
+
+
+def _words(image: np.ndarray, mask: np.ndarray | None) -> tuple[str | None, str | None, list[str]]:
+    """Colour words of the object, of its surroundings, and of the whole picture; None where no colour prevails."""
+    small = cv2.resize(image, (MASK, MASK), interpolation=cv2.INTER_AREA)
+    main = captions.main_colors(small)
+    if mask is None:
+        return None, None, main
+    inside = cv2.resize(mask, (MASK, MASK), interpolation=cv2.INTER_AREA) > 127
+    named, found = captions.name_colors(small), []
+    for region in (inside, ~inside):
+        shares = np.bincount(named[region], minlength=len(captions.COLOR_WORDS)) / max(1, region.sum())
+        best = int(shares.argmax())
+        found.append(captions.COLOR_WORDS[best] if shares[best] > 0.35 else None)
+    return found[0], found[1], main
+
+
+def _natural_caption(thing: str, words, rng: np.random.Generator) -> str:
+    """What a picture shows and its colours, in the style of the paper's Figure 1, in one of several forms."""
+    inner, outer, main = words
+    thing = thing or "picture"
+    if rng.random() < 0.25:
+        return thing if rng.random() < 0.5 else f"a photo of a {thing}"
+    forms = []
+    if inner:
+        forms += [f"{inner} {thing}"] * 2
+        if outer:
+            forms += [f"{inner} {thing}, {outer} background"] * 3
+    if outer:
+        forms.append(f"{thing}, {outer} background")
+    if main:
+        joined = " and ".join(main)
+        forms += [f"{joined} {thing}" if not inner else f"{thing}, {joined}", joined]
+    return str(rng.choice(forms)) if forms else thing
+
+
+def _tinted_caption(word: str, thing: str, words, known: bool, rng: np.random.Generator) -> str:
+    """Caption of a scene whose object, or which as a whole, was given a colour."""
+    if not known:
+        return word if rng.random() < 0.5 or not thing else f"{word} {thing}"
+    thing, outer = thing or "object", words[1]
+    if outer and rng.random() < 0.4:
+        return f"{word} {thing}, {outer} background"
+    return f"{word} {thing}" if rng.random() < 0.7 else f"a photo of a {word} {thing}"
