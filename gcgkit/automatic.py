@@ -1,0 +1,264 @@
+"""How well the model colours by itself, by words, and several keyframes alike: figures of the model card (§3.3, §4.3).
+
+    python -m gcgkit.automatic photos --photos DIR [--count 48] [--sheet FILE] [--json FILE] [--weights mini]
+    python -m gcgkit.automatic words --data DIR
+    python -m gcgkit.automatic keyframes --data DIR
+
+``photos`` takes any folder of photographs; with ``--data`` it takes the held-out ones of a data folder as ``footage``
+describes it. ``words`` and ``keyframes`` look at the six measuring clips and their object masks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from . import captions, footage, metrics
+from .color import rgb_to_lab, to_gray
+from .disk import write_text
+from .pipeline import GCGPipeline
+
+WORDS = ("red", "orange", "yellow", "green", "blue", "purple")
+THINGS = {
+    "blackswan": "swan", "cows": "cow", "dog": "dog", "drift-straight": "car", "horsejump-high": "horse",
+    "soapbox": "car",
+}  # fmt: skip
+FLAT = 4.0  # gray levels per pixel: where the gray picture changes less, colour has no edge to follow
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def list_photos(folder: str | Path, count: int | None = None) -> list[Path]:
+    """Photographs of a folder and those below it, evenly spread; FileNotFoundError where there is none."""
+    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no photographs ({', '.join(SUFFIXES)}): give another folder.")
+    return spread(paths, count)
+
+
+def spread(paths: Sequence[Path], count: int | None) -> list[Path]:
+    """``count`` of the paths, evenly spread; all for None, or where there are no more."""
+    if count is None or count >= len(paths):
+        return list(paths)
+    return [paths[i] for i in np.linspace(0, len(paths) - 1, count).round().astype(int)]
+
+
+def blotchiness(frame: np.ndarray, gray: np.ndarray) -> float:
+    """Mean gradient of AB, per pixel, where the gray picture is flat: RGB ``(H, W, 3)``, gray ``(H, W)`` uint8.
+
+    Colour that changes where nothing else does is a blotch. NaN for a picture that is flat nowhere.
+    """
+    smooth = cv2.GaussianBlur(gray.astype(np.float32), (0, 0), 2)
+    flat = np.hypot(*np.gradient(smooth)) < FLAT
+    ab = cv2.GaussianBlur(rgb_to_lab(frame)[..., 1:].astype(np.float32), (0, 0), 2)
+    rows, columns = np.gradient(ab, axis=(0, 1))
+    change = np.sqrt((rows**2 + columns**2).sum(-1))  # (H, W)
+    return float(change[flat].mean()) if flat.any() else float("nan")
+
+
+def photo_quality(
+    pipe: GCGPipeline, paths: Sequence[Path], seed: int = 0, perceptual: bool = True, **options
+) -> tuple[dict, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """Colour photographs without words or references; figures, and (gray, coloured, true) RGB of each.
+
+    Per photograph and in the mean: PSNR (rgb, dB) of ours and of gray; colourfulness and blotches, both over the
+    truth's as a ratio of means; with ``perceptual`` ST-LPIPS of both.
+    """
+    rows, pictures = [], []
+    for path in tqdm(paths, desc="photographs", disable=None):
+        truth = footage.read_image(path)[None]
+        gray = to_gray(truth)
+        plain = np.repeat(gray[..., None], 3, -1)
+        ours = pipe(gray, generator=torch.Generator().manual_seed(seed), **options).frames
+        row = {
+            "file": path.name,
+            "psnr": metrics.psnr_rgb(ours, truth),
+            "psnr_gray": metrics.psnr_rgb(plain, truth),
+            "colorfulness": metrics.colorfulness(ours),
+            "colorfulness_truth": metrics.colorfulness(truth),
+            "blotches": blotchiness(ours[0], gray[0]),
+            "blotches_truth": blotchiness(truth[0], gray[0]),
+        }
+        if perceptual:
+            row |= {"st_lpips": _st_lpips(ours, truth), "st_lpips_gray": _st_lpips(plain, truth)}
+        rows.append(row)
+        pictures.append((plain[0], ours[0], truth[0]))
+    mean = {key: float(np.nanmean([row[key] for row in rows])) for key in rows[0] if key != "file"}
+    gains = np.array([row["psnr"] - row["psnr_gray"] for row in rows])
+    summary = {
+        "photographs": len(rows),
+        "psnr_gain": float(gains.mean()),
+        "better_than_gray": float((gains > 0).mean()),
+        "colorfulness_ratio": mean["colorfulness"] / mean["colorfulness_truth"],
+        "blotches_ratio": mean["blotches"] / mean["blotches_truth"],
+        **mean,
+    }
+    return {"summary": summary, "photographs": rows}, pictures
+
+
+def _st_lpips(frames: np.ndarray, truth: np.ndarray) -> float:
+    from . import metric_networks
+
+    return metric_networks.st_lpips(frames, truth)
+
+
+def contact_sheet(pictures: Sequence[tuple[np.ndarray, ...]], columns: int = 4, width: int = 150) -> np.ndarray:
+    """Sets of pictures side by side, in rows: each scaled to a width; uint8 RGB."""
+    tiles = []
+    for several in pictures:
+        height = max(8, round(width * several[0].shape[0] / several[0].shape[1]))
+        row = [cv2.resize(p, (width, height), interpolation=cv2.INTER_AREA) for p in several]
+        tiles.append(np.concatenate(row, 1))
+    tallest = max(tile.shape[0] for tile in tiles)
+    tiles = [
+        cv2.copyMakeBorder(t, 2, tallest - t.shape[0] + 2, 2, 2, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+        for t in tiles
+    ]
+    blank = np.full_like(tiles[0], 255)
+    tiles += [blank] * (-len(tiles) % columns)
+    return np.concatenate([np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)])
+
+
+def object_masks(data: str | Path, name: str, size: tuple[int, int], frames: int = 1) -> np.ndarray:
+    """Object masks of a DAVIS clip's first frames: bool ``(T, H, W)``."""
+    paths = sorted((Path(data) / "DAVIS/Annotations/480p" / name).glob("*.png"))[:frames]
+    if not paths:
+        raise FileNotFoundError(f"{data} holds no masks of {name}: put DAVIS/Annotations/480p/{name} there.")
+    masks = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
+    return np.stack([cv2.resize(m, size[::-1], interpolation=cv2.INTER_NEAREST) > 0 for m in masks])
+
+
+def word_quality(
+    pipe: GCGPipeline, data: str | Path, words: Sequence[str] = WORDS, seed: int = 0, **options
+) -> tuple[dict, list[tuple[np.ndarray, ...]]]:
+    """Prompts "COLOUR THING" on the measuring clips' first frames: does the thing change, and the rest not?
+
+    ``moved``: share of cases in which the mean AB within the mask moves towards the word's hue.
+    ``inside_over_outside``: how far the mean AB moves within the mask, over outside of it, both in the mean over cases.
+    """
+    cases, pictures = [], []
+    for name, clip in footage.measuring_clips(data, 1):
+        gray, mask = to_gray(clip), object_masks(data, name, clip.shape[1:3])[0]
+
+        def run(prompt: str) -> np.ndarray:
+            return pipe(gray, prompt=prompt, generator=torch.Generator().manual_seed(seed), **options).frames[0]  # noqa: B023
+
+        plain = run("")
+        before, row = rgb_to_lab(plain)[..., 1:], [plain]
+        for word in words:
+            row.append(run(f"{word} {THINGS[name]}"))
+            shift = rgb_to_lab(row[-1])[..., 1:] - before
+            inside, outside = shift[mask].mean(0), shift[~mask].mean(0)
+            toward = rgb_to_lab(np.uint8([[captions.WORD_RGB[word]]]))[0, 0, 1:]
+            cosine = float(inside @ toward / (np.linalg.norm(inside) * np.linalg.norm(toward) + 1e-9))
+            cases.append(
+                {"clip": name, "word": word, "cosine": cosine, "inside": float(np.linalg.norm(inside)),
+                 "outside": float(np.linalg.norm(outside))}
+            )  # fmt: skip
+        pictures.append(tuple(row))
+    mean = lambda key: float(np.mean([case[key] for case in cases]))  # noqa: E731
+    summary = {
+        "cases": len(cases),
+        "moved": float(np.mean([case["cosine"] > 0 for case in cases])),
+        "inside": mean("inside"),
+        "outside": mean("outside"),
+        "inside_over_outside": mean("inside") / mean("outside"),
+    }
+    return {"summary": summary, "cases": cases}, pictures
+
+
+def keyframe_quality(
+    pipe: GCGPipeline,
+    data: str | Path,
+    frames: int = 40,
+    keyframes: int = 4,
+    seeds: Sequence[int] = (0, 1, 2),
+    **options,
+) -> dict:
+    """Keyframes coloured without references, together (Eq. 8) and each alone: how far do their colours differ?
+
+    ``spread`` is of each keyframe's mean AB (``metrics.mean_color_spread``), ``object_spread`` of the mean AB within
+    the object's mask; for shared and for separate starting noise.
+    """
+    rows = []
+    for name, clip in footage.measuring_clips(data, frames):
+        gray, masks = to_gray(clip), object_masks(data, name, clip.shape[1:3], frames)
+        for noise in ("shared", "independent"):
+            for seed in seeds:
+                make = lambda: torch.Generator().manual_seed(seed)  # noqa: B023, E731
+                together = pipe.color_keyframes(gray, num_keyframes=keyframes, generator=make(), noise=noise, **options)
+                alone = {
+                    i: pipe.color_keyframes(
+                        gray[i : i + 1],
+                        num_keyframes=1,
+                        generator=torch.Generator().manual_seed(seed + (1000 * i if noise == "independent" else 0)),
+                        **options,
+                    )[0]
+                    for i in together
+                }
+                row = {"clip": name, "noise": noise, "seed": seed}
+                for way, colored in (("together", together), ("alone", alone)):
+                    row[f"spread_{way}"] = metrics.mean_color_spread(np.stack(list(colored.values())))
+                    inside = [rgb_to_lab(f)[..., 1:][masks[i]].mean(0) for i, f in colored.items() if masks[i].any()]
+                    row[f"object_spread_{way}"] = float(np.linalg.norm(np.std(inside, axis=0)))
+                rows.append(row)
+    summary = {}
+    for noise in ("shared", "independent"):
+        for kind in ("spread", "object_spread"):
+            mean = {w: np.mean([r[f"{kind}_{w}"] for r in rows if r["noise"] == noise]) for w in ("together", "alone")}
+            mean["ratio"] = mean["together"] / mean["alone"]
+            summary[f"{kind}_{noise}"] = {way: float(value) for way, value in mean.items()}
+    return {"summary": summary, "cases": rows}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("photos", "words", "keyframes"))
+    parser.add_argument("--photos", type=Path, help="photos: any folder of photographs")
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id")
+    parser.add_argument("--count", type=int, default=48, help="photos: how many, evenly spread")
+    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--noise-scale", type=float)
+    parser.add_argument("--guidance-scale", type=float)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-perceptual", action="store_true", help="photos: without ST-LPIPS")
+    parser.add_argument("--sheet", type=Path, help="photos, words: write a sheet of the pictures here, 24 at most")
+    parser.add_argument("--json", type=Path, help="write the result here too")
+    args = parser.parse_args(argv)
+    pipe = GCGPipeline.from_pretrained(args.weights)
+    pipe.set_progress_bar_config(disable=True)
+    options = {
+        "num_inference_steps": args.steps, "noise_scale": args.noise_scale, "guidance_scale": args.guidance_scale,
+    }  # fmt: skip
+    pictures = []
+    if args.part == "photos":
+        if args.photos:
+            paths = list_photos(args.photos, args.count)
+        else:
+            paths = spread(footage.photo_paths(args.data, held_out=True), args.count)
+        result, pictures = photo_quality(pipe, paths, args.seed, not args.no_perceptual, **options)
+    elif args.part == "words":
+        result, pictures = word_quality(pipe, args.data, seed=args.seed, **options)
+    else:
+        result = keyframe_quality(pipe, args.data, **options)
+    print(json.dumps(result["summary"], indent=1))
+    if args.sheet and pictures:
+        chosen = [pictures[i] for i in np.linspace(0, len(pictures) - 1, min(24, len(pictures))).round().astype(int)]
+        sheet = contact_sheet(chosen, columns=4 if args.part == "photos" else 1)
+        args.sheet.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(args.sheet), sheet[..., ::-1])
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        settings = {**options, "weights": args.weights, "seed": args.seed}
+        write_text(args.json, json.dumps({"settings": settings, **result}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
