@@ -36,13 +36,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from gcgkit import GCGPipeline, compilation, demo, disk, limits, video
+from gcgkit import GCGPipeline, compilation, demo, limits, video
 from gcgkit import stages as coloring
 from gcgkit.learner import OF_PRECISION
 from gcgkit.lesson import device
 from gcgkit.shapes import SHAPES, random_pipeline
 from gcgkit.shortcuts import NONE, Shortcuts
 from gcgkit.timing import clock, compare, line, load, machine, now, peak_memory
+from gcgkit.utils import files
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import plot  # noqa: E402
@@ -369,7 +370,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"highest memory of the GPU: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
             torch.cuda.reset_peak_memory_stats()
         if args.json:
-            disk.write_text(args.json, json.dumps(found, indent=1) + "\n")
+            files.write_text(args.json, json.dumps(found, indent=1) + "\n")
     if args.plot and {"length", "keyframes"} <= set(names):
         of = f"{found['device']}, {found['threads']} threads, torch {found['torch']}, {args.steps} steps, {args.shapes}"
         plot.draw(found["figures"], of, args.plot)

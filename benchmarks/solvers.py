@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gcgkit import demo, disk, footage, metrics
+from gcgkit import demo, footage, metrics
 from gcgkit.color import to_gray
 from gcgkit.solvers import SOLVERS
 from gcgkit.timing import clock, load, machine
+from gcgkit.utils import files
 
 STEPS = (4, 8, 16, 32)
 
@@ -62,7 +63,7 @@ def measure(args: argparse.Namespace, held: dict) -> dict:
             figures = {key: round(value, 2) for key, value in found[f"{solver} {steps}"].items()}
             print(f"{name:12} {solver:6} {steps:3} steps", figures, flush=True)
             if args.json:
-                disk.write_text(args.json, json.dumps({"machine": machine(), "clips": held}, indent=1) + "\n")
+                files.write_text(args.json, json.dumps({"machine": machine(), "clips": held}, indent=1) + "\n")
     return held
 
 

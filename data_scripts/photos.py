@@ -32,7 +32,8 @@ def _run(args: argparse.Namespace) -> None:
 def _shrink(args: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
-    from gcgkit import archives, sources
+    from gcgkit import sources
+    from gcgkit.utils import archives
 
     archive, target = sources.ARCHIVES["imagenet"], args.out / "photos" / "imagenet"
     left_out = set(_command.split("imagenet-left-out"))

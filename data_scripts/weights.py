@@ -54,8 +54,8 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _model(args: argparse.Namespace, name: str, model) -> None:
-    from gcgkit import download, hosts
-    from gcgkit.disk import human
+    from gcgkit.utils import download, hub
+    from gcgkit.utils.files import human
 
     repo, revision = args.id or model.repo, args.revision or model.revision
     folder = args.out / name if args.out else None
@@ -64,7 +64,7 @@ def _model(args: argparse.Namespace, name: str, model) -> None:
     options = {"revision": revision, "folder": folder, "endpoint": args.url}
     if args.dry_run:
         try:
-            files = hosts.plan_model(repo, model.parts, **options)
+            files = hub.plan_model(repo, model.parts, **options)
         except ConnectionError as error:
             print(f"{model.title}: would fetch {repo} (about {human(model.size)}); {error}")
             return
@@ -72,13 +72,14 @@ def _model(args: argparse.Namespace, name: str, model) -> None:
         size = human(sum(file.size for file in missing))
         print(f"{model.title}: would fetch {len(missing)} of {len(files)} files of {repo} at {revision} ({size}).")
         return
-    where = hosts.fetch_model(repo, model.parts, **options)
+    where = hub.fetch_model(repo, model.parts, **options)
     print(f"{model.title}: {repo} is in {where}. Terms: {model.terms}.")
 
 
 def _file(args: argparse.Namespace, file) -> None:
-    from gcgkit import download, sources
-    from gcgkit.disk import human
+    from gcgkit import sources
+    from gcgkit.utils import download
+    from gcgkit.utils.files import human
 
     root = args.out / "torch" / "hub" if args.out else sources.torch_hub_folder()
     source, path = args.url or file.url, root / file.place

@@ -28,9 +28,9 @@ from tqdm.auto import tqdm
 
 from . import demo, footage, methods, metrics, provenance
 from .color import to_gray
-from .commands import told
-from .disk import write_text
 from .settings import Settings
+from .utils.commands import told
+from .utils.files import write_text
 
 SCHEMA = 1
 OUT = Path("results/ablations")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .frames import check_frame, check_frames
+from .utils.checks import check_frame, check_frames
 
 GAMUT_MODES = ("clip", "chroma")
 _BISECTION_STEPS = 12  # 1/4096 of the chroma: below what 8 bits can show

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .commands import parse_size
+from .utils.commands import parse_size
 
 ABOUT = "Colour films. Stopped at any moment, the same command goes on where it was."
 USAGE = "gcgkit colorize IN [IN ...] OUT [options]"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from . import disk
+from .utils import files
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def save(config: TrainConfig, path: str | Path) -> None:
         raise ValueError(f"{path} must end in .toml or .json.")
     text = _toml(config) if path.suffix == ".toml" else json.dumps(to_dict(config), indent=1, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    disk.write_text(path, text)
+    files.write_text(path, text)
 
 
 def replace(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:

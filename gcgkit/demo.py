@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from . import baselines, clips, color, footage, metrics, video
-from .disk import write_text
+from .utils.files import write_text
 
 CLIP, FIRST, FRAMES, STRIDE = "bikes", 106, 16, 2  # one shot: a car at a crossing, a cyclist behind it
 PROMPTS = ("orange and brown street", "gray and blue street")

@@ -65,7 +65,7 @@ def _computer(advice: list[str]) -> str:
 
 
 def _disk(advice: list[str]) -> str:
-    from gcgkit.disk import free_space, human
+    from gcgkit.utils.files import free_space, human
 
     free = free_space(Path())
     if free < LITTLE_ROOM:

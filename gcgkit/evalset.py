@@ -20,7 +20,7 @@ import numpy as np
 from . import clips as installed_clips
 from . import preparation, video
 from .footage import SIZE
-from .frames import check_frame
+from .utils.checks import check_frame
 
 INSTALLED = "installed"
 _HOLD = 256 * 2**20  # bytes of a clip that are kept in memory while it is measured; a longer one is read again

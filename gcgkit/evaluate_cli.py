@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from .commands import alone
+from .utils.commands import alone
 
 ABOUT = "Measure methods and write Table 1; the same command goes on where it was."
 USAGE = "gcgkit evaluate [options]"
@@ -49,11 +49,11 @@ def run(args: argparse.Namespace) -> None:
 
         if not torch.cuda.is_available():
             raise ValueError(f"--device {args.device}: no GPU can be used here; gcgkit doctor tells more.")
-    from .disk import write_text
     from .evalset import open_set
     from .evaluation import evaluate, read_results
     from .methods import parse, table1_methods
     from .table import render
+    from .utils.files import write_text
 
     evalset = open_set(
         args.data, args.name, split=args.split, clips=args.clips, limit=args.frames, size=_size(args.size)

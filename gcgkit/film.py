@@ -21,7 +21,6 @@ import av
 import cv2
 import numpy as np
 
-from . import disk
 from .film_reader import FilmInfo, clock_offset, frames, probe, times
 from .media import (
     ENCODERS,
@@ -33,6 +32,7 @@ from .media import (
     written,
     written_frames,
 )
+from .utils import files
 
 __all__ = ["FILM_SUFFIXES", "FilmInfo", "check_output", "frames", "probe", "times", "write"]
 
@@ -188,7 +188,7 @@ def _partial(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         _sweep(out)
     except OSError as error:
-        raise disk.write_error(error, out) from None
+        raise files.write_error(error, out) from None
     try:
         yield partial
     finally:
@@ -366,7 +366,7 @@ def _write_images(out: Path, pictures: Iterator[np.ndarray], names: list[str]) -
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise disk.write_error(error, out) from None
+        raise files.write_error(error, out) from None
     try:
         for name, picture in zip(names, pictures, strict=True):
             encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
@@ -382,4 +382,4 @@ def _write_bytes(path: Path, data: bytes) -> None:
     try:
         path.write_bytes(data)
     except OSError as error:
-        raise disk.write_error(error, path) from None
+        raise files.write_error(error, path) from None

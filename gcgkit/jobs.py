@@ -17,11 +17,11 @@ from pathlib import Path
 from filelock import Timeout
 
 from . import film
-from .commands import size_of
 from .contact_sheet import write_sheets
-from .disk import file_sha256
 from .job_folder import JobFolder, JobRecord, ShotRecord, numbered, read_shot_record, write_json
 from .media import read_image
+from .utils.commands import size_of
+from .utils.files import file_sha256
 
 
 @dataclass(frozen=True)

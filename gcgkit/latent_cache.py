@@ -24,10 +24,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from . import color, conditioning, disk, pairs
+from . import color, conditioning, pairs
 from .configs import DataConfig
 from .dataset import Clip, Sample, caption_of, read_views, targets
 from .draws import Draw, SampleStream
+from .utils import files
 
 FORMAT = 2  # of the files; another number, another folder
 CHUNK = 8  # frames encoded at a time
@@ -218,9 +219,9 @@ def _check_space(folder: Path, clips: Sequence[Clip], data: DataConfig, pipe, co
     per_view = 2 * (latents + count * encoder.projection_dim)  # bytes
     views = lambda clip: data.cache_views if clip.frames == 1 else min(clip.frames, data.cache_views)  # noqa: E731
     need = sum(views(clip) * variants(clip, data)[0] for clip in clips) * per_view
-    free = disk.free_space(folder)
+    free = files.free_space(folder)
     if need > free:
         raise OSError(
-            f"{folder.parent} has {disk.human(free)} free, and the cache of latents needs {disk.human(need)}: make "
+            f"{folder.parent} has {files.human(free)} free, and the cache of latents needs {files.human(need)}: make "
             "room, choose another place with --cache, or lower data.cache_variants or data.cache_views."
         )

@@ -18,7 +18,7 @@ import numpy as np
 
 from . import metric_networks, metrics
 from .color import to_gray
-from .disk import write_text
+from .utils.files import write_text
 
 _VERSION = 2  # of how numbers are made; a new one makes cached numbers void
 

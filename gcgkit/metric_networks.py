@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from . import download
-from .disk import file_sha256
-from .frames import each_frame, frame_pairs
 from .sources import WEIGHT_FILES, torch_hub_folder
+from .utils import download
+from .utils.checks import each_frame, frame_pairs
+from .utils.files import file_sha256
 
 BATCH_SIZE = 16
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from .baselines import optical_flow, warp
 from .color import lightness, lightness_of_gray, rgb_to_lab, to_gray
-from .frames import check_frame, check_frames, each_frame, frame_pairs
 from .metric_networks import clip_iqa, fd_efficientnet, fid, lpips, musiq, st_lpips
+from .utils.checks import check_frame, check_frames, each_frame, frame_pairs
 
 __all__ = [
     "CDC_GAPS",

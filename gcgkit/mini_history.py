@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .disk import write_text
 from .training import read_log
+from .utils.files import write_text
 
 FILE = Path(__file__).parent / "data/mini_training.json"
 VARIANTS_FILE = FILE.with_name("variants_training.json")

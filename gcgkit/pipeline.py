@@ -20,7 +20,6 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 from . import conditioning, profiles
 from .color import to_gray
 from .control import GuidedControlNet
-from .frames import check_frame, check_frames
 from .memory import align_weights
 from .references import (
     OUTSIDE,
@@ -35,6 +34,7 @@ from .references import (
 from .settings import Settings
 from .shortcuts import Shortcuts
 from .stages import Run, color_in_order, color_jointly
+from .utils.checks import check_frame, check_frames
 from .vae import LumaChromaAutoencoder
 
 

@@ -47,7 +47,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from . import footage, video
-from .disk import require_space, write_error, write_text
+from .utils.files import require_space, write_error, write_text
 
 VERSION = 1
 MANIFEST = "manifest.json"

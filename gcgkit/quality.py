@@ -22,9 +22,9 @@ from tqdm.auto import tqdm
 
 from . import baselines, captions, conditioning, footage, metrics
 from .color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
-from .commands import parse_size
-from .disk import write_text
 from .pipeline import GCGPipeline
+from .utils.commands import parse_size
+from .utils.files import write_text
 
 PROMPT_WORDS = ("red", "orange", "yellow", "green", "blue", "purple")
 

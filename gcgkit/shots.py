@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
-from . import color, disk, film
+from . import color, film
+from .utils import files
 
 COLUMNS = ("first", "last", "prompt", "negative_prompt", "keyframes", "exemplars", "scene")
 DETECTORS = {"content": 27.0, "adaptive": 3.0}  # and their thresholds
@@ -82,7 +83,7 @@ def read_csv(path) -> list[Shot]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file; give the CSV file of a shot list.")
     if path.stat().st_size > _LARGEST_FILE:
-        raise ValueError(f"{path} is larger than {disk.human(_LARGEST_FILE)}, which no shot list is.")
+        raise ValueError(f"{path} is larger than {files.human(_LARGEST_FILE)}, which no shot list is.")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -121,9 +122,9 @@ def write_csv(path, shots: Iterable[Shot]) -> None:
             (shot.first, shot.last, shot.prompt, shot.negative_prompt, keyframes, exemplars, shot.scene)
         )
     try:
-        disk.write_text(path, lines.getvalue())
+        files.write_text(path, lines.getvalue())
     except OSError as error:
-        raise disk.write_error(error, path) from None
+        raise files.write_error(error, path) from None
 
 
 def check(shots: list[Shot], num_frames: int, folder=None) -> None:

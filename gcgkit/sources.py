@@ -22,9 +22,9 @@ from pathlib import Path, PurePosixPath
 
 import cv2
 
-from . import archives, download, hosts
-from .disk import free_space, human, require_space
 from .footage import read_image
+from .utils import archives, download, hub
+from .utils.files import free_space, human, require_space
 
 DOWNLOADS = "downloads"
 KNOWN = "known"  # for sha256=: what this module knows
@@ -245,13 +245,13 @@ def get_archive(
     path, room = root / DOWNLOADS / archive.file, 1.1  # photographs and videos unpack to what they had packed
     if archive.about and not path.exists():  # no server tells its size
         require_space(root, (1 + room) * archive.about, source)
-    drive = hosts.drive_id(source)
+    drive = hub.drive_id(source)
     if drive and drive[1]:
         files = _from_drive_folder(source, root / DOWNLOADS / Path(archive.file).stem, target, archive)
         say(f"{archive.title}: {len(files)} files are in {target} now. Terms: {archive.terms}.")
         return files
     if drive:
-        path = hosts.fetch_drive(source, path, room=room, sha256=sha256, check=archives.check)
+        path = hub.fetch_drive(source, path, room=room, sha256=sha256, check=archives.check)
     else:
         path = download.fetch(source, path, size=size, sha256=sha256, room=room, check=archives.check, **options)
     files = archives.extract(path, target, choose=archive.choose, name=archive.file)
@@ -267,7 +267,7 @@ def describe(archive: Archive, root: str | Path, url: str | None = None) -> str:
     if archives.extracted(archive.file, root / archive.folder) is not None:
         return f"{archive.title}: is in {root / archive.folder} already, nothing would be fetched."
     size, told = (archive.size if url is None else None), "a size that is told only when it starts"
-    if size is None and not hosts.drive_id(source):
+    if size is None and not hub.drive_id(source):
         try:
             size = download.remote_size(source)
         except ConnectionError:
@@ -287,7 +287,7 @@ def _from_drive_folder(url: str, fetched: Path, target: Path, archive: Archive) 
     """A Google Drive folder in place of an archive: what is wanted of its files, and of the archives among them."""
     files = []
     target.mkdir(parents=True, exist_ok=True)
-    for path in hosts.fetch_drive_folder(url, fetched):
+    for path in hub.fetch_drive_folder(url, fetched):
         name = archive.choose(path.name) if archive.choose else path.name
         if path.suffix.lower() in (".zip", ".tgz", ".tar", ".gz"):
             files += archives.extract(path, target, choose=archive.choose)

@@ -30,12 +30,13 @@ from pathlib import Path
 
 import numpy as np
 
-from . import download, video
-from .commands import told
-from .disk import file_sha256
+from . import video
 from .evalset import fit
 from .frame_folder import RANDOM_WEIGHTS, check_names, write_frames
 from .system_jobs import ADAPTERS, RUNNERS
+from .utils import download
+from .utils.commands import told
+from .utils.files import file_sha256
 
 
 @dataclass(frozen=True)

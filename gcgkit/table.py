@@ -26,11 +26,11 @@ from pathlib import Path
 import numpy as np
 
 from . import profiles
-from .commands import told
-from .disk import write_text
 from .evaluation import NO_COLOR, TRUTH, bootstrap_interval, read_results, setting
 from .measures import METRICS, set_distance
 from .table_formats import DAGGER, Cell, Group, Row, Table
+from .utils.commands import told
+from .utils.files import write_text
 
 FORMATS = ("markdown", "latex", "html")
 PRINTED_PSNR = "psnr"  # the paper does not say of what its PSNR is taken, so it has a column of its own

@@ -14,7 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from . import captions, clips, disk, footage, preparation, sources, video
+from . import captions, clips, footage, preparation, sources, video
+from .utils import files
 
 # Name in the toy set -> installed clip, and its first frame.
 CLIPS: dict[str, tuple[str, int]] = {"rabbit": ("bigbuckbunny", 30), "skyline": ("city", 20), "street": ("bikes", 106)}
@@ -88,4 +89,4 @@ def listing(archive: str | Path) -> dict[str, str]:
             path = Path(entry.filename)
             key = path.as_posix() if path.suffix == ".txt" else f"{path.parent.as_posix()}/*{path.suffix}"
             found.setdefault(key, []).append(entry.file_size)
-    return {key: f"{len(sizes)} file{'s'[: len(sizes) - 1]}, {disk.human(sum(sizes))}" for key, sizes in found.items()}
+    return {key: f"{len(sizes)} file{'s'[: len(sizes) - 1]}, {files.human(sum(sizes))}" for key, sizes in found.items()}

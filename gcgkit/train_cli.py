@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .commands import alone
+from .utils.commands import alone
 
 ABOUT = "Train on prepared data, or go on with a run that was cut off."
 

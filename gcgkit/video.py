@@ -18,7 +18,6 @@ from pathlib import Path
 import av
 import numpy as np
 
-from . import disk
 from .film_reader import Upright, decode, first_frame, upright_size
 from .media import (
     FEW_FRAMES,
@@ -34,6 +33,7 @@ from .media import (
     written,
     written_frames,
 )
+from .utils import files
 
 __all__ = [
     "IMAGE_FPS",
@@ -183,7 +183,7 @@ def write(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise disk.write_error(error, path) from None
+        raise files.write_error(error, path) from None
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     rate = Fraction(fps).limit_denominator(1001)  # 29.97… is 30000/1001 again
     try:

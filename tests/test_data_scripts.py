@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 from files_server import serving
 
-from gcgkit import captions, download, hosts, preparation, sources
+from gcgkit import captions, preparation, sources
+from gcgkit.utils import download
+from gcgkit.utils import hub as hosts
 
 ROOT = Path(__file__).resolve().parents[1]
 HUGE = 10**18

@@ -18,7 +18,8 @@ from files_server import serving
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcgkit import archives, disk, download
+from gcgkit.utils import archives, download
+from gcgkit.utils import files as disk
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = random.Random(0).randbytes(300_000)

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 from skimage.color import rgb2hsv
 
-from gcgkit import color, conditioning, disk, latent_cache
+from gcgkit import color, conditioning, latent_cache
 from gcgkit.dataset import collate, read_clips
 from gcgkit.denoiser import encode_batch
 from gcgkit.latent_cache import LatentDataset, build_cache, cache_folder, missing, scenes, variants
 from gcgkit.recipes import PAPER
+from gcgkit.utils import files
 
 DATA = dataclasses.replace(
     PAPER.data, sets=("davis-train",), height=32, width=64, targets_per_clip=12, cache_variants=4, cache_views=5
@@ -183,7 +184,7 @@ def test_the_folders_name_tells_what_it_depends_on(root, pipe):
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_done(root, pipe, tmp_path, monkeypatch):
     clips = read_clips(root, ["davis-train"])
-    monkeypatch.setattr(disk, "free_space", lambda folder: 1000)
+    monkeypatch.setattr(files, "free_space", lambda folder: 1000)
     with pytest.raises(OSError, match=r"has 1.0 kB free, and the cache of latents needs \d+\.\d kB: make room"):
         build_cache(tmp_path / "cache", clips, DATA, pipe, "patch", "cpu")
     assert not (tmp_path / "cache").exists()
@@ -192,8 +193,8 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_done(root, pipe, tm
 def test_the_space_asked_for_is_what_is_written(cache, pipe, tmp_path, monkeypatch):
     clips, folder = cache
     told = []
-    monkeypatch.setattr(disk, "free_space", lambda place: 0)
-    monkeypatch.setattr(disk, "human", lambda count: told.append(count) or "")
+    monkeypatch.setattr(files, "free_space", lambda place: 0)
+    monkeypatch.setattr(files, "human", lambda count: told.append(count) or "")
     with pytest.raises(OSError):
         build_cache(tmp_path / "cache", clips, DATA, pipe, "patch", "cpu")
     written = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))

@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from .disk import BLOCK, bytes_bar, file_sha256, human, require_space, write_error, write_text
+from .files import BLOCK, bytes_bar, file_sha256, human, require_space, write_error, write_text
 
 LEDGER = "SHA256SUMS"
 _READ = 1 << 16  # bytes asked of the network at once; what a broken read held is lost

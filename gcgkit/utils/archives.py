@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .disk import BLOCK, bytes_bar, human, require_space, write_error, write_text
+from .files import BLOCK, bytes_bar, human, require_space, write_error, write_text
 
 MAX_RATIO = 100  # unpacked over packed bytes: photographs and video reach 1, text 10, bombs 1,000 and more
 HARMLESS = 100 * 10**6  # bytes below which the ratio does not matter

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .disk import bytes_bar, file_sha256, human, require_space
 from .download import settle
+from .files import bytes_bar, file_sha256, human, require_space
 
 # Weights under the names that the libraries look for; others in a repository (fp16, ema, one-file) are left there.
 _WEIGHTS = re.compile(r"(model|pytorch_model|diffusion_pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)")
