@@ -61,8 +61,9 @@ def run(args: argparse.Namespace) -> None:
 
     Raises ValueError, FileNotFoundError and OSError with one sentence each.
     """
-    from . import film, many
+    from . import many
     from .jobs import Options
+    from .video import film
 
     pairs = many.films(args.input, args.output)
     if len(pairs) == 1:

@@ -103,7 +103,7 @@ def _codecs(mode: str) -> tuple[list[str], list[str]]:
     """Codecs that the FFmpeg here reads ("r") or writes ("w"), and those it lacks."""
     import av
 
-    from gcgkit.media import ENCODERS
+    from gcgkit.video.codecs import ENCODERS
 
     wanted = {name: name for name in READ_CODECS} if mode == "r" else ENCODERS
     have, lack = [], []

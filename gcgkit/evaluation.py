@@ -34,10 +34,10 @@ from tqdm.auto import tqdm
 from . import measures, metric_networks, metrics, provenance
 from .color import to_gray
 from .evalset import EvalSet, Frames, digest
-from .frame_folder import check_names
 from .measures import Metric
 from .methods import Method, Request
 from .utils.files import write_text
+from .video.images import check_names
 
 TRUTH = "truth"
 NO_COLOR = "the frames hold no colour"

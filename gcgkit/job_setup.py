@@ -12,11 +12,12 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-from . import __version__, film, profiles, shots
+from . import __version__, profiles, shots
 from .job_folder import SETTINGS, JobFolder, JobRecord, identify
 from .jobs import Job, Options, Pictures, is_written, read_written
-from .media import IMAGE_SUFFIXES, read_image
 from .utils.files import file_sha256, free_space, human, write_error, write_text
+from .video import film
+from .video.codecs import IMAGE_SUFFIXES, read_image
 
 DEFAULTS = {
     "prompt": "",

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from . import film
 from .contact_sheet import write_sheets
 from .job_folder import JobFolder, JobRecord, ShotRecord, numbered, read_shot_record, write_json
-from .media import read_image
 from .utils.commands import size_of
 from .utils.files import file_sha256
+from .video import film
+from .video.codecs import read_image
 
 
 @dataclass(frozen=True)

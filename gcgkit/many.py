@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import film
 from .job_setup import prepare
 from .jobs import Job, Options
-from .media import IMAGE_SUFFIXES
+from .video import film
+from .video.codecs import IMAGE_SUFFIXES
 
 # Beside what can be written, what films in a folder are known by.
 READ_SUFFIXES = (*film.FILM_SUFFIXES, ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".vob", ".wmv", ".flv", ".ogv", ".3gp")

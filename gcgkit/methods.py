@@ -22,8 +22,8 @@ import numpy as np
 from . import baselines, profiles, systems
 from .color import to_gray
 from .evalset import Frames
-from .frame_folder import RANDOM_WEIGHTS, check_names, write_frames
 from .utils.files import file_sha256
+from .video.images import RANDOM_WEIGHTS, check_names, write_frames
 
 # The rows of Table 1 that are ours: name, profile, options of the pipeline.
 TABLE1_OURS = (

@@ -15,10 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import film
 from .color import to_gray
 from .job_folder import JobFolder, write_png
-from .media import read_image
 from .memory import MemoryLadder
 from .references import (
     OUTSIDE,
@@ -31,6 +29,8 @@ from .references import (
 )
 from .settings import Settings
 from .stages import Run, color_frame, color_jointly
+from .video import film
+from .video.codecs import read_image
 
 
 @dataclass(frozen=True)

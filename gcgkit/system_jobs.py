@@ -13,7 +13,7 @@ import numpy as np
 
 from . import video
 from .evalset import fit
-from .frame_folder import write_frames
+from .video.images import write_frames
 
 RUNNERS = Path(__file__).parent / "runners"
 _CROP = (16, 9)  # DExemplar's shape

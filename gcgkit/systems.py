@@ -32,11 +32,11 @@ import numpy as np
 
 from . import video
 from .evalset import fit
-from .frame_folder import RANDOM_WEIGHTS, check_names, write_frames
 from .system_jobs import ADAPTERS, RUNNERS
 from .utils import download
 from .utils.commands import told
 from .utils.files import file_sha256
+from .video.images import RANDOM_WEIGHTS, check_names, write_frames
 
 
 @dataclass(frozen=True)

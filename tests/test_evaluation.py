@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import tiny
 
-from gcgkit import baselines, evalset, evaluate_cli, evaluation, frame_folder, measures, methods, metrics, video
+from gcgkit import baselines, evalset, evaluate_cli, evaluation, measures, methods, metrics, video
 from gcgkit.color import to_gray
+from gcgkit.video import images
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSICAL = ["psnr_rgb", "psnr_luma", "colorfulness", "cdc", "flow_warp_error"]
@@ -22,7 +23,7 @@ FRAMES = 8
 
 
 def write_clip(folder, frames):
-    return frame_folder.write_frames(frames, folder)
+    return images.write_frames(frames, folder)
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +340,7 @@ def test_gray_frames_are_measured_and_noted(data, clips, tmp_path):
 
 def test_a_method_that_is_not_here_is_recorded_with_its_reason(data, clips, tmp_path):
     plant(data, tmp_path / "random", lambda f: f)
-    (tmp_path / "random" / frame_folder.RANDOM_WEIGHTS).write_text("x")
+    (tmp_path / "random" / images.RANDOM_WEIGHTS).write_text("x")
     specs = ("Ours=gcg:mini-none", f"x=folder:{tmp_path / 'nowhere'}", f"y=folder:{tmp_path / 'random'}")
     records = run(clips, tmp_path / "out", *specs)
     absent = {m: r["absent"] for (m, clip), r in records.items() if clip is None}

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from skimage.color import rgb2lab
 
-from gcgkit import color, film
+from gcgkit import color
+from gcgkit.video import film
 
 UNEVEN = [0, 1001, 1500, 4004, 4100, 9009, 9010, 20020]  # ticks of 1/24000 s
 MILLISECOND = Fraction(1, 1000)

@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import gcgkit
-from gcgkit import cli, film, job_folder, many, shots, video
+from gcgkit import cli, job_folder, many, shots, video
 from gcgkit.color import merge_luminance, rgb_to_lab, to_gray
 from gcgkit.job_folder import JobFolder
 from gcgkit.job_setup import DEFAULTS
 from gcgkit.jobs import Options
+from gcgkit.video import film
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS = (6, 4, 5)

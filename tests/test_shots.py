@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gcgkit import film, shots
+from gcgkit import shots
 from gcgkit.shots import Shot
+from gcgkit.video import film
 
 
 def scene(count, level, seed, speed=1):

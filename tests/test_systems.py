@@ -17,8 +17,9 @@ import pytest
 import tiny
 import torch
 
-from gcgkit import evalset, evaluation, frame_folder, methods, systems, video
+from gcgkit import evalset, evaluation, methods, systems, video
 from gcgkit.runners import replacements
+from gcgkit.video import images
 
 SIZE = (32, 64)
 FRAMES = 3
@@ -224,7 +225,7 @@ def frames(tmp_path):
     clip = tiny.clip(FRAMES, *SIZE)
     gray = np.repeat(cv2.cvtColor(clip[0], cv2.COLOR_RGB2GRAY)[None, ..., None], 3, axis=-1)
     gray = np.concatenate([gray + np.uint8(k) for k in range(FRAMES)])
-    return frame_folder.write_frames(gray, tmp_path / "gray"), gray, clip[0]
+    return images.write_frames(gray, tmp_path / "gray"), gray, clip[0]
 
 
 def weights(name, root):
@@ -266,7 +267,7 @@ def test_random_weights_are_marked_and_never_measured(fake, frames, tmp_path):
     with pytest.raises(FileNotFoundError, match="lacks .*model1_Second_Stage"):
         systems.run("vcgan", folder, None, tmp_path / "out", root=root, device="cpu")
     out = systems.run("vcgan", folder, None, tmp_path / "out" / "clip", root=root, device="cpu", random_weights=True)
-    assert (out / frame_folder.RANDOM_WEIGHTS).is_file()
+    assert (out / images.RANDOM_WEIGHTS).is_file()
     data = evalset.open_set(tmp_path / "out", size=None)
     with pytest.raises(ValueError, match="random weights"):
         evaluation.evaluate(
@@ -288,7 +289,7 @@ def test_the_segmentation_of_bistnet_takes_its_weights_or_starts_at_random(fake,
 
 def test_a_system_is_a_method_of_the_evaluation(fake, tmp_path):
     root = fake("vcgan")
-    frame_folder.write_frames(tiny.clip(6, *SIZE), tmp_path / "data" / "ants")
+    images.write_frames(tiny.clip(6, *SIZE), tmp_path / "data" / "ants")
     data = evalset.open_set(tmp_path / "data", size=None)
     method = methods.parse("system:vcgan", systems_root=root)
     options = {"metric_names": ["psnr_rgb"], "device": "cpu", "progress": False}

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .utils.files import write_error
+from ..utils.files import write_error
 
 RANDOM_WEIGHTS = "RANDOM_WEIGHTS.txt"  # lies beside frames that a system made without its weights
 FRAME_NAME = re.compile(r"(\d{5,})\.png")

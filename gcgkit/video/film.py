@@ -21,8 +21,8 @@ import av
 import cv2
 import numpy as np
 
-from .film_reader import FilmInfo, clock_offset, frames, probe, times
-from .media import (
+from ..utils import files
+from .codecs import (
     ENCODERS,
     add_video,
     container_options,
@@ -32,7 +32,7 @@ from .media import (
     written,
     written_frames,
 )
-from .utils import files
+from .film_reader import FilmInfo, clock_offset, frames, probe, times
 
 __all__ = ["FILM_SUFFIXES", "FilmInfo", "check_output", "frames", "probe", "times", "write"]
 

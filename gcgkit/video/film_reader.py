@@ -18,7 +18,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from .media import IMAGE_FPS, existing, image_files, iterate_images, one_sentence, open_video, read_image, to_rgb
+from .codecs import IMAGE_FPS, existing, image_files, iterate_images, one_sentence, open_video, read_image, to_rgb
 
 _ONE_PACKET_ONE_FRAME = {  # of other codecs (packed MPEG-4 …) frames are decoded to count them
     "h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mjpeg", "ffv1", "prores", "dnxhd", "png",

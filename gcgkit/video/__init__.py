@@ -18,8 +18,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from .film_reader import Upright, decode, first_frame, upright_size
-from .media import (
+from ..utils import files
+from .codecs import (
     FEW_FRAMES,
     IMAGE_FPS,
     IMAGE_SUFFIXES,
@@ -33,7 +33,7 @@ from .media import (
     written,
     written_frames,
 )
-from .utils import files
+from .film_reader import Upright, decode, first_frame, upright_size
 
 __all__ = [
     "IMAGE_FPS",

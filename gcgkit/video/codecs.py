@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from .utils import files as disk
-from .utils.checks import check_frame, check_frames
+from ..utils import files as disk
+from ..utils.checks import check_frame, check_frames
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 IMAGE_FPS = 25.0  # images carry no frame rate
