@@ -6,7 +6,8 @@ import torch
 import torch.nn as nn
 from diffusers.training_utils import compute_snr
 
-from . import conditioning, latent_cache
+from . import encoders as conditioning
+from . import latent_cache
 from .control import GuidedControlNet
 from .dataset import Batch, References
 from .guidance import GuidanceOutput

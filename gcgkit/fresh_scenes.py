@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import torch
 
-from . import conditioning, footage, pairs
+from . import encoders as conditioning
+from . import footage, pairs
 from .srg import make_grid
 
 VIEWS = 6

@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from . import color, conditioning, pairs
+from . import color, encoders, pairs
 from .configs import DataConfig
 from .dataset import Clip, Sample, caption_of, read_views, targets
 from .draws import Draw, SampleStream
@@ -108,7 +108,7 @@ def encode_clip(
             gray = np.repeat(color.to_gray(some)[..., None], 3, axis=3)  # (n, H, W) -> (n, H, W, 3)
             for name, pixels in (("color", some), ("gray", gray)):
                 pixels = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
-                parts[name].append(conditioning.encode_pixels(pipe.vae, pixels).cpu().half())
+                parts[name].append(encoders.encode_pixels(pipe.vae, pixels).cpu().half())
             parts["tokens"].append(encode_tokens(pipe, some, condition, device).cpu().half())
         for name, chunks in parts.items():
             rows[name].append(torch.cat(chunks))
@@ -122,7 +122,7 @@ def encode_clip(
 
 def encode_tokens(pipe, frames: np.ndarray, condition: str, device) -> torch.Tensor:
     """Image tokens of RGB frames ``(n, H, W, 3)``: ``(n, N, D)``."""
-    return conditioning.image_tokens(pipe.image_encoder, pipe.feature_extractor, list(frames), condition, device)
+    return encoders.image_tokens(pipe.image_encoder, pipe.feature_extractor, list(frames), condition, device)
 
 
 def scenes(clip: Clip, data: DataConfig) -> Iterator[tuple[list[int], np.ndarray, str]]:
@@ -212,7 +212,7 @@ def _digest(module: torch.nn.Module) -> str:
 def _check_space(folder: Path, clips: Sequence[Clip], data: DataConfig, pipe, condition: str) -> None:
     """Refuse to begin what the disk cannot hold."""
     size = (data.height, data.width)
-    height, width = conditioning.latent_size(pipe.vae, conditioning.Canvas(size, size, size))
+    height, width = encoders.latent_size(pipe.vae, encoders.Canvas(size, size, size))
     latents = 2 * pipe.unet.config.in_channels * height * width  # colour and gray
     encoder = pipe.image_encoder.config
     count = (encoder.image_size // encoder.patch_size) ** 2 if condition == "patch" else 1

@@ -13,7 +13,8 @@ import torch.nn as nn
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
-from . import checkpoints, compilation, conditioning
+from . import checkpoints, compilation
+from . import encoders as conditioning
 from .configs import TrainConfig
 from .dataset import Batch, References
 from .denoiser import Denoiser, denoising_target, draw_noise, encode_batch, snr_weights

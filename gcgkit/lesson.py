@@ -98,20 +98,20 @@ def image(vae, latents) -> np.ndarray:
     """What latents ``(1, C, h, w)`` show: uint8 RGB ``(8h, 8w, 3)``."""
     import torch
 
-    from . import conditioning
+    from . import encoders
 
     with torch.no_grad():
-        return conditioning.decode(vae, latents)
+        return encoders.decode(vae, latents)
 
 
 def latents(vae, frame: np.ndarray):
     """Latents ``(1, C, h, w)`` of one frame at the working size, gray ``(H, W)`` or RGB ``(H, W, 3)``, uint8."""
     import torch
 
-    from . import conditioning
+    from . import encoders
 
     with torch.no_grad():
-        return conditioning.encode(vae, frame)
+        return encoders.encode(vae, frame)
 
 
 class Text:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import conditioning, cross_attention
+from . import cross_attention, encoders
 from .lesson import device
 from .pipeline import GCGPipeline
 from .timing import clock
@@ -62,7 +62,7 @@ def passes(
     where = torch.device(where)
     of = (lambda part: copy.deepcopy(part).to("meta")) if where.type == "meta" else lambda part: part
     vae, unet, control, image_encoder, text_encoder = (of(getattr(pipe, name)) for name in names)
-    h, w = conditioning.latent_size(vae, conditioning.Canvas((height, width), (height, width), (height, width)))
+    h, w = encoders.latent_size(vae, encoders.Canvas((height, width), (height, width), (height, width)))
     some = lambda *shape: torch.zeros(*shape, device=where, dtype=pipe.dtype)  # noqa: E731
     channels, vision, columns = unet.config.in_channels, image_encoder.config, math.ceil(math.sqrt(tiles))
     latents, grid = some(1, channels, h, w), some(1, channels, math.ceil(tiles / columns) * h, columns * w)
@@ -87,7 +87,7 @@ def passes(
         "autoencoder, decoding": lambda: vae.decode(latents),
         KEYS_OF_TEXT: lambda: cross_attention.keys_and_values(unet, text),
         KEYS_OF_TOKENS: lambda: control.keys_and_values(tokens[:, :patches]),
-        "image encoder": lambda: conditioning.patch_tokens(image_encoder, thumbnail),
+        "image encoder": lambda: encoders.patch_tokens(image_encoder, thumbnail),
         "text encoder": lambda: text_encoder(words),
     }
 

@@ -24,7 +24,8 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from tqdm.auto import tqdm
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from . import conditioning, footage, pairs, training
+from . import encoders as conditioning
+from . import footage, pairs, training
 from .control import GuidedControlNet
 from .guidance import GatedColorGuidance
 from .mini_guidance import TENSORS, attention_folder, make_guidance, train_gate, train_hint, train_matching

@@ -23,7 +23,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from . import captions, conditioning, footage, pairs, profiles, tensorcolor, training
+from . import captions, footage, pairs, profiles, tensorcolor, training
+from . import encoders as conditioning
 from .guidance import GatedColorGuidance
 from .vae import LumaChromaAutoencoder
 

@@ -17,7 +17,8 @@ from diffusers import AutoencoderKL, ConfigMixin, DDIMScheduler, DiffusionPipeli
 from diffusers.utils import BaseOutput
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from . import conditioning, profiles
+from . import encoders as conditioning
+from . import profiles
 from .color import to_gray
 from .control import GuidedControlNet
 from .memory import align_weights

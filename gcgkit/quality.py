@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from . import baselines, captions, conditioning, footage, metrics
+from . import baselines, captions, footage, metrics
+from . import encoders as conditioning
 from .color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
 from .pipeline import GCGPipeline
 from .utils.commands import parse_size

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from . import color, keyframes, srg
-from .conditioning import Canvas, fit_canvas
+from .encoders import Canvas, fit_canvas
 from .settings import Settings
 from .utils.checks import check_frame
 

@@ -25,7 +25,8 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from . import checkpoints, conditioning, configs, latent_cache, profiles, validation
+from . import checkpoints, configs, latent_cache, profiles, validation
+from . import encoders as conditioning
 from .configs import TrainConfig
 from .control import GuidedControlNet
 from .dataset import Clip, FrameDataset, loader, read_clips

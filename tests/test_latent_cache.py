@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from skimage.color import rgb2hsv
 
-from gcgkit import color, conditioning, latent_cache
+from gcgkit import color, encoders, latent_cache
 from gcgkit.dataset import collate, read_clips
 from gcgkit.denoiser import encode_batch
 from gcgkit.latent_cache import LatentDataset, build_cache, cache_folder, missing, scenes, variants
@@ -58,9 +58,9 @@ def test_samples_are_the_encoded_frames(cache, pipe):
         latents = torch.cat([sample.target[None], sample.color]), torch.cat([sample.gray[None], sample.ref_gray])
         for place, view in enumerate(chosen):
             with torch.no_grad():
-                z = conditioning.encode(pipe.vae, views[view])[0]
-                g = conditioning.encode(pipe.vae, color.to_gray(views[view]))[0]
-                tokens = conditioning.image_tokens(pipe.image_encoder, pipe.feature_extractor, views[view])[0]
+                z = encoders.encode(pipe.vae, views[view])[0]
+                g = encoders.encode(pipe.vae, color.to_gray(views[view]))[0]
+                tokens = encoders.image_tokens(pipe.image_encoder, pipe.feature_extractor, views[view])[0]
             torch.testing.assert_close(latents[0][place].float(), z, atol=2e-3, rtol=2e-3)
             torch.testing.assert_close(latents[1][place].float(), g, atol=2e-3, rtol=2e-3)
             if place:
@@ -107,15 +107,15 @@ def test_a_batch_of_pixels_encodes_to_what_the_cache_holds_in_kind(cache, root, 
     with torch.no_grad():
         for group, raw in zip(encoded.references, batch.references, strict=True):
             for place, row in enumerate(group.rows.tolist()):
-                one = conditioning.encode(pipe.vae, batch.target[row].permute(1, 2, 0).numpy())[0]
+                one = encoders.encode(pipe.vae, batch.target[row].permute(1, 2, 0).numpy())[0]
                 torch.testing.assert_close(encoded.target[row], one, atol=1e-4, rtol=1e-4)
                 for tile in range(group.color.shape[1]):
                     view = raw.color[place, tile].permute(1, 2, 0).numpy()
                     gray = np.asarray(raw.gray[place, tile, 0])
-                    z, g = (conditioning.encode(pipe.vae, image)[0] for image in (view, gray))
+                    z, g = (encoders.encode(pipe.vae, image)[0] for image in (view, gray))
                     torch.testing.assert_close(group.color[place, tile], z, atol=1e-4, rtol=1e-4)
                     torch.testing.assert_close(group.gray[place, tile], g, atol=1e-4, rtol=1e-4)
-                    tokens = conditioning.image_tokens(pipe.image_encoder, pipe.feature_extractor, view)[0]
+                    tokens = encoders.image_tokens(pipe.image_encoder, pipe.feature_extractor, view)[0]
                     torch.testing.assert_close(group.tokens[place, tile], tokens, atol=1e-4, rtol=1e-4)
 
 

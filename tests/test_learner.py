@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from diffusers import DDIMScheduler
 from prepared import run_config as config
 
-from gcgkit import compilation, conditioning, configs, trainer
+from gcgkit import compilation, configs, encoders, trainer
 from gcgkit.dataset import FrameDataset, References, collate
 from gcgkit.denoiser import Denoiser, denoising_target, draw_noise, snr_weights
 from gcgkit.learner import Learner, make_optimizer
@@ -106,7 +106,7 @@ def test_the_loss_is_equation_11_with_the_pipelines_own_parts(place, mode):
             else:
                 ref_gray, ref_color = joined(group.gray[at]), joined(group.color[at])
                 views = [v.permute(1, 2, 0).numpy() for v in pixels.color[at]]
-                tokens = [conditioning.image_tokens(pipe.image_encoder, pipe.feature_extractor, v) for v in views]
+                tokens = [encoders.image_tokens(pipe.image_encoder, pipe.feature_extractor, v) for v in views]
                 tokens = torch.cat(tokens, 1)
             generator = torch.Generator().manual_seed(raw.seeds[row])
             t = torch.randint(1000, (1,), generator=generator)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcgkit import captions, clips, color, conditioning, demo, metrics, profiles
+from gcgkit import captions, clips, color, demo, encoders, metrics, profiles
 from gcgkit.pipeline import GCGPipeline
 
 FOLDER = profiles.WEIGHTS / "mini"
@@ -84,7 +84,7 @@ def test_keeping_what_the_gate_lets_through_beats_leaving_it_to_the_unet(pipe, c
 
 
 def test_gate_is_closed_under_the_mask_and_trusts_a_matching_reference_more(pipe, clip):
-    code = lambda image: conditioning.encode(pipe.vae, image)  # noqa: E731
+    code = lambda image: encoders.encode(pipe.vae, image)  # noqa: E731
     with torch.no_grad():
         gray, other = code(color.to_gray(clip[4])), code(clip[0])
         ref_gray = code(color.to_gray(clip[0]))

@@ -20,7 +20,7 @@ from skimage.color import rgb2lab
 
 from gcgkit import methods, mini, profiles, references
 from gcgkit.color import merge_luminance, to_gray
-from gcgkit.conditioning import fit_canvas, image_tokens
+from gcgkit.encoders import fit_canvas, image_tokens
 from gcgkit.keyframes import small_gray
 from gcgkit.pipeline import GCGPipeline
 from gcgkit.settings import Settings
