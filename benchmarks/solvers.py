@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gcgkit import demo, footage, metrics
+from gcgkit import demo, metrics
 from gcgkit.color import to_gray
+from gcgkit.data import footage
 from gcgkit.solvers import SOLVERS
 from gcgkit.timing import clock, load, machine
 from gcgkit.utils import files

@@ -37,10 +37,10 @@ from diffusers.optimization import get_scheduler
 
 from gcgkit import GCGPipeline, configs
 from gcgkit.control import GuidedControlNet
-from gcgkit.dataset import Batch, Sample, collate
+from gcgkit.data.dataset import Batch, Sample, collate
+from gcgkit.data.latent_cache import encode_tokens
+from gcgkit.data.sampling import GRID_TILES, SampleStream
 from gcgkit.denoiser import encode_batch
-from gcgkit.draws import GRID_TILES, SampleStream
-from gcgkit.latent_cache import encode_tokens
 from gcgkit.learner import OF_PRECISION, Learner
 from gcgkit.shapes import SHAPES, random_parts
 

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     if args.verify:
-        from gcgkit import preparation
+        from gcgkit.data import prepare as preparation
 
         for name in args.names:
             preparation.verify(args.out / "prepared" / name)

@@ -19,9 +19,9 @@ import _command
 
 
 def main(argv: list[str] | None = None) -> int:
-    from gcgkit import sources
+    from gcgkit.data import catalog
 
-    names = [*sources.MODELS, *sources.WEIGHT_FILES]
+    names = [*catalog.MODELS, *catalog.WEIGHT_FILES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; all by default")
     parser.add_argument("--id", help="another repository for the one model named")
@@ -40,17 +40,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from gcgkit import sources
+    from gcgkit.data import catalog
 
     if len(args.names) > 1 and (args.id or args.revision or args.sha256):
         raise ValueError("--id, --revision and --sha256 go with one NAME.")
-    if args.url and len(args.names) > 1 and set(args.names) & set(sources.WEIGHT_FILES):
+    if args.url and len(args.names) > 1 and set(args.names) & set(catalog.WEIGHT_FILES):
         raise ValueError("--url is the address of one file here: give one metric network as NAME.")
     for name in args.names:
-        if name in sources.MODELS:
-            _model(args, name, sources.MODELS[name])
+        if name in catalog.MODELS:
+            _model(args, name, catalog.MODELS[name])
         else:
-            _file(args, sources.WEIGHT_FILES[name])
+            _file(args, catalog.WEIGHT_FILES[name])
 
 
 def _model(args: argparse.Namespace, name: str, model) -> None:
@@ -77,11 +77,11 @@ def _model(args: argparse.Namespace, name: str, model) -> None:
 
 
 def _file(args: argparse.Namespace, file) -> None:
-    from gcgkit import sources
+    from gcgkit.data import catalog
     from gcgkit.utils import download
     from gcgkit.utils.files import human
 
-    root = args.out / "torch" / "hub" if args.out else sources.torch_hub_folder()
+    root = args.out / "torch" / "hub" if args.out else catalog.torch_hub_folder()
     source, path = args.url or file.url, root / file.place
     if args.dry_run:
         if path.exists():

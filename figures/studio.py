@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 
 import gcgkit
-from gcgkit import ablations, clips, color, demo, lesson, methods, metrics, plots, profiles, video
+from gcgkit import ablations, color, demo, lesson, methods, metrics, plots, profiles, video
+from gcgkit.data import clips
 
 HERE = Path(__file__).resolve().parent
 DPI = 200

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from . import demo, footage, methods, metrics, provenance
+from . import demo, methods, metrics, provenance
 from .color import to_gray
+from .data import footage
 from .settings import Settings
 from .utils.commands import told
 from .utils.files import write_text

@@ -19,7 +19,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from . import baselines, clips, color, footage, metrics, video
+from . import baselines, color, metrics, video
+from .data import clips, footage
 from .utils.files import write_text
 
 CLIP, FIRST, FRAMES, STRIDE = "bikes", 106, 16, 2  # one shot: a car at a crossing, a cyclist behind it

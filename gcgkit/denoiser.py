@@ -7,9 +7,9 @@ import torch.nn as nn
 from diffusers.training_utils import compute_snr
 
 from . import encoders as conditioning
-from . import latent_cache
 from .control import GuidedControlNet
-from .dataset import Batch, References
+from .data import latent_cache
+from .data.dataset import Batch, References
 from .guidance import GuidanceOutput
 from .srg import make_grid
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from . import clips as installed_clips
-from . import preparation, video
-from .footage import SIZE
+from . import video
+from .data import clips as installed_clips
+from .data import prepare as preparation
+from .data.footage import SIZE
 from .utils.checks import check_frame
 
 INSTALLED = "installed"

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from . import encoders as conditioning
-from . import footage, pairs
+from .data import augment as pairs
+from .data import footage
 from .srg import make_grid
 
 VIEWS = 6

@@ -16,7 +16,7 @@ from diffusers.training_utils import EMAModel
 from . import checkpoints, compilation
 from . import encoders as conditioning
 from .configs import TrainConfig
-from .dataset import Batch, References
+from .data.dataset import Batch, References
 from .denoiser import Denoiser, denoising_target, draw_noise, encode_batch, snr_weights
 from .training import warmup_cosine
 from .training_log import Sums

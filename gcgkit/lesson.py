@@ -12,7 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-from . import __version__, clips, profiles
+from . import __version__, profiles
+from .data import clips
 
 # The series in reading order: file, and what the reader can do after it.
 SERIES: dict[str, str] = {

@@ -25,8 +25,10 @@ from tqdm.auto import tqdm
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from . import encoders as conditioning
-from . import footage, pairs, training
+from . import training
 from .control import GuidedControlNet
+from .data import augment as pairs
+from .data import footage
 from .guidance import GatedColorGuidance
 from .mini_guidance import TENSORS, attention_folder, make_guidance, train_gate, train_hint, train_matching
 from .mini_parts import WIDTH, calibrate, device, drop_shared, save, to_tensor, train_encoders, train_vae

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from . import pairs, training
+from . import training
+from .data import augment as pairs
 from .fresh_scenes import FreshScenes, couples, encode_scenes, scene_batches
 from .guidance import GatedColorGuidance
 from .mini_parts import device, save

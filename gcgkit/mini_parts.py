@@ -23,8 +23,10 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from . import captions, footage, pairs, profiles, tensorcolor, training
 from . import encoders as conditioning
+from . import profiles, tensorcolor, training
+from .data import augment as pairs
+from .data import captions, footage
 from .guidance import GatedColorGuidance
 from .vae import LumaChromaAutoencoder
 

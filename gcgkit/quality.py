@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from . import baselines, captions, footage, metrics
+from . import baselines, metrics
 from . import encoders as conditioning
 from .color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
+from .data import captions, footage
 from .pipeline import GCGPipeline
 from .utils.commands import parse_size
 from .utils.files import write_text

@@ -25,12 +25,13 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from . import checkpoints, configs, latent_cache, profiles, validation
+from . import checkpoints, configs, profiles, validation
 from . import encoders as conditioning
 from .configs import TrainConfig
 from .control import GuidedControlNet
-from .dataset import Clip, FrameDataset, loader, read_clips
-from .draws import Positions
+from .data import latent_cache
+from .data.dataset import Clip, FrameDataset, loader, read_clips
+from .data.sampling import Positions
 from .learner import DTYPES, Learner, diverged
 from .pipeline import GCGPipeline
 from .training import best_precision

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import torch
 
-from . import captions, color, metrics
+from . import color, metrics
 from .configs import TrainConfig
-from .dataset import read_clips
+from .data import captions
+from .data.dataset import read_clips
 from .training_log import TrainingLog
 
 SHOWN = 4  # frames of each clip in the picture

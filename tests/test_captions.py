@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcgkit import captions, preparation
-from gcgkit.captions import COLOR_WORDS, WORD_RGB, caption, main_colors, name_colors, remove_color_words, thing_of
-from gcgkit.colorwords import is_color_word
+from gcgkit.data import captions
+from gcgkit.data import prepare as preparation
+from gcgkit.data.captions import COLOR_WORDS, WORD_RGB, caption, main_colors, name_colors, remove_color_words, thing_of
+from gcgkit.data.color_words import is_color_word
 
 PAINT = {**WORD_RGB, "black": (0, 0, 0), "gray": (128, 128, 128), "white": (255, 255, 255)}
 

@@ -16,8 +16,9 @@ import tiny
 from skimage.color import rgb2lab
 
 import gcgkit
-from gcgkit import cli, clips, profiles, video
+from gcgkit import cli, profiles, video
 from gcgkit.color import to_gray
+from gcgkit.data import clips
 
 ROOT = Path(__file__).resolve().parents[1]
 FPS, FRAMES = 24, 6

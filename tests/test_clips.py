@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import pytest
 
-from gcgkit import clips
+from gcgkit.data import clips
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcgkit import configs, guidance, preparation, trainer
+from gcgkit import configs, guidance, trainer
+from gcgkit.data import prepare as preparation
 from gcgkit.recipes import CONFIGS, MINI, MINI_MORE, PAPER, PAPER_16GB, TINY
 
 KEYS = [f"{section}.{field}" for section in configs.SECTIONS for field in configs.to_dict(PAPER)[section]]

@@ -16,9 +16,9 @@ from PIL import Image
 from scipy.stats import chisquare
 from skimage.color import rgb2hsv
 
-from gcgkit import captions, pairs
-from gcgkit.dataset import FrameDataset, collate, loader, main, read_clips, show_batch
-from gcgkit.draws import Positions, SampleStream
+from gcgkit.data import augment, captions
+from gcgkit.data.dataset import FrameDataset, collate, loader, main, read_clips, show_batch
+from gcgkit.data.sampling import Positions, SampleStream
 from gcgkit.recipes import MINI, PAPER
 
 PAPER_DATA = dataclasses.replace(PAPER.data, sets=("davis-train",), height=32, width=64)
@@ -139,7 +139,7 @@ def test_frames_are_scaled_whole_where_sizes_differ(root):
     dataset = FrameDataset(root, options(height=16, width=32, recolor=0.0))
     draw, sample = next((d, s) for d, s in of_kind(dataset, "single"))
     whole = frame(root, sample.labels[0]).reshape(16, 2, 32, 2, 3).mean((1, 3))  # each pixel the mean of 2 x 2
-    expected = pairs.augment_hsv(np.rint(whole).astype(np.uint8)[None], *draw.hsv)[0]
+    expected = augment.augment_hsv(np.rint(whole).astype(np.uint8)[None], *draw.hsv)[0]
     assert np.abs(views(sample)[0][0].astype(int) - expected).max() <= 3
 
 
@@ -180,7 +180,7 @@ def test_an_unrelated_reference_is_of_another_clip(root):
         target, reference = (label.rsplit(" ", 1)[0] for label in sample.labels)
         assert target != reference and draw.source != draw.clip
         sources.add((target, reference))
-        expected = pairs.augment_hsv(frame(root, sample.labels[1])[None], *draw.hsv)[0]
+        expected = augment.augment_hsv(frame(root, sample.labels[1])[None], *draw.hsv)[0]
         np.testing.assert_array_equal(views(sample)[0][1], expected)
     assert len(sources) == 6  # every other clip comes up
 
@@ -192,8 +192,8 @@ def test_an_unrelated_reference_is_of_another_clip(root):
 def test_shares_come_out_as_asked(data):
     stream = SampleStream([50, 70, 90, 33], [500] * 4, data, seed=5)
     draws = [stream.draw(i) for i in range(6000)]
-    shares = {kind: getattr(data, kind) for kind in pairs.KINDS}
-    counted = [sum(draw.kind == kind for draw in draws) for kind in pairs.KINDS]
+    shares = {kind: getattr(data, kind) for kind in augment.KINDS}
+    counted = [sum(draw.kind == kind for draw in draws) for kind in augment.KINDS]
     expected = [share * len(draws) for share in shares.values()]
     asked = [(c, e) for c, e in zip(counted, expected, strict=True) if e or c]
     assert chisquare(*zip(*asked, strict=True)).pvalue > 1e-3

@@ -9,7 +9,8 @@ import pytest
 import tiny
 import torch
 
-from gcgkit import clips, demo, video
+from gcgkit import demo, video
+from gcgkit.data import clips
 from gcgkit.pipeline import GCGPipeline
 
 FRAMES, STEPS = 5, 2

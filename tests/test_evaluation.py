@@ -425,7 +425,7 @@ def test_sets_are_found_in_every_layout(tmp_path, data):
 
 
 def test_a_prepared_folder_is_a_set(tmp_path, data):
-    from gcgkit import preparation
+    from gcgkit.data import prepare as preparation
 
     preparation.prepare(preparation.folder_sources(data), tmp_path / "davis-test-dev", size=(32, 64))
     opened = evalset.open_set(tmp_path / "davis-test-dev", size=None)

@@ -11,7 +11,8 @@ import pytest
 import tiny
 
 import gcgkit
-from gcgkit import ablations, clips, demo, metrics, table
+from gcgkit import ablations, demo, metrics, table
+from gcgkit.data import clips
 
 FIGURES = Path(__file__).resolve().parents[1] / "figures"
 sys.path.insert(0, str(FIGURES))

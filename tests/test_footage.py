@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcgkit import video
-from gcgkit.footage import (
+from gcgkit.data.footage import (
     MEASURING_CLIPS,
     SIZE,
     cover,

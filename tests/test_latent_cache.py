@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from skimage.color import rgb2hsv
 
-from gcgkit import color, encoders, latent_cache
-from gcgkit.dataset import collate, read_clips
+from gcgkit import color, encoders
+from gcgkit.data import latent_cache
+from gcgkit.data.dataset import collate, read_clips
+from gcgkit.data.latent_cache import LatentDataset, build_cache, cache_folder, missing, scenes, variants
 from gcgkit.denoiser import encode_batch
-from gcgkit.latent_cache import LatentDataset, build_cache, cache_folder, missing, scenes, variants
 from gcgkit.recipes import PAPER
 from gcgkit.utils import files
 
@@ -92,7 +93,7 @@ def test_views_of_a_variant_are_within_the_window(cache):
 
 
 def test_a_batch_of_pixels_encodes_to_what_the_cache_holds_in_kind(cache, root, pipe):
-    from gcgkit.dataset import FrameDataset
+    from gcgkit.data.dataset import FrameDataset
 
     pixels = FrameDataset(root, DATA, seed=2)
     batch = collate([pixels[i] for i in range(10)])

@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler
 from prepared import run_config as config
 
 from gcgkit import compilation, configs, encoders, trainer
-from gcgkit.dataset import FrameDataset, References, collate
+from gcgkit.data.dataset import FrameDataset, References, collate
 from gcgkit.denoiser import Denoiser, denoising_target, draw_noise, snr_weights
 from gcgkit.learner import Learner, make_optimizer
 from gcgkit.recipes import TINY

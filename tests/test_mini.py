@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from gcgkit import mini, pairs, training
+from gcgkit import mini, training
+from gcgkit.data import augment
 from gcgkit.guidance import GatedColorGuidance
 from gcgkit.pipeline import GCGPipeline
 
@@ -40,7 +41,7 @@ def out(data, tmp_path_factory):
 
 
 def test_cached_scenes_are_whole(out):
-    small, full = (pairs.Scenes.load(out / f"scenes-{name}.pt") for name in ("small", "full"))
+    small, full = (augment.Scenes.load(out / f"scenes-{name}.pt") for name in ("small", "full"))
     assert small.latents.shape[1:] == (6, 4, 16, 28) and full.latents.shape[1:] == (6, 4, 32, 56)
     for scenes in (small, full):
         assert len(scenes) == len(scenes.captions) == len(scenes.natural) and torch.isfinite(scenes.latents).all()

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from gcgkit import captions, clips, color, demo, encoders, metrics, profiles
+from gcgkit import color, demo, encoders, metrics, profiles
+from gcgkit.data import captions, clips
 from gcgkit.pipeline import GCGPipeline
 
 FOLDER = profiles.WEIGHTS / "mini"

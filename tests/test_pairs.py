@@ -9,8 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcgkit.captions import COLOR_WORDS
-from gcgkit.pairs import (
+from gcgkit.data.augment import (
     KINDS,
     Mixture,
     Scenes,
@@ -23,6 +22,7 @@ from gcgkit.pairs import (
     photo_scene,
     random_hsv,
 )
+from gcgkit.data.captions import COLOR_WORDS
 
 COUNT, VIEWS, SIZE = 9, 5, (3, 4)
 PLAIN = Mixture(drop_text=0.0, strip_colors=0.0)

@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from gcgkit import color, footage, preparation, video
-from gcgkit.preparation import Source, prepare
+from gcgkit import color, video
+from gcgkit.data import footage
+from gcgkit.data import prepare as preparation
+from gcgkit.data.prepare import Source, prepare
 
 
 def noise(frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -16,7 +16,7 @@ from prepared import run_config as config
 from safetensors.torch import load_file
 
 from gcgkit import GCGPipeline, checkpoints, configs, train_cli, trainer, training_log
-from gcgkit.draws import Positions
+from gcgkit.data.sampling import Positions
 from gcgkit.training import read_log
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="bit for bit is promised on the CPU only")

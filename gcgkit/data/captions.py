@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
-from . import preparation
-from .color import to_gray
-from .colorwords import remove_color_words
+from ..color import to_gray
+from . import prepare as preparation
+from .color_words import remove_color_words
 from .footage import read_image
 
 __all__ = [

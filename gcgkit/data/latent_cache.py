@@ -24,11 +24,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from . import color, encoders, pairs
-from .configs import DataConfig
+from .. import color, encoders
+from ..configs import DataConfig
+from ..utils import files
+from . import augment
 from .dataset import Clip, Sample, caption_of, read_views, targets
-from .draws import Draw, SampleStream
-from .utils import files
+from .sampling import Draw, SampleStream
 
 FORMAT = 2  # of the files; another number, another folder
 CHUNK = 8  # frames encoded at a time
@@ -138,9 +139,9 @@ def scenes(clip: Clip, data: DataConfig) -> Iterator[tuple[list[int], np.ndarray
             start = int(rng.integers(clip.frames - length + 1))
             count = min(length, data.cache_views)
             frames = np.sort(start + rng.choice(length, count, replace=False)).tolist()
-        hsv = pairs.random_hsv(rng, natural=variant < natural)
-        views = pairs.augment_hsv(read_views(clip, frames, data, rng), *hsv)
-        yield frames, views, pairs.caption_scene(views, clip.name, rng)
+        hsv = augment.random_hsv(rng, natural=variant < natural)
+        views = augment.augment_hsv(read_views(clip, frames, data, rng), *hsv)
+        yield frames, views, augment.caption_scene(views, clip.name, rng)
 
 
 class LatentDataset(torch.utils.data.Dataset):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from . import pairs
-from .configs import DataConfig
+from ..configs import DataConfig
+from . import augment
 
 GRID_TILES = 4  # §4.1: "a grid made up of four randomly selected images"
 
@@ -55,7 +55,7 @@ class SampleStream:
         if data.unrelated > 0 and len(views) < 2:
             raise ValueError("data.unrelated is above 0, but there is only one clip: prepare more, or set it to 0.")
         self.views, self.slots, self.data, self.seed = list(views), list(slots), data, seed
-        self.mixture = pairs.Mixture(mask=data.mask, single=data.single, grid=data.grid, unrelated=data.unrelated)
+        self.mixture = augment.Mixture(mask=data.mask, single=data.single, grid=data.grid, unrelated=data.unrelated)
         self.ends = np.cumsum(self.slots)
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, int))
 
@@ -76,7 +76,7 @@ class SampleStream:
         slot = index - int(self.ends[clip] - self.slots[clip])
         rng, data = np.random.default_rng([self.seed, epoch, index, 1]), self.data
         seed = int(rng.integers(2**62))
-        kind = pairs.draw_kind(self.mixture, torch.Generator().manual_seed(seed))
+        kind = augment.draw_kind(self.mixture, torch.Generator().manual_seed(seed))
         # Every number is drawn whether it is used or not, so that one option does not shift what others see.
         within, turned, strip, drop, other = rng.random(5)
         source = clip
@@ -93,7 +93,7 @@ class SampleStream:
             references=self._references(kind, target, clip, source, rng),
             kind=kind,
             recolored=recolored,
-            hsv=tuple(float(x) for x in pairs.random_hsv(rng, natural=not recolored)),
+            hsv=tuple(float(x) for x in augment.random_hsv(rng, natural=not recolored)),
             strip=bool(kind == "mask" and strip < data.strip_colors)
             or (recolored and data.strip_recolored and data.captions == "file"),
             drop=bool(drop < data.drop_text),

@@ -46,8 +46,9 @@ import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
-from . import footage, video
-from .utils.files import require_space, write_error, write_text
+from .. import video
+from ..utils.files import require_space, write_error, write_text
+from . import footage
 
 VERSION = 1
 MANIFEST = "manifest.json"

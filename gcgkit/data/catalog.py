@@ -22,9 +22,9 @@ from pathlib import Path, PurePosixPath
 
 import cv2
 
+from ..utils import archives, download, hub
+from ..utils.files import free_space, human, require_space
 from .footage import read_image
-from .utils import archives, download, hub
-from .utils.files import free_space, human, require_space
 
 DOWNLOADS = "downloads"
 KNOWN = "known"  # for sha256=: what this module knows

@@ -19,10 +19,13 @@ import cv2
 import numpy as np
 import torch
 
-from . import captions, color, footage, pairs, preparation
-from .configs import DataConfig, load
-from .configs import replace as replace_settings
-from .draws import Draw, Positions, SampleStream
+from .. import color
+from ..configs import DataConfig, load
+from ..configs import replace as replace_settings
+from . import augment as pairs
+from . import captions, footage
+from . import prepare as preparation
+from .sampling import Draw, Positions, SampleStream
 
 CLIP_JITTER, PHOTO_JITTER = 0.03, 0.5  # how far views of one scene differ in place, see pairs.cut_views
 

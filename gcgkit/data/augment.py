@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import torch
 
+from ..srg import make_grid
 from . import captions, footage
-from .srg import make_grid
 
 THUMBNAIL = 64  # pixels on a side of what the image encoder sees
 

@@ -14,8 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from . import captions, clips, footage, preparation, sources, video
-from .utils import files
+from .. import video
+from ..utils import files
+from . import captions, catalog, clips, footage
+from . import prepare as preparation
 
 # Name in the toy set -> installed clip, and its first frame.
 CLIPS: dict[str, tuple[str, int]] = {"rabbit": ("bigbuckbunny", 30), "skyline": ("city", 20), "street": ("bikes", 106)}
@@ -60,8 +62,8 @@ def unpack(archive: str | Path, root: str | Path, say=print) -> list[Path]:
     raises them.
     """
     told = lambda text: say(text.replace(f"{root}/", "").replace(str(root), "the data folder"))  # noqa: E731
-    toy = sources.Archive("a toy in DAVIS's layout", str(archive), Path(archive).name, "those of its clips")
-    return sources.get_archive(toy, root, say=told)
+    toy = catalog.Archive("a toy in DAVIS's layout", str(archive), Path(archive).name, "those of its clips")
+    return catalog.get_archive(toy, root, say=told)
 
 
 def prepared(root: str | Path, count: int = 12, stride: int = 2) -> Path:
