@@ -31,11 +31,12 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from . import measures, metric_networks, metrics, provenance
+from . import measures, metrics, provenance
 from .color import to_gray
 from .evalset import EvalSet, Frames, digest
 from .measures import Metric
 from .methods import Method, Request
+from .metrics import networks
 from .utils.files import write_text
 from .video.images import check_names
 
@@ -266,14 +267,14 @@ def _measure(result: dict, wanted: list[Metric], pred: Frames, truth: Frames, ca
             continue
         try:
             value = measures.measure(metric, rest, true_rest, cache=cache, contents=contents, device=device)
-        except (metric_networks.NotAtHand, ValueError) as error:
+        except (networks.NotAtHand, ValueError) as error:
             result["not_measured"][metric.name] = str(error)
             continue
         result["not_measured"].pop(metric.name, None)
         result["metrics"][metric.name] = value
         if metric.network:
             told = result["provenance"].setdefault("networks", {})
-            told[metric.network] = metric_networks.identity(metric.network)
+            told[metric.network] = networks.identity(metric.network)
     if result["metrics"].get("colorfulness") == 0 and not result["notes"]:
         result["notes"].append(NO_COLOR)
 
@@ -282,7 +283,7 @@ def _settled(record: dict, metric: Metric) -> bool:
     """Whether a record has the metric's number, or a reason for none that still holds."""
     if metric.name in record["metrics"]:
         return True
-    lasting = metric.network is None or metric_networks.missing(metric.network) is not None
+    lasting = metric.network is None or networks.missing(metric.network) is not None
     return lasting and metric.name in record["not_measured"]
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import metric_networks, metrics
+from . import metrics
 from .color import to_gray
+from .metrics import networks
 from .utils.files import write_text
 
 _VERSION = 2  # of how numbers are made; a new one makes cached numbers void
@@ -54,16 +55,16 @@ def measure(
     contents: digests of what is measured, which decide where the number is kept. Raises ValueError and
     `metric_networks.NotAtHand` where there is none to be had.
     """
-    if metric.network and (reason := metric_networks.missing(metric.network)):
-        raise metric_networks.NotAtHand(reason)
-    identity = metric_networks.identity(metric.network) if metric.network else {}
+    if metric.network and (reason := networks.missing(metric.network)):
+        raise networks.NotAtHand(reason)
+    identity = networks.identity(metric.network) if metric.network else {}
     key = json.dumps([_VERSION, metric.name, contents, identity], sort_keys=True)
     name = f"{metric.name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
     cache.mkdir(parents=True, exist_ok=True)
     if metric.kind == "set":
         path = cache / f"{name}.npy"
         if not path.is_file():
-            features = metric_networks.features(metric.network, pred, device=device)
+            features = networks.features(metric.network, pred, device=device)
             aside = path.with_name(f".{path.name}.{os.getpid()}")
             with aside.open("wb") as file:
                 np.save(file, features)
@@ -94,7 +95,7 @@ def set_distance(folder: Path, ours: list[str], truth: list[str]) -> float:
     if key in kept:
         return kept[key]
     sides = [np.concatenate([np.load(folder / "cache" / name) for name in names]) for names in (ours, truth)]
-    return metric_networks.frechet_distance(*sides)
+    return networks.frechet_distance(*sides)
 
 
 def keep_distances(folder: Path, pairs: Iterable[tuple[list[str], list[str]]]) -> None:
@@ -125,7 +126,7 @@ def scores(pred, truth, names: Iterable[str] | None = None, device=None) -> dict
     found: dict[str, float | None] = {}
     for metric in choose(names):
         options = {"device": device} if metric.network else {}
-        if metric.network and metric_networks.missing(metric.network):
+        if metric.network and networks.missing(metric.network):
             found[metric.label] = None
             continue
         if metric.kind in ("pair", "set"):
@@ -140,7 +141,7 @@ def scores(pred, truth, names: Iterable[str] | None = None, device=None) -> dict
 
 def reasons(names: Iterable[str] | None = None) -> dict[str, str]:
     """Metrics that cannot be measured on this machine, by the tables' names, and why, with the command that helps."""
-    found = {m.label: metric_networks.missing(m.network) for m in choose(names) if m.network}
+    found = {m.label: networks.missing(m.network) for m in choose(names) if m.network}
     return {label: reason for label, reason in found.items() if reason}
 
 

