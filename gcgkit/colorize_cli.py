@@ -61,14 +61,14 @@ def run(args: argparse.Namespace) -> None:
 
     Raises ValueError, FileNotFoundError and OSError with one sentence each.
     """
-    from . import many
-    from .jobs import Options
+    from .films import batch
+    from .films.job import Options
     from .video import film
 
-    pairs = many.films(args.input, args.output)
+    pairs = batch.films(args.input, args.output)
     if len(pairs) == 1:
         film.probe(pairs[0][0])  # before torch loads
-    from .memory import CARDS as settings
+    from .films.memory_ladder import CARDS as settings
 
     names = (
         "prompt", "negative_prompt", "num_keyframes", "num_inference_steps", "size", "guidance_scale", "seed", "chunk",
@@ -77,10 +77,10 @@ def run(args: argparse.Namespace) -> None:
     values = {name: getattr(args, name) for name in names}
     dtype = settings[args.card].dtype if args.card else None
     options = Options(**values, dtype=dtype, references=tuple(args.reference))
-    me = many.worker(args.device)
+    me = batch.worker(args.device)
     if me.device == "cpu" and dtype not in (None, "float32"):
         raise ValueError(f"--card {args.card} is for GPUs, and there is none here: leave it out.")
-    many.colorize(pairs, options, _Loader(me.device, args.card, args.debug, args.compile), me)
+    batch.colorize(pairs, options, _Loader(me.device, args.card, args.debug, args.compile), me)
 
 
 class _Loader:
@@ -91,7 +91,7 @@ class _Loader:
         self.say, self._loader = print, None
 
     def __call__(self, profile: str, dtype: str):
-        from .loading import Loader
+        from .films.load import Loader
 
         if self._loader is None:
             _quiet(self.debug)

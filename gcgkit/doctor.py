@@ -50,7 +50,7 @@ def _gpu(advice: list[str]) -> str:
 
 def _card(gigabytes: float) -> str:
     """The named settings that suit a GPU of so many GB (10^9 bytes, of which a "8 GB" card tells 8.4 or so)."""
-    from gcgkit.memory import CARDS
+    from gcgkit.films.memory_ladder import CARDS
 
     fitting = [name for name in CARDS if int(name.removesuffix("gb")) <= gigabytes * 1.02]
     return f"; --card {fitting[-1]} suits it" if fitting else "; --device cpu suits it better"

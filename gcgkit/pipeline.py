@@ -21,7 +21,7 @@ from . import encoders as conditioning
 from . import profiles
 from .color import to_gray
 from .control import GuidedControlNet
-from .memory import align_weights
+from .films.memory_ladder import align_weights
 from .references import (
     OUTSIDE,
     Reference,

@@ -22,11 +22,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import gcgkit
-from gcgkit import cli, job_folder, many, shots, video
+from gcgkit import cli, video
 from gcgkit.color import merge_luminance, rgb_to_lab, to_gray
-from gcgkit.job_folder import JobFolder
-from gcgkit.job_setup import DEFAULTS
-from gcgkit.jobs import Options
+from gcgkit.films import batch, shots
+from gcgkit.films import folder as job_folder
+from gcgkit.films.folder import JobFolder
+from gcgkit.films.job import Options
+from gcgkit.films.prepare import DEFAULTS
 from gcgkit.video import film
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -291,19 +293,19 @@ def test_keyframes_killed_before_they_had_their_names_count(whole, clip, model, 
 
 def share(pairs, options, index: int, count: int) -> None:
     """What each of several processes does."""
-    from gcgkit.loading import Loader
+    from gcgkit.films.load import Loader
 
     torch.set_num_threads(1)
     with open(os.devnull, "w") as nowhere:
         sys.stdout = sys.stderr = nowhere
-        many.colorize(pairs, options, Loader(), many.Worker(index, count))
+        batch.colorize(pairs, options, Loader(), batch.Worker(index, count))
 
 
 def test_two_processes_on_two_films_equal_one(whole, clip, model, tmp_path):
     (tmp_path / "films").mkdir()
     shutil.copy(clip, tmp_path / "films" / "a.mkv")
     video.write(tmp_path / "films" / "b.mkv", three_shots()[::-1], 24, lossless=True)
-    pairs = many.films([tmp_path / "films"], tmp_path / "out")
+    pairs = batch.films([tmp_path / "films"], tmp_path / "out")
     assert [out.name for _, out in pairs] == ["a.mkv", "b.mkv"]
     options = Options(profile=str(model), num_inference_steps=STEPS, num_keyframes=2, chunk=4, lossless=True)
     both = [PROCESSES.Process(target=share, args=(pairs, options, i, 2)) for i in range(2)]
@@ -380,10 +382,10 @@ def test_films_of_one_name_are_refused(tmp_path):
     for name in ("a.avi", "a.mpg"):
         (tmp_path / "films" / name).touch()
     with pytest.raises(ValueError, match="would both become"):
-        many.films([tmp_path / "films"], tmp_path / "out")
+        batch.films([tmp_path / "films"], tmp_path / "out")
     (tmp_path / "films" / "1.png").touch()
     with pytest.raises(ValueError, match="films and images"):
-        many.films([tmp_path / "films"], tmp_path / "out")
+        batch.films([tmp_path / "films"], tmp_path / "out")
 
 
 # --- a person in between ---------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from gcgkit.color import to_gray
-from gcgkit.memory import CARDS, OFFLOADS, Card, MemoryLadder
+from gcgkit.films.memory_ladder import CARDS, OFFLOADS, Card, MemoryLadder
 from gcgkit.pipeline import GCGPipeline
 from gcgkit.references import ReferencePool
 from gcgkit.settings import Settings

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gcgkit import shots
-from gcgkit.shots import Shot
+from gcgkit.films import shots
+from gcgkit.films.shots import Shot
 from gcgkit.video import film
 
 

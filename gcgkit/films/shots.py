@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
-from . import color
-from .utils import files
-from .video import film
+from .. import color
+from ..utils import files
+from ..video import film
 
 COLUMNS = ("first", "last", "prompt", "negative_prompt", "keyframes", "exemplars", "scene")
 DETECTORS = {"content": 27.0, "adaptive": 3.0}  # and their thresholds

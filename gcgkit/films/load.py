@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from . import compilation, profiles
-from .memory import CARDS, MemoryLadder
-from .pipeline import GCGPipeline
+from .. import compilation, profiles
+from ..pipeline import GCGPipeline
+from .memory_ladder import CARDS, MemoryLadder
 
 
 class Loader:

@@ -15,10 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .color import to_gray
-from .job_folder import JobFolder, write_png
-from .memory import MemoryLadder
-from .references import (
+from ..color import to_gray
+from ..references import (
     OUTSIDE,
     Reference,
     ReferencePool,
@@ -27,10 +25,12 @@ from .references import (
     fit_exemplar,
     on_luminance,
 )
-from .settings import Settings
-from .stages import Run, color_frame, color_jointly
-from .video import film
-from .video.codecs import read_image
+from ..settings import Settings
+from ..stages import Run, color_frame, color_jointly
+from ..video import film
+from ..video.codecs import read_image
+from .folder import JobFolder, write_png
+from .memory_ladder import MemoryLadder
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ import cv2
 import numpy as np
 from filelock import FileLock
 
-from .utils.commands import size_of
-from .utils.files import file_sha256, write_error
-from .video.codecs import IMAGE_SUFFIXES
+from ..utils.commands import size_of
+from ..utils.files import file_sha256, write_error
+from ..video.codecs import IMAGE_SUFFIXES
 
 FORMAT = 1
 # What a job is bound to besides its film and weights: name, type, and what the command calls it.

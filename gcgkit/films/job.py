@@ -16,12 +16,12 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from .contact_sheet import write_sheets
-from .job_folder import JobFolder, JobRecord, ShotRecord, numbered, read_shot_record, write_json
-from .utils.commands import size_of
-from .utils.files import file_sha256
-from .video import film
-from .video.codecs import read_image
+from ..utils.commands import size_of
+from ..utils.files import file_sha256
+from ..video import film
+from ..video.codecs import read_image
+from .folder import JobFolder, JobRecord, ShotRecord, numbered, read_shot_record, write_json
+from .preview import write_sheets
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Job:
         ladder(profile, dtype) gives the ``memory.MemoryLadder`` with the pipeline, and is called only if there is work.
         With ``Options.preview`` only keyframes are coloured. start: the shot to begin with, for runs side by side.
         """
-        from .shot_run import ShotRun
+        from .shot import ShotRun
 
         order = self.own[start % max(1, len(self.own)) :] + self.own[: start % max(1, len(self.own))]
         for index in order:
@@ -180,7 +180,7 @@ class Job:
 
     def _plan(self, index: int, pictures: Pictures):
         """What a shot's colours come from, with the pictures as they lie there now."""
-        from .shot_run import ShotPlan
+        from .shot import ShotPlan
 
         shot, settings = self.shots[index], self.record.settings
         exemplars, painted, outside = pictures.exemplars[index], pictures.painted[index], pictures.of_scene(index)

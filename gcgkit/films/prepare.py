@@ -12,12 +12,13 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-from . import __version__, profiles, shots
-from .job_folder import SETTINGS, JobFolder, JobRecord, identify
-from .jobs import Job, Options, Pictures, is_written, read_written
-from .utils.files import file_sha256, free_space, human, write_error, write_text
-from .video import film
-from .video.codecs import IMAGE_SUFFIXES, read_image
+from .. import __version__, profiles
+from ..utils.files import file_sha256, free_space, human, write_error, write_text
+from ..video import film
+from ..video.codecs import IMAGE_SUFFIXES, read_image
+from . import shots
+from .folder import SETTINGS, JobFolder, JobRecord, identify
+from .job import Job, Options, Pictures, is_written, read_written
 
 DEFAULTS = {
     "prompt": "",
@@ -87,7 +88,7 @@ def prepare(source, output, options: Options) -> Job:
 
 def weights_of(profile: str) -> str:
     """Digest of a profile's weights; raises as ``profiles.resolve`` does."""
-    from .methods import weights_digest
+    from ..methods import weights_digest
 
     return weights_digest(profile)
 
@@ -169,7 +170,7 @@ def _check_only(options: Options, listed: list) -> None:
 
 def _check_sizes(pictures: Iterable[tuple[int | None, Path]], size: tuple[int, int]) -> list[str]:
     """Notes on pictures of another size; ValueError for a frame's picture (with a number) of another aspect."""
-    from .references import fit_exemplar
+    from ..references import fit_exemplar
 
     notes = []
     for number, path in pictures:

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .job_setup import prepare
-from .jobs import Job, Options
-from .video import film
-from .video.codecs import IMAGE_SUFFIXES
+from ..video import film
+from ..video.codecs import IMAGE_SUFFIXES
+from .job import Job, Options
+from .prepare import prepare
 
 # Beside what can be written, what films in a folder are known by.
 READ_SUFFIXES = (*film.FILM_SUFFIXES, ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".vob", ".wmv", ".flv", ".ogv", ".3gp")
