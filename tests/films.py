@@ -1,4 +1,4 @@
-"""Small films made with PyAV, stream by stream, for the tests of `gcgkit.film` and `gcgkit.shots`."""
+"""Small films made with PyAV, stream by stream, for the tests of `gcgkit.video.film` and `gcgkit.films.shots`."""
 
 from fractions import Fraction
 

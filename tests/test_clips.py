@@ -1,4 +1,4 @@
-"""gcgkit.clips: the clips are found where an installer puts them, and the errors say what to run."""
+"""gcgkit.data.clips: the clips are found where an installer puts them, and the errors say what to run."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""gcgkit.download and gcgkit.archives against a local server that behaves and misbehaves, and archives made by hand."""
+"""Downloads against a local server that behaves and misbehaves, and archives made by hand."""
 
 import hashlib
 import io

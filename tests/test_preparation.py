@@ -1,4 +1,4 @@
-"""gcgkit.preparation: prepared folders against frames read by hand, and against damaged or changing sources."""
+"""gcgkit.data.prepare: prepared folders against frames read by hand, and against damaged or changing sources."""
 
 import hashlib
 import json

@@ -3,8 +3,8 @@
     dataset = FrameDataset("prepared", load("paper").data)
     show_batch(collate([dataset[i] for i in range(8)])).savefig("batch.png")
 
-``python -m gcgkit.dataset prepared --config paper --out batch.png`` does the same. ``preparation`` says what a prepared
-folder holds, ``draws`` how samples are drawn.
+``python -m gcgkit.data.dataset prepared --config paper --out batch.png`` does the same. ``prepare`` says what a
+prepared folder holds, ``sampling`` how samples are drawn.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ def show_batch(batch: Batch, limit: int = 8):
 
 def main(argv: list[str] | None = None) -> None:
     """From prepared folders to a picture of a training batch."""
-    parser = argparse.ArgumentParser(prog="python -m gcgkit.dataset", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m gcgkit.data.dataset", description=main.__doc__)
     parser.add_argument("data", type=Path, help="folder of prepared sets")
     parser.add_argument("--config", default="paper", help="named configuration or file (paper)")
     parser.add_argument("--set", dest="changes", metavar="KEY=VALUE", action="append", default=[], help="repeatable")

@@ -26,7 +26,7 @@ all of its frames are in it.
     {"clip": "bear", "frame": 0, "caption": "a bear walking over rocks"}
 
 A frame without a line takes the caption of the clip's nearest captioned frame, an earlier one in a tie; a clip without
-any has the empty caption. ``gcgkit.captions.read_captions`` and ``nearest_caption`` do this.
+any has the empty caption. ``gcgkit.data.captions.read_captions`` and ``nearest_caption`` do this.
 """
 
 from __future__ import annotations

