@@ -38,11 +38,11 @@ import torch
 
 from gcgkit import GCGPipeline, compilation, demo, limits, video
 from gcgkit import stages as coloring
-from gcgkit.learner import OF_PRECISION
 from gcgkit.lesson import device
 from gcgkit.shapes import SHAPES, random_pipeline
 from gcgkit.shortcuts import NONE, Shortcuts
 from gcgkit.timing import clock, compare, line, load, machine, now, peak_memory
+from gcgkit.training.step import OF_PRECISION
 from gcgkit.utils import files
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))

@@ -35,14 +35,15 @@ from accelerate import Accelerator
 from diffusers import ControlNetModel
 from diffusers.optimization import get_scheduler
 
-from gcgkit import GCGPipeline, configs
+from gcgkit import GCGPipeline
 from gcgkit.control import GuidedControlNet
 from gcgkit.data.dataset import Batch, Sample, collate
 from gcgkit.data.latent_cache import encode_tokens
 from gcgkit.data.sampling import GRID_TILES, SampleStream
-from gcgkit.denoiser import encode_batch
-from gcgkit.learner import OF_PRECISION, Learner
 from gcgkit.shapes import SHAPES, random_parts
+from gcgkit.training import config as configs
+from gcgkit.training.loss import encode_batch
+from gcgkit.training.step import OF_PRECISION, Learner
 
 CASES = ("example", "cached", "pixels")
 CAPTION = "a photo of a red car on a street, green trees in the background"

@@ -125,8 +125,8 @@ def show_batch(args: argparse.Namespace, names: list[str], count: int = 8) -> No
     """Draw a training batch of prepared sets as the paper's configuration does, and write a picture of it."""
     import dataclasses
 
-    from gcgkit.configs import load
     from gcgkit.data.dataset import FrameDataset, collate, show_batch
+    from gcgkit.training.config import load
 
     height, width = args.size or (256, 448)
     data = dataclasses.replace(load("paper").data, sets=tuple(names), height=height, width=width)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .training import read_log
+from .training.fit import read_log
 from .utils.files import write_text
 
 FILE = Path(__file__).parent / "data/mini_training.json"
@@ -99,13 +99,13 @@ def collect(run: str | Path, variants: bool = False) -> dict:
         }  # fmt: skip
     what = "ablation variants" if variants else "bundled mini weights"
     where = "two CPU cores beside other work" + ("" if variants else ", the stage matching on a GPU")
-    about = f"Training of the {what} on {where}; gcgkit.mini has the recipe."
+    about = f"Training of the {what} on {where}; gcgkit.training.mini has the recipe."
     return {"about": about, "stages": stages}
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Keep the curves of a run of gcgkit.mini.")
-    parser.add_argument("run", type=Path, help="folder of the run, as given to gcgkit.mini as --out")
+    parser = argparse.ArgumentParser(description="Keep the curves of a run of gcgkit.training.mini.")
+    parser.add_argument("run", type=Path, help="folder of the run, as given to gcgkit.training.mini as --out")
     parser.add_argument("--variants", action="store_true", help="the run is that of the ablation variants")
     parser.add_argument("--out", type=Path, help="file to write (the package's own)")
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""The command ``gcgkit train``; ``accelerate launch -m gcgkit.trainer`` takes the same options.
+"""The command ``gcgkit train``; ``accelerate launch -m gcgkit.training.loop`` takes the same options.
 
 torch and the rest load when training begins, so ``--help`` is quick.
 """
@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train as the options say. Raises ValueError, FileNotFoundError and OSError as ``trainer.train`` does."""
-    from . import configs
+    from .training import config as configs
 
     changes = {}
     for item in args.changes:
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         return
     out = args.out or Path("runs") / config.name
 
-    from .trainer import train
+    from .training.loop import train
 
     try:
         folder = train(config, args.data, out, cache=args.cache, cpu=args.cpu)
@@ -61,5 +61,5 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command by itself, for ``accelerate launch -m gcgkit.trainer``; returns the exit code."""
-    return alone("gcgkit.trainer", ABOUT, add_options, run, argv)
+    """The command by itself, for ``accelerate launch -m gcgkit.training.loop``; returns the exit code."""
+    return alone("gcgkit.training.loop", ABOUT, add_options, run, argv)

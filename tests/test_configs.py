@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcgkit import configs, guidance, trainer
+from gcgkit import guidance
 from gcgkit.data import prepare as preparation
-from gcgkit.recipes import CONFIGS, MINI, MINI_MORE, PAPER, PAPER_16GB, TINY
+from gcgkit.training import config as configs
+from gcgkit.training import loop
+from gcgkit.training.recipes import CONFIGS, MINI, MINI_MORE, PAPER, PAPER_16GB, TINY
 
 KEYS = [f"{section}.{field}" for section in configs.SECTIONS for field in configs.to_dict(PAPER)[section]]
 
@@ -44,7 +46,7 @@ def test_going_on_is_the_minis_run_at_full_size():
         "name", "model.control", "data.height", "data.width", "data.cache_variants", "data.cache_photo_variants",
         "loss.snr_gamma", "run.epochs", "run.batch_size", "run.micro_batch", "run.frozen_dtype", "run.workers",
     }  # fmt: skip
-    trainer.build_pipeline(MINI_MORE)  # the bundled copy is of the kind that is to be kept
+    loop.build_pipeline(MINI_MORE)  # the bundled copy is of the kind that is to be kept
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -15,8 +15,8 @@ from gcgkit import color, encoders
 from gcgkit.data import latent_cache
 from gcgkit.data.dataset import collate, read_clips
 from gcgkit.data.latent_cache import LatentDataset, build_cache, cache_folder, missing, scenes, variants
-from gcgkit.denoiser import encode_batch
-from gcgkit.recipes import PAPER
+from gcgkit.training.loss import encode_batch
+from gcgkit.training.recipes import PAPER
 from gcgkit.utils import files
 
 DATA = dataclasses.replace(

@@ -14,11 +14,13 @@ from accelerate import Accelerator
 from diffusers import DDIMScheduler
 from prepared import run_config as config
 
-from gcgkit import compilation, configs, encoders, trainer
+from gcgkit import compilation, encoders
 from gcgkit.data.dataset import FrameDataset, References, collate
-from gcgkit.denoiser import Denoiser, denoising_target, draw_noise, snr_weights
-from gcgkit.learner import Learner, make_optimizer
-from gcgkit.recipes import TINY
+from gcgkit.training import config as configs
+from gcgkit.training import loop
+from gcgkit.training.loss import Denoiser, denoising_target, draw_noise, snr_weights
+from gcgkit.training.recipes import TINY
+from gcgkit.training.step import Learner, make_optimizer
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="bit for bit is promised on the CPU only")
 
@@ -27,7 +29,7 @@ def make_learner(place, steps=10, **changes):
     settings = config(place, **changes)
     passes = settings.run.batch_size // settings.run.micro_batch
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=passes)
-    return Learner(settings, trainer.build_pipeline(settings), accelerator, steps)
+    return Learner(settings, loop.build_pipeline(settings), accelerator, steps)
 
 
 def batch_of(place, learner, positions):
@@ -241,7 +243,7 @@ def test_learning_rates():
 
 
 def test_steps_of_a_run():
-    steps = lambda samples, **options: trainer.total_steps(configs.replace(TINY, options), samples)  # noqa: E731
+    steps = lambda samples, **options: loop.total_steps(configs.replace(TINY, options), samples)  # noqa: E731
     plain = {"run.batch_size": "24", "run.micro_batch": "24", "run.max_steps": "0", "run.epochs": "15"}
     assert steps(27200, **plain) == 17000 and steps(10, **plain) == 6 and steps(1, **plain) == 1
     assert steps(27200, **{**plain, "run.max_steps": "100"}) == 100

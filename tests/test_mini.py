@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from gcgkit import mini, training
 from gcgkit.data import augment
 from gcgkit.guidance import GatedColorGuidance
 from gcgkit.pipeline import GCGPipeline
+from gcgkit.training import fit as training
+from gcgkit.training.mini import recipe as mini
 
 SHORT = {"steps": 2, "batch": 4}
 

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from gcgkit import fresh_scenes, mini_guidance, mini_parts, training
-from gcgkit.fresh_scenes import FreshScenes, couples, encode_scenes, scene_batches, turned
 from gcgkit.guidance import GatedColorGuidance
+from gcgkit.training import fit as training
+from gcgkit.training.mini import encoders as mini_parts
+from gcgkit.training.mini import guidance as mini_guidance
+from gcgkit.training.mini import scenes as fresh_scenes
+from gcgkit.training.mini.scenes import FreshScenes, couples, encode_scenes, scene_batches, turned
 from gcgkit.vae import LumaChromaAutoencoder
 
 SMALL = (64, 96)

@@ -10,8 +10,9 @@ import nbformat
 import numpy as np
 import pytest
 
-from gcgkit import GCGPipeline, configs, fakes, keyframes, lesson, metrics, profiles, srg, table
+from gcgkit import GCGPipeline, fakes, keyframes, lesson, metrics, profiles, srg, table
 from gcgkit.guidance import GatedColorGuidance
+from gcgkit.training import config as configs
 from gcgkit.vae import LumaChromaAutoencoder
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,8 +17,9 @@ from prepared import run, same_files
 from prepared import run_config as config
 from safetensors.torch import load_file
 
-from gcgkit import checkpoints, configs, trainer
-from gcgkit.training import read_log
+from gcgkit.training import checkpoints, loop
+from gcgkit.training import config as configs
+from gcgkit.training.fit import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,13 +33,13 @@ def child(settings: configs.TrainConfig, data: str, out: str, counter) -> None:
     def tell(step):
         counter.value = step
 
-    trainer.train(settings, data, out, cpu=True, on_step=tell)
+    loop.train(settings, data, out, cpu=True, on_step=tell)
 
 
 def kill_at_random(settings, place, out: Path, kills: int, rng: random.Random) -> list[int]:
     """Start the run ``kills`` times and end it with SIGKILL at a random moment each; returns the steps it had done."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch", "gcgkit.trainer"])
+    processes.set_forkserver_preload(["torch", "gcgkit.training.loop"])
     steps, reached = settings.run.max_steps, []
     for i in range(kills):
         counter = processes.Value("i", 0, lock=False)
@@ -61,9 +62,9 @@ def kill_at_random(settings, place, out: Path, kills: int, rng: random.Random) -
 
 def check_kills(place, tmp_path, kills: int, **changes) -> list[int]:
     settings = config(place, run__save_every=3, run__batch_size=2, run__micro_batch=1, run__log_every=2, **changes)
-    whole = trainer.train(settings, place / "data", tmp_path / "whole", cpu=True)
+    whole = loop.train(settings, place / "data", tmp_path / "whole", cpu=True)
     reached = kill_at_random(settings, place, tmp_path / "killed", kills, random.Random(7))
-    resumed = trainer.train(settings, place / "data", tmp_path / "killed", cpu=True)
+    resumed = loop.train(settings, place / "data", tmp_path / "killed", cpu=True)
     one, other = last(whole.parent), last(resumed.parent)
     assert one.name == other.name == f"step-{settings.run.max_steps:08d}"
     assert same_files(one, other)
@@ -116,7 +117,7 @@ def launch(place, out, processes: int, **changes) -> list[dict]:
         # "multi_gpu" is accelerate's word for several processes: with its own "--cpu" it starts one, without a word
         [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes),
          "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-         "-m", "gcgkit.trainer", *prepared.options(config(place, **changes), place, out)],
+         "-m", "gcgkit.training.loop", *prepared.options(config(place, **changes), place, out)],
         env=environment, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gcgkit import configs, recipes, train_memory
+from gcgkit import train_memory
+from gcgkit.training import config as configs
+from gcgkit.training import recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 STATED = re.findall(

@@ -56,8 +56,8 @@ def test_the_examples_step_is_a_controlnets(benchmark):
     """One step moves the zero convolutions and nothing of the frozen UNet, and takes as many passes as asked for."""
     from accelerate import Accelerator
 
-    from gcgkit import configs
-    from gcgkit.recipes import PAPER
+    from gcgkit.training import config as configs
+    from gcgkit.training.recipes import PAPER
 
     config = configs.replace(
         PAPER, {"run.batch_size": 4, "run.micro_batch": 2, "data.height": 32, "data.width": 64, "run.precision": "no"}

@@ -15,9 +15,12 @@ from prepared import run, same_files
 from prepared import run_config as config
 from safetensors.torch import load_file
 
-from gcgkit import GCGPipeline, checkpoints, configs, train_cli, trainer, training_log
+from gcgkit import GCGPipeline, train_cli
 from gcgkit.data.sampling import Positions
-from gcgkit.training import read_log
+from gcgkit.training import checkpoints, loop
+from gcgkit.training import config as configs
+from gcgkit.training import log as training_log
+from gcgkit.training.fit import read_log
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="bit for bit is promised on the CPU only")
 
@@ -35,7 +38,7 @@ def test_checkpointing_and_passes_change_nothing_but_memory(place, tmp_path):
     cut = run(place, tmp_path / "cut", run__max_steps=3, run__micro_batch=1, run__gradient_checkpointing=True)
     one, other = (load_file(last(folder.parent) / "weights.safetensors") for folder in (whole, cut))
     moved = 0.0
-    for name, weights in trainer.build_pipeline(config(place)).control.named_parameters():
+    for name, weights in loop.build_pipeline(config(place)).control.named_parameters():
         name = f"control.{name}"
         torch.testing.assert_close(one[name], other[name], atol=2e-5, rtol=1e-3)
         moved = max(moved, float((one[name] - weights.detach()).abs().max()))
@@ -88,7 +91,7 @@ def test_another_configuration_or_other_data_is_refused(place, tmp_path):
         run(place, tmp_path / "run", run__max_steps=4, run__seed=1, optimizer__learning_rate=1e-3)
     prepared.write_clips(tmp_path / "data", count=2)
     with pytest.raises(ValueError, match="was trained on other data than is there now"):
-        trainer.train(config(place, run__max_steps=4), tmp_path / "data", tmp_path / "run", cpu=True)
+        loop.train(config(place, run__max_steps=4), tmp_path / "data", tmp_path / "run", cpu=True)
 
 
 def test_all_random_states_come_back(tmp_path):
@@ -223,18 +226,18 @@ def test_the_log_and_its_plot(place, tmp_path):
     assert lines[0]["epoch"] == pytest.approx(2 * 4 / 16) and lines[0]["learning_rate"] == pytest.approx(3e-4)
     for line in lines:
         assert {"loss", "gradient_norm", "steps_per_second"} <= set(line)
-    figure = trainer.plot_losses(tmp_path, smooth=2)
+    figure = loop.plot_losses(tmp_path, smooth=2)
     (axis,) = figure.axes
     points = {line.get_label(): line.get_xydata() for line in axis.lines if not line.get_label().startswith("_")}
     losses = [line["loss"] for line in lines]
     np.testing.assert_allclose(points["loss"][:, 1], [losses[0], np.mean(losses[:2]), np.mean(losses[1:])])
     assert points["loss"][:, 0].tolist() == [2, 4, 5] and "loss, grid" in points
-    both = trainer.plot_losses({"one": tmp_path, "two": tmp_path}, names=("gradient_norm",))
+    both = loop.plot_losses({"one": tmp_path, "two": tmp_path}, names=("gradient_norm",))
     assert [t.get_text() for t in both.axes[0].get_legend().get_texts()] == ["one gradient, norm", "two gradient, norm"]
     with pytest.raises(FileNotFoundError, match="holds no log.jsonl"):
-        trainer.plot_losses(tmp_path / "none")
+        loop.plot_losses(tmp_path / "none")
     with pytest.raises(ValueError, match="the log has no entry named x"):
-        trainer.plot_losses(tmp_path, names=("x",))
+        loop.plot_losses(tmp_path, names=("x",))
 
 
 def test_tensorboard_shows_the_same_numbers(tmp_path):
@@ -256,21 +259,21 @@ def test_tensorboard_shows_the_same_numbers(tmp_path):
 
 
 def test_new_copies_follow_from_the_seed(place):
-    one, two, other = (trainer.build_pipeline(config(place, run__seed=seed)).control for seed in (0, 0, 1))
+    one, two, other = (loop.build_pipeline(config(place, run__seed=seed)).control for seed in (0, 0, 1))
     same = [torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True)]
     assert all(same)
     assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-    concat = trainer.build_pipeline(config(place, model__mode="concat")).control
+    concat = loop.build_pipeline(config(place, model__mode="concat")).control
     assert concat.guidance.config.mode == "concat"
 
 
 def test_going_on_with_a_pipelines_own_copy(place, tmp_path):
     folder = run(place, tmp_path / "first", run__max_steps=2)
-    kept = trainer.build_pipeline(prepared.config(folder, model__control="keep"))
+    kept = loop.build_pipeline(prepared.config(folder, model__control="keep"))
     averaged = load_file(last(tmp_path / "first") / "averaged.safetensors")
     assert all(torch.equal(w, averaged[f"control.{n}"]) for n, w in kept.control.state_dict().items())
     with pytest.raises(ValueError, match="model.control=keep: the copy in .* has model.mode=gated; set that too"):
-        trainer.build_pipeline(prepared.config(folder, model__control="keep", model__mode="attention"))
+        loop.build_pipeline(prepared.config(folder, model__control="keep", model__mode="attention"))
 
 
 def test_stable_diffusions_parts_are_put_together(place, tmp_path):
@@ -283,11 +286,11 @@ def test_stable_diffusions_parts_are_put_together(place, tmp_path):
     settings = prepared.config(
         tmp_path / "base", model__image_encoder=str(tmp_path / "vision"), run__max_steps=2, model__mode="attention"
     )
-    folder = trainer.train(settings, place / "data", tmp_path / "run", cpu=True)
+    folder = loop.train(settings, place / "data", tmp_path / "run", cpu=True)
     pipe = GCGPipeline.from_pretrained(folder)
     assert pipe.control.guidance.config.mode == "attention" and pipe.config.height == 32
     with pytest.raises(ValueError, match="has no copy to keep"):
-        trainer.build_pipeline(configs.replace(settings, {"model.control": "keep"}))
+        loop.build_pipeline(configs.replace(settings, {"model.control": "keep"}))
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from .. import color
-from ..configs import DataConfig, load
-from ..configs import replace as replace_settings
+from ..training.config import DataConfig, load
+from ..training.config import replace as replace_settings
 from . import augment as pairs
 from . import captions, footage
 from . import prepare as preparation

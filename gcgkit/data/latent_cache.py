@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from .. import color, encoders
-from ..configs import DataConfig
+from ..training.config import DataConfig
 from ..utils import files
 from . import augment
 from .dataset import Clip, Sample, caption_of, read_views, targets

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..configs import DataConfig
+from ..training.config import DataConfig
 from . import augment
 
 GRID_TILES = 4  # §4.1: "a grid made up of four randomly selected images"

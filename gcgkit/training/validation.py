@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import torch
 
-from . import color, metrics
-from .configs import TrainConfig
-from .data import captions
-from .data.dataset import read_clips
-from .training_log import TrainingLog
+from .. import color, metrics
+from ..data import captions
+from ..data.dataset import read_clips
+from .config import TrainConfig
+from .log import TrainingLog
 
 SHOWN = 4  # frames of each clip in the picture
 SEED = 0  # the same noise every time, so that pictures of different steps can be compared

@@ -28,15 +28,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from .configs import (
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TrainConfig,
-    ValidationConfig,
-)
+from .config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig, ValidationConfig
 
 PAPER = TrainConfig(
     # §4.1: Adam, 5e-5, batch 24, 15 epochs, 448x256, mask 20 %. The paper does not say what an epoch is (here 64 target
@@ -86,7 +78,7 @@ PAPER_16GB = vary(
 )
 
 # A new copy for the mini model, from its own UNet and of the bundled shape, trained jointly and with the ColorHint's
-# error. The bundled weights come from ``gcgkit.mini``, whose guidance learns before the copy, by itself.
+# error. The bundled weights come from ``gcgkit.training.mini``, whose guidance learns before the copy, by itself.
 MINI = vary(
     PAPER,
     name="mini",

@@ -2,7 +2,7 @@
 
     pipeline = train(load("paper"), "data/prepared", "runs/paper")             # the same as the command
     gcgkit train --config paper --data data/prepared --out runs/paper
-    accelerate launch -m gcgkit.trainer --config paper --data data/prepared --out runs/paper
+    accelerate launch -m gcgkit.training.loop --config paper --data data/prepared --out runs/paper
 
 A run's folder holds ``config.toml``, ``checkpoints/``, ``log.jsonl``, ``tensorboard/``, ``validation/`` and, at the
 end, ``pipeline/``, which ``GCGPipeline.from_pretrained`` reads. The same call goes on from the last checkpoint:
@@ -25,17 +25,19 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from . import checkpoints, configs, profiles, validation
-from . import encoders as conditioning
-from .configs import TrainConfig
-from .control import GuidedControlNet
-from .data import latent_cache
-from .data.dataset import Clip, FrameDataset, loader, read_clips
-from .data.sampling import Positions
-from .learner import DTYPES, Learner, diverged
-from .pipeline import GCGPipeline
-from .training import best_precision
-from .training_log import Sums, TrainingLog, plot_losses
+from .. import encoders as conditioning
+from .. import profiles
+from ..control import GuidedControlNet
+from ..data import latent_cache
+from ..data.dataset import Clip, FrameDataset, loader, read_clips
+from ..data.sampling import Positions
+from ..pipeline import GCGPipeline
+from . import checkpoints, validation
+from . import config as configs
+from .config import TrainConfig
+from .fit import best_precision
+from .log import Sums, TrainingLog, plot_losses
+from .step import DTYPES, Learner, diverged
 
 __all__ = ["build_pipeline", "plot_losses", "total_steps", "train"]
 
@@ -236,6 +238,6 @@ def _identity(clips: list[Clip]) -> str:
 
 
 if __name__ == "__main__":
-    from .train_cli import main
+    from ..train_cli import main
 
     sys.exit(main())

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from .utils import files
+from ..utils import files
 
 
 @dataclass(frozen=True)

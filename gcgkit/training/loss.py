@@ -6,12 +6,12 @@ import torch
 import torch.nn as nn
 from diffusers.training_utils import compute_snr
 
-from . import encoders as conditioning
-from .control import GuidedControlNet
-from .data import latent_cache
-from .data.dataset import Batch, References
-from .guidance import GuidanceOutput
-from .srg import make_grid
+from .. import encoders as conditioning
+from ..control import GuidedControlNet
+from ..data import latent_cache
+from ..data.dataset import Batch, References
+from ..guidance import GuidanceOutput
+from ..srg import make_grid
 
 
 class Denoiser(nn.Module):

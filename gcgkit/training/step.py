@@ -13,13 +13,14 @@ import torch.nn as nn
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
-from . import checkpoints, compilation
-from . import encoders as conditioning
-from .configs import TrainConfig
-from .data.dataset import Batch, References
-from .denoiser import Denoiser, denoising_target, draw_noise, encode_batch, snr_weights
-from .training import warmup_cosine
-from .training_log import Sums
+from .. import compilation
+from .. import encoders as conditioning
+from ..data.dataset import Batch, References
+from . import checkpoints
+from .config import TrainConfig
+from .fit import warmup_cosine
+from .log import Sums
+from .loss import Denoiser, denoising_target, draw_noise, encode_batch, snr_weights
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 OF_PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

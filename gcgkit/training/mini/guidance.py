@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from . import training
-from .data import augment as pairs
-from .fresh_scenes import FreshScenes, couples, encode_scenes, scene_batches
-from .guidance import GatedColorGuidance
-from .mini_parts import device, save
-from .vae import LumaChromaAutoencoder
+from ...data import augment as pairs
+from ...guidance import GatedColorGuidance
+from ...vae import LumaChromaAutoencoder
+from .. import fit as training
+from .encoders import device, save
+from .scenes import FreshScenes, couples, encode_scenes, scene_batches
 
 TENSORS = ("target", "gray", "ref_gray", "ref_color")  # of a batch
 # Gray has the target's luma latents already; they count a little, as what matches in luma often does in colour.

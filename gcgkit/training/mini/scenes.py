@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 import torch
 
-from . import encoders as conditioning
-from .data import augment as pairs
-from .data import footage
-from .srg import make_grid
+from ... import encoders as conditioning
+from ...data import augment as pairs
+from ...data import footage
+from ...srg import make_grid
 
 VIEWS = 6
 

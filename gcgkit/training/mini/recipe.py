@@ -1,6 +1,6 @@
 """The recipe of the mini weights, stage by stage, from photographs and clips to a pipeline folder (§3.4.2, §4.1).
 
-    python -m gcgkit.mini STAGE --data DIR --out DIR [--steps N]
+    python -m gcgkit.training.mini.recipe STAGE --data DIR --out DIR [--steps N]
 
 Stages, in order: ``vae``, ``encoders``, ``cache``, ``hint``, ``matching``, ``gate``, ``text2image``, ``guidance``,
 ``fullsize``, ``export``. Each resumes where it was killed; their default numbers of steps are those of the bundled
@@ -24,15 +24,15 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from tqdm.auto import tqdm
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from . import encoders as conditioning
-from . import training
-from .control import GuidedControlNet
-from .data import augment as pairs
-from .data import footage
-from .guidance import GatedColorGuidance
-from .mini_guidance import TENSORS, attention_folder, make_guidance, train_gate, train_hint, train_matching
-from .mini_parts import WIDTH, calibrate, device, drop_shared, save, to_tensor, train_encoders, train_vae
-from .vae import LumaChromaAutoencoder
+from ... import encoders as conditioning
+from ...control import GuidedControlNet
+from ...data import augment as pairs
+from ...data import footage
+from ...guidance import GatedColorGuidance
+from ...vae import LumaChromaAutoencoder
+from .. import fit as training
+from .encoders import WIDTH, calibrate, device, drop_shared, save, to_tensor, train_encoders, train_vae
+from .guidance import TENSORS, attention_folder, make_guidance, train_gate, train_hint, train_matching
 
 STAGES = (
     "unpack", "vae", "encoders", "cache", "hint", "matching", "gate", "text2image", "guidance", "fullsize", "export",
@@ -45,7 +45,7 @@ SMALL, FULL = (128, 224), (256, 448)  # training sizes in pixels: most steps, la
 
 def unpack(profile: str | Path, out: Path) -> None:
     """A finished pipeline's parts, guidance, UNet and copy, as the stages up to ``guidance`` leave them; in float32."""
-    from .pipeline import GCGPipeline
+    from ...pipeline import GCGPipeline
 
     pipe = GCGPipeline.from_pretrained(profile)
     for name in ("vae", "tokenizer", "text_encoder", "image_encoder", "feature_extractor"):
@@ -276,7 +276,7 @@ def export(
     The profile's own settings were chosen on three of the measuring clips (blackswan, dog, soapbox): at a quarter of
     the strength frames keep closer to their ColorHint, and with tau = 64 keyframes guide to nearly the last step.
     """
-    from .pipeline import GCGPipeline
+    from ...pipeline import GCGPipeline
 
     parts, control = out / "parts", GuidedControlNet.from_pretrained(trained / "control")
     if guidance is not None:

@@ -23,12 +23,13 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from . import encoders as conditioning
-from . import profiles, tensorcolor, training
-from .data import augment as pairs
-from .data import captions, footage
-from .guidance import GatedColorGuidance
-from .vae import LumaChromaAutoencoder
+from ... import encoders as conditioning
+from ... import profiles, tensorcolor
+from ...data import augment as pairs
+from ...data import captions, footage
+from ...guidance import GatedColorGuidance
+from ...vae import LumaChromaAutoencoder
+from .. import fit as training
 
 WIDTH = 96  # of text and image tokens
 

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
-from .utils.files import write_text
+from ..utils.files import write_text
 
 
 def best_precision(device: torch.device | str | None = None) -> str:

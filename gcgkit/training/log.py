@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from . import plots
-from .training import _cut_log, read_log
+from .. import plots
+from .fit import _cut_log, read_log
 
 
 class TrainingLog:
