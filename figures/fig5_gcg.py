@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import studio
 
-from gcgkit import ablations, plots, profiles
+from gcgkit import plots, profiles
+from gcgkit.evaluation import ablations
 
 TRAINED = {  # alike, beside the same frozen UNet
     "Ours*: concatenation, own weights": "mini-concat",

@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 
 import gcgkit
-from gcgkit import ablations, color, demo, lesson, methods, metrics, plots, profiles, video
+from gcgkit import color, demo, lesson, metrics, plots, profiles, video
 from gcgkit.data import clips
+from gcgkit.evaluation import ablations, methods
 
 HERE = Path(__file__).resolve().parent
 DPI = 200

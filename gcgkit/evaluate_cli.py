@@ -49,10 +49,10 @@ def run(args: argparse.Namespace) -> None:
 
         if not torch.cuda.is_available():
             raise ValueError(f"--device {args.device}: no GPU can be used here; gcgkit doctor tells more.")
-    from .evalset import open_set
-    from .evaluation import evaluate, read_results
-    from .methods import parse, table1_methods
-    from .table import render
+    from .evaluation.clips import open_set
+    from .evaluation.methods import parse, table1_methods
+    from .evaluation.run import evaluate, read_results
+    from .evaluation.table import render
     from .utils.files import write_text
 
     evalset = open_set(

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import lesson, methods
+from . import lesson
+from .evaluation import methods
 
 # The one place for the address that gcgkit is published under, such as git+https://HOST/OWNER/gcgkit. While it is empty
 # a machine without gcgkit is told to name a source itself; after a change, run this module over the notebooks.

@@ -8,7 +8,8 @@ import pytest
 import tiny
 import torch
 
-from gcgkit import ablations, color
+from gcgkit import color
+from gcgkit.evaluation import ablations
 
 FRAMES = 7
 

@@ -9,9 +9,9 @@ from diffusers import DDIMScheduler
 from test_pipeline import color, seeded
 
 from gcgkit import encoders
-from gcgkit.ablations import held_gate
 from gcgkit.blending import toward_hint
 from gcgkit.color import merge_luminance, to_gray
+from gcgkit.evaluation.ablations import held_gate
 from gcgkit.guidance import GuidanceOutput
 from gcgkit.solvers import SOLVERS
 

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 import tiny
 
-from gcgkit import baselines, evalset, evaluate_cli, evaluation, measures, methods, metrics, video
+from gcgkit import baselines, evaluate_cli, metrics, video
 from gcgkit.color import to_gray
+from gcgkit.evaluation import clips as evalset
+from gcgkit.evaluation import columns, methods
+from gcgkit.evaluation import run as evaluation
 from gcgkit.video import images
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -159,9 +162,9 @@ def test_numbers_asked_for_later_are_kept_under_the_same_name(clips, tmp_path):
 
 def test_distances_keep_to_the_frames_of_their_own_run(clips, data, tmp_path, monkeypatch):
     """The first 6 frames measured after all 8, into the same folder: each distance is to the true frames of its run."""
-    from gcgkit.measures import METRICS
+    from gcgkit.evaluation.columns import METRICS
+    from gcgkit.evaluation.table import render
     from gcgkit.metrics import networks
-    from gcgkit.table import render
 
     features = lambda name, frames, device=None: np.stack([f.mean(axis=(0, 1)) for f in frames])  # noqa: E731
     monkeypatch.setattr(networks, "features", features)
@@ -446,7 +449,7 @@ def test_a_prepared_folder_is_a_set(tmp_path, data):
         (lambda d: methods.parse("folder"), "takes one argument"),
         (lambda d: methods.parse("gcg:mini,reference=last"), "reference must be"),
         (lambda d: methods.parse("system:photoshop"), "no system called 'photoshop'"),
-        (lambda d: measures.choose(["ssim"]), "no metric called 'ssim'"),
+        (lambda d: columns.choose(["ssim"]), "no metric called 'ssim'"),
         (lambda d: evaluation.read_results(d), "results.jsonl does not exist"),
         (lambda d: run(evalset.open_set(d), d / "x", "gray", "gray"), "names of their own"),
         (lambda d: run(evalset.open_set(d), d / "x", "truth=flow"), "none may be called 'truth'"),
@@ -526,7 +529,8 @@ def test_a_failed_clip_still_leaves_the_table(data, tmp_path, capsys):
 
 
 def test_importing_for_the_command_needs_no_torch():
-    program = "import sys, gcgkit.evaluate_cli, gcgkit.evaluation, gcgkit.table; print('torch' in sys.modules)"
+    modules = "gcgkit.evaluate_cli, gcgkit.evaluation.run, gcgkit.evaluation.table"
+    program = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True,
                           env={**os.environ})  # fmt: skip
     assert done.stdout.strip() == "False"

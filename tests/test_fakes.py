@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tiny
 
-from gcgkit import fakes, measures, metrics
+from gcgkit import fakes, metrics
 from gcgkit.color import rgb_to_lab, to_gray
+from gcgkit.evaluation import columns
 from gcgkit.metrics import networks
 
 TRUTH = np.clip(tiny.clip(6, 32, 48).astype(int) // 2 + 60, 0, 255).astype(np.uint8)  # muted: any hue has a place in it
@@ -66,7 +67,7 @@ def test_scores_are_the_metrics_in_the_tables_units(monkeypatch):
         fakes.tint(TRUTH),
         ("psnr_rgb", "psnr_luma", "colorfulness", "colorfulness_abs", "cdc", "flow_warp_error"),
     )
-    found = measures.scores(fake, TRUTH, names)
+    found = columns.scores(fake, TRUTH, names)
     assert found == {
         "PSNR (RGB)": metrics.psnr_rgb(fake, TRUTH),
         "PSNR (L*)": metrics.psnr_luma(fake, TRUTH),
@@ -76,6 +77,6 @@ def test_scores_are_the_metrics_in_the_tables_units(monkeypatch):
         "Warping error (×10⁻³)": 1000 * metrics.flow_warp_error(fake, to_gray(TRUTH)),
     }
     monkeypatch.setattr(networks, "find_spec", lambda name: None)  # as where no package is installed
-    assert measures.scores(fake, TRUTH, ["lpips", "fid"]) == {"LPIPS": None, "FID": None}
-    assert set(measures.reasons()) == {"LPIPS", "MUSIQ", "CLIP-IQA", "FID", "ST-LPIPS", "FD-EfficientNet"}
-    assert "pip install" in measures.reasons(["fid"])["FID"] and measures.reasons(["cdc"]) == {}
+    assert columns.scores(fake, TRUTH, ["lpips", "fid"]) == {"LPIPS": None, "FID": None}
+    assert set(columns.reasons()) == {"LPIPS", "MUSIQ", "CLIP-IQA", "FID", "ST-LPIPS", "FD-EfficientNet"}
+    assert "pip install" in columns.reasons(["fid"])["FID"] and columns.reasons(["cdc"]) == {}

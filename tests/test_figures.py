@@ -11,8 +11,9 @@ import pytest
 import tiny
 
 import gcgkit
-from gcgkit import ablations, demo, metrics, table
+from gcgkit import demo, metrics
 from gcgkit.data import clips
+from gcgkit.evaluation import ablations, table
 
 FIGURES = Path(__file__).resolve().parents[1] / "figures"
 sys.path.insert(0, str(FIGURES))

@@ -10,7 +10,8 @@ import nbformat
 import numpy as np
 import pytest
 
-from gcgkit import GCGPipeline, fakes, keyframes, lesson, metrics, profiles, srg, table
+from gcgkit import GCGPipeline, fakes, keyframes, lesson, metrics, profiles, srg
+from gcgkit.evaluation import table
 from gcgkit.guidance import GatedColorGuidance
 from gcgkit.training import config as configs
 from gcgkit.vae import LumaChromaAutoencoder

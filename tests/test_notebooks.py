@@ -15,7 +15,8 @@ import nbformat
 import pytest
 from PIL import Image
 
-from gcgkit import lesson, lesson_runs, methods
+from gcgkit import lesson, lesson_runs
+from gcgkit.evaluation import methods
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 FILES = sorted(FOLDER.glob("*.ipynb"))

@@ -18,9 +18,10 @@ import torch
 from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
 from skimage.color import rgb2lab
 
-from gcgkit import methods, profiles, references
+from gcgkit import profiles, references
 from gcgkit.color import merge_luminance, to_gray
 from gcgkit.encoders import fit_canvas, image_tokens
+from gcgkit.evaluation import methods
 from gcgkit.keyframes import small_gray
 from gcgkit.pipeline import GCGPipeline
 from gcgkit.settings import Settings

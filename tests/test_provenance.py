@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import gcgkit
-from gcgkit import ablations, provenance
+from gcgkit.evaluation import ablations, provenance
 
 
 def test_versions_are_those_of_the_imported_packages():
@@ -58,6 +58,6 @@ def test_the_device_is_the_one_that_was_asked_for(monkeypatch):
 
 
 def test_it_does_not_load_torch():
-    program = "import sys; from gcgkit import provenance; provenance.of(None); print('torch' in sys.modules)"
+    program = "import sys; from gcgkit.evaluation import provenance; provenance.of(None); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

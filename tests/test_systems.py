@@ -17,8 +17,12 @@ import pytest
 import tiny
 import torch
 
-from gcgkit import evalset, evaluation, methods, systems, video
-from gcgkit.runners import replacements
+from gcgkit import video
+from gcgkit.evaluation import clips as evalset
+from gcgkit.evaluation import methods
+from gcgkit.evaluation import run as evaluation
+from gcgkit.evaluation.systems import setup as systems
+from gcgkit.evaluation.systems.runners import replacements
 from gcgkit.video import images
 
 SIZE = (32, 64)
@@ -380,7 +384,10 @@ def test_a_repository_that_cannot_be_reached_is_told(tmp_path):
     ("call", "message"),
     [
         (lambda f, t: systems.get("photoshop"), "no system called 'photoshop'"),
-        (lambda f, t: systems.run("vcgan", f, None, t / "out", root=t), "is not set up: run python -m gcgkit.systems"),
+        (
+            lambda f, t: systems.run("vcgan", f, None, t / "out", root=t),
+            "is not set up: run python -m gcgkit.evaluation.systems setup",
+        ),
         (lambda f, t: systems.plan("x"), "no system called"),
     ],
 )
@@ -412,7 +419,7 @@ def test_the_six_are_pinned_with_licence_and_weights():
 
 
 def test_the_methods_have_the_papers_names():
-    from gcgkit.table import paper
+    from gcgkit.evaluation.table import paper
 
     assert {system.label for system in systems.known().values()} == set(paper()["methods"][:6])
 

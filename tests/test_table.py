@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gcgkit import evaluation, table
-from gcgkit.measures import METRICS, keep_distances
+from gcgkit.evaluation import run as evaluation
+from gcgkit.evaluation import table
+from gcgkit.evaluation.columns import METRICS, keep_distances
 from gcgkit.metrics.networks import frechet_distance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -326,7 +327,8 @@ def test_the_command_renders_results(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in pair("flow", 20, 21)))
     done = subprocess.run(
-        [sys.executable, "-m", "gcgkit.table", str(tmp_path), "--format", "html", "--out", str(tmp_path / "t.html")],
+        [sys.executable, "-m", "gcgkit.evaluation.table", str(tmp_path), "--format", "html",
+         "--out", str(tmp_path / "t.html")],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

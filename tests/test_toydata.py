@@ -64,7 +64,7 @@ def test_parts_of_the_data_sets_are_those_of_the_split_files_the_table_and_the_r
         listed = (ROOT / f"data_scripts/splits/{name}.txt").read_text().split()
         assert catalog.SPLITS[name].clips == len(listed)
         assert listed[0] in catalog.SPLITS[name].title and listed[-1] in catalog.SPLITS[name].title
-    table = json.loads((ROOT / "gcgkit/data/table1.json").read_text(encoding="utf-8"))["datasets"]
+    table = json.loads((ROOT / "gcgkit/evaluation/table1.json").read_text(encoding="utf-8"))["datasets"]
     assert catalog.SPLITS["davis-test-dev"].clips == table["DAVIS"]["clips"]
     assert catalog.SPLITS["davis-test-dev"].frames == table["DAVIS"]["frames"]
     assert catalog.SPLITS["ldv-test"].clips == table["LDV3"]["clips"]

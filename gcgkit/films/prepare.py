@@ -88,7 +88,7 @@ def prepare(source, output, options: Options) -> Job:
 
 def weights_of(profile: str) -> str:
     """Digest of a profile's weights; raises as ``profiles.resolve`` does."""
-    from ..methods import weights_digest
+    from ..evaluation.methods import weights_digest
 
     return weights_digest(profile)
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from . import metrics
-from .color import to_gray
-from .metrics import networks
-from .utils.files import write_text
+from .. import metrics
+from ..color import to_gray
+from ..metrics import networks
+from ..utils.files import write_text
 
 _VERSION = 2  # of how numbers are made; a new one makes cached numbers void
 

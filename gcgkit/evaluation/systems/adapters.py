@@ -11,9 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from . import video
-from .evalset import fit
-from .video.images import write_frames
+from ... import video
+from ...video.images import write_frames
+from ..clips import fit
 
 RUNNERS = Path(__file__).parent / "runners"
 _CROP = (16, 9)  # DExemplar's shape

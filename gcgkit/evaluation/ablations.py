@@ -1,8 +1,8 @@
 """Ablations (section 4.5): a clip coloured under many settings, one changed at a time, a small file of numbers each.
 
-    python -m gcgkit.ablations                          # the bundled weights on the demo's clip
-    python -m gcgkit.ablations --weights mini-concat    # other trained weights join the same folder
-    python -m gcgkit.ablations --data DATA --frames 40  # the measuring clips of `footage`
+    python -m gcgkit.evaluation.ablations                          # the bundled weights on the demo's clip
+    python -m gcgkit.evaluation.ablations --weights mini-concat    # other trained weights join the same folder
+    python -m gcgkit.evaluation.ablations --data DATA --frames 40  # the measuring clips of `footage`
 
 The first true frame is the exemplar; numbers are of the frames after it. What needs no other weights is varied here:
 the t of Eq. 10, D, keyframes, steps, the reference grid, SRG, and the gate held shut or open. The modes without a
@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from . import demo, methods, metrics, provenance
-from .color import to_gray
-from .data import footage
-from .settings import Settings
-from .utils.commands import told
-from .utils.files import write_text
+from .. import demo, metrics
+from ..color import to_gray
+from ..data import footage
+from ..settings import Settings
+from ..utils.commands import told
+from ..utils.files import write_text
+from . import methods, provenance
 
 SCHEMA = 1
 OUT = Path("results/ablations")
@@ -229,7 +230,8 @@ def read(folder: str | Path = OUT, label: str | None = None, clip: str | None = 
         except (ValueError, KeyError, TypeError):
             fits = False
         if not fits:
-            raise ValueError(f"{path} is no record of an ablation: take it out, or run python -m gcgkit.ablations.")
+            again = "run python -m gcgkit.evaluation.ablations"
+            raise ValueError(f"{path} is no record of an ablation: take it out, or {again}.")
         if label in (None, record["label"]) and clip in (None, record["clip"]):
             records.append(record)
     order = {(setting.group, setting.value): i for i, setting in enumerate(SETTINGS)}
@@ -308,7 +310,7 @@ def _slug(text: str) -> str:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from .pipeline import GCGPipeline
+    from ..pipeline import GCGPipeline
 
     clips = load_clips(args.clip, args.frames, args.first, args.stride, args.data)
     pipe = GCGPipeline.from_pretrained(args.weights).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -333,7 +335,8 @@ def _run(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns an exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m gcgkit.ablations", description="Colour clips under many settings and keep the numbers."
+        prog="python -m gcgkit.evaluation.ablations",
+        description="Colour clips under many settings and keep the numbers.",
     )
     add = parser.add_argument
     add("--weights", metavar="NAME", default="mini", help="bundled name, folder or hub id (mini)")

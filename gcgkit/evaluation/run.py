@@ -31,14 +31,15 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from . import measures, metrics, provenance
-from .color import to_gray
-from .evalset import EvalSet, Frames, digest
-from .measures import Metric
+from .. import metrics
+from ..color import to_gray
+from ..metrics import networks
+from ..utils.files import write_text
+from ..video.images import check_names
+from . import columns, provenance
+from .clips import EvalSet, Frames, digest
+from .columns import Metric
 from .methods import Method, Request
-from .metrics import networks
-from .utils.files import write_text
-from .video.images import check_names
 
 TRUTH = "truth"
 NO_COLOR = "the frames hold no colour"
@@ -62,7 +63,7 @@ def evaluate(
     The true clips are measured too, as the method "truth". Progress goes to the terminal.
     Raises ValueError for methods of one name, or, after everything else is done, for a method that failed on a clip.
     """
-    out, wanted = Path(out), measures.choose(metric_names)
+    out, wanted = Path(out), columns.choose(metric_names)
     names = [method.name for method in methods]
     if len(set(names)) < len(names) or TRUTH in names:
         raise ValueError(f"methods need names of their own, and none may be called '{TRUTH}': {', '.join(names)}.")
@@ -105,7 +106,7 @@ def merge(out: str | Path) -> Path:
     records.sort(key=lambda r: (r["set"]["name"], r["method"], r["key"], r["clip"] or ""))
     path = Path(out) / "results.jsonl"
     write_text(path, "".join(json.dumps(record, sort_keys=True) + "\n" for record in records))
-    measures.keep_distances(Path(out), _feature_files(records))
+    columns.keep_distances(Path(out), _feature_files(records))
     return path
 
 
@@ -118,7 +119,7 @@ def setting(record: dict) -> tuple:
 def _feature_files(records: list[dict]) -> Iterator[tuple[list[str], list[str]]]:
     """Names of a method's files of features and of the truth's, clip by clip, for every set, method and such metric."""
     truth = {(setting(r), r["clip"]): r["metrics"] for r in records if r["method"] == TRUTH}
-    for name in (metric.name for metric in measures.METRICS.values() if metric.kind == "set"):
+    for name in (metric.name for metric in columns.METRICS.values() if metric.kind == "set"):
         having = [r for r in records if r["method"] != TRUTH and name in r["metrics"]]
         for _, own in groupby(having, key=lambda r: (r["set"]["name"], r["method"], r["key"])):
             pairs = [(r["metrics"][name], truth.get((setting(r), r["clip"]), {}).get(name)) for r in own]
@@ -266,7 +267,7 @@ def _measure(result: dict, wanted: list[Metric], pred: Frames, truth: Frames, ca
         if metric.name in result["metrics"]:
             continue
         try:
-            value = measures.measure(metric, rest, true_rest, cache=cache, contents=contents, device=device)
+            value = columns.measure(metric, rest, true_rest, cache=cache, contents=contents, device=device)
         except (networks.NotAtHand, ValueError) as error:
             result["not_measured"][metric.name] = str(error)
             continue

@@ -1,12 +1,12 @@
 """The six systems that the paper compares with, each run by its authors' own code in an environment of its own (§4.4).
 
-    python -m gcgkit.systems                        # one table: licence, commit, what runs where, weights
-    python -m gcgkit.systems plan vcgan             # what would be done, every command
-    python -m gcgkit.systems setup vcgan --accept   # repository at its pinned commit, environment, linked weights
-    python -m gcgkit.systems run vcgan FRAMES OUT   # a folder 00000.png ... in, the same out
+    python -m gcgkit.evaluation.systems                        # one table: licence, commit, what runs where, weights
+    python -m gcgkit.evaluation.systems plan vcgan             # what would be done, every command
+    python -m gcgkit.evaluation.systems setup vcgan --accept   # repository at its commit, environment, linked weights
+    python -m gcgkit.evaluation.systems run vcgan FRAMES OUT   # a folder 00000.png ... in, the same out
 
-Nothing of theirs is in this package: ``data/systems.json`` says where each repository is and what it needs, and
-`system_jobs` how its own script is run. That happens from a launcher (``runners/launch.py``), which lets old code work
+Nothing of theirs is in this package: ``systems.json`` says where each repository is and what it needs, and
+`adapters` how its own script is run. That happens from a launcher (``runners/launch.py``), which lets old code work
 on a present torch and on a CPU. Frames come back as PNG under the input's names and at the input's size, luminance as
 the method left it. Where a method takes an exemplar, it gets the true first frame.
 """
@@ -30,13 +30,13 @@ from pathlib import Path
 
 import numpy as np
 
-from . import video
-from .evalset import fit
-from .system_jobs import ADAPTERS, RUNNERS
-from .utils import download
-from .utils.commands import told
-from .utils.files import file_sha256
-from .video.images import RANDOM_WEIGHTS, check_names, write_frames
+from ... import video
+from ...utils import download
+from ...utils.commands import told
+from ...utils.files import file_sha256
+from ...video.images import RANDOM_WEIGHTS, check_names, write_frames
+from ..clips import fit
+from .adapters import ADAPTERS, RUNNERS
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class System:
 @lru_cache(maxsize=1)
 def known() -> dict[str, System]:
     """All systems by name."""
-    text = resources.files("gcgkit").joinpath("data/systems.json").read_text(encoding="utf-8")
+    text = resources.files(__package__).joinpath("systems.json").read_text(encoding="utf-8")
     return {
         name: System(name=name, **{k: tuple(v) if isinstance(v, list) else v for k, v in about.items()})
         for name, about in json.loads(text).items()
@@ -171,7 +171,7 @@ def obstacle(name: str, root: str | Path = "systems") -> str | None:
     """Why a system cannot run with its own weights, in one sentence with what to do; None if it can."""
     system, place = get(name), _place(name, root)
     if not _has_commit(place / "repository", system) or not _interpreter(place).is_file():
-        return f"{system.label} is not set up: run python -m gcgkit.systems setup {name} --root {root}"
+        return f"{system.label} is not set up: run python -m gcgkit.evaluation.systems setup {name} --root {root}"
     if lost := [w for w in system.weights if not (place / "repository" / w["path"]).is_file()]:
         return f"{system.label} lacks {place / 'repository' / lost[0]['path']}: get it from {lost[0]['from']}"
     return None
@@ -320,7 +320,8 @@ def _sha256(path: Path, changed: int) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The listing, a plan, a set-up or a run from the command line; returns an exit code."""
-    parser = argparse.ArgumentParser(prog="python -m gcgkit.systems", description="The six compared systems.")
+    about = "The six compared systems."
+    parser = argparse.ArgumentParser(prog="python -m gcgkit.evaluation.systems", description=about)
     parser.add_argument("--root", default="systems", help="folder for repositories and environments (systems)")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for word, about in (("plan", "what would be done"), ("setup", "fetch and install"), ("run", "colour a folder")):
@@ -354,7 +355,3 @@ def _obey(args: argparse.Namespace) -> None:
         exemplar = None if args.exemplar is None else next(video.iterate(args.exemplar))
         options = {"root": args.root, "device": args.device, "random_weights": args.random_weights}
         print(run(args.name, args.frames, exemplar, args.out, **options))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,9 @@
 """Table 1 (section 4.4): the paper's numbers and ours, one row per method, in Markdown, LaTeX or HTML.
 
     print(render(read_results("results")))                 # Markdown; Table(...) shows itself in a notebook
-    python -m gcgkit.table results --format latex --out table1.tex
+    python -m gcgkit.evaluation.table results --format latex --out table1.tex
 
-The paper's digits are those printed (``data/table1.json``). What differs from the paper's setting, be it the data, the
+The paper's digits are those printed (``table1.json``). What differs from the paper's setting, be it the data, the
 number of frames or the weights, marks a row with a dagger at its name and at every number, so that no part of it can be
 taken for a number at the paper's scale. In each group the best is bold; the truth and plain gray are scales, not
 competitors. Each of our numbers is a mean over clips with its bootstrap interval; distances between sets (FID,
@@ -25,12 +25,12 @@ from pathlib import Path
 
 import numpy as np
 
-from . import profiles
-from .evaluation import NO_COLOR, TRUTH, bootstrap_interval, read_results, setting
-from .measures import METRICS, set_distance
+from .. import profiles
+from ..utils.commands import told
+from ..utils.files import write_text
+from .columns import METRICS, set_distance
+from .run import NO_COLOR, TRUTH, bootstrap_interval, read_results, setting
 from .table_formats import DAGGER, Cell, Group, Row, Table
-from .utils.commands import told
-from .utils.files import write_text
 
 FORMATS = ("markdown", "latex", "html")
 PRINTED_PSNR = "psnr"  # the paper does not say of what its PSNR is taken, so it has a column of its own
@@ -44,7 +44,7 @@ _PAPER_PARAMETERS = 800_000_000  # a UNet below that is not Stable Diffusion 2.1
 @lru_cache(maxsize=1)
 def paper() -> dict:
     """Table 1 as printed: "methods", "metrics", and for each of "datasets" the "values" as strings of digits."""
-    return json.loads(resources.files("gcgkit").joinpath("data/table1.json").read_text(encoding="utf-8"))
+    return json.loads(resources.files(__package__).joinpath("table1.json").read_text(encoding="utf-8"))
 
 
 def build(results: Iterable[dict], *, level: float = 0.95) -> Table:
@@ -260,7 +260,7 @@ def _explain(records: list[dict], level: float, marked: bool) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     """Render results from the command line; returns an exit code."""
     about = "Table 1 from results, ours below the paper's."
-    parser = argparse.ArgumentParser(prog="python -m gcgkit.table", description=about)
+    parser = argparse.ArgumentParser(prog="python -m gcgkit.evaluation.table", description=about)
     parser.add_argument("results", nargs="*", type=Path, help="folders of results, or results.jsonl files")
     parser.add_argument("--format", choices=FORMATS, default="markdown", help="markdown, latex or html (markdown)")
     parser.add_argument("--out", type=Path, help="file to write; the terminal by default")

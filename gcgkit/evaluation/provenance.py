@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 
-from . import __version__
+from .. import __version__
 
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "numpy", "opencv-python-headless")
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from . import video
-from .data import clips as installed_clips
-from .data import prepare as preparation
-from .data.footage import SIZE
-from .utils.checks import check_frame
+from .. import video
+from ..data import clips as installed_clips
+from ..data import prepare as preparation
+from ..data.footage import SIZE
+from ..utils.checks import check_frame
 
 INSTALLED = "installed"
 _HOLD = 256 * 2**20  # bytes of a clip that are kept in memory while it is measured; a longer one is read again

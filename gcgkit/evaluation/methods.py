@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from . import baselines, profiles, systems
-from .color import to_gray
-from .evalset import Frames
-from .utils.files import file_sha256
-from .video.images import RANDOM_WEIGHTS, check_names, write_frames
+from .. import baselines, profiles
+from ..color import to_gray
+from ..utils.files import file_sha256
+from ..video.images import RANDOM_WEIGHTS, check_names, write_frames
+from .clips import Frames
+from .systems import setup as systems
 
 # The rows of Table 1 that are ours: name, profile, options of the pipeline.
 TABLE1_OURS = (
@@ -141,7 +142,7 @@ class Pipeline:
         if self._pipe is None:
             import torch
 
-            from .pipeline import GCGPipeline
+            from ..pipeline import GCGPipeline
 
             pipe = GCGPipeline.from_pretrained(self.profile)
             pipe.set_progress_bar_config(disable=True)

@@ -1,6 +1,6 @@
 """How good the weights are: the figures of the model card, each from one call.
 
-    python -m gcgkit.quality PART --data DIR [--weights mini] [--json FILE]
+    python -m gcgkit.evaluation.model_card PART --data DIR [--weights mini] [--json FILE]
 
 PART is ``vae``, ``exemplar``, ``prompt``, ``gate`` or ``memory``. The data folder is the one that ``footage``
 describes; only its six measuring clips and its held-out photographs are looked at (``memory`` needs none of it).
@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from . import baselines, metrics
-from . import encoders as conditioning
-from .color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
-from .data import captions, footage
-from .pipeline import GCGPipeline
-from .utils.commands import parse_size
-from .utils.files import write_text
+from .. import baselines, metrics
+from .. import encoders as conditioning
+from ..color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
+from ..data import captions, footage
+from ..pipeline import GCGPipeline
+from ..utils.commands import parse_size
+from ..utils.files import write_text
 
 PROMPT_WORDS = ("red", "orange", "yellow", "green", "blue", "purple")
 
