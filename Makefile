@@ -36,7 +36,7 @@ setup: $(STAMP) ## make .venv with the locked packages, gcgkit and the demo's cl
 	@echo "Set-up: $(VENV) is ready; source $(VENV)/bin/activate puts gcgkit and its Python on the path."
 
 demo: $(STAMP) ## colour a real clip; pictures, video and numbers land in figures/demo/
-	@$(PY) -m gcgkit.demo --out figures/demo
+	@$(PY) -m gcgkit.lessons.demo --out figures/demo
 
 test: $(STAMP) ## run the tests, then the notebooks
 	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 $(PYTEST_ARGS)

@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gcgkit import demo, metrics
+from gcgkit import metrics
 from gcgkit.color import to_gray
 from gcgkit.data import footage
+from gcgkit.lessons import demo
+from gcgkit.lessons.timing import clock, load, machine
 from gcgkit.solvers import SOLVERS
-from gcgkit.timing import clock, load, machine
 from gcgkit.utils import files
 
 STEPS = (4, 8, 16, 32)

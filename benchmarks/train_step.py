@@ -40,7 +40,7 @@ from gcgkit.control import GuidedControlNet
 from gcgkit.data.dataset import Batch, Sample, collate
 from gcgkit.data.latent_cache import encode_tokens
 from gcgkit.data.sampling import GRID_TILES, SampleStream
-from gcgkit.shapes import SHAPES, random_parts
+from gcgkit.lessons.random_networks import SHAPES, random_parts
 from gcgkit.training import config as configs
 from gcgkit.training.loss import encode_batch
 from gcgkit.training.step import OF_PRECISION, Learner

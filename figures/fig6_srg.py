@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import studio
 
-from gcgkit import plots
 from gcgkit.evaluation import ablations
+from gcgkit.lessons import plots
 
 
 def draw(maker: studio.Studio) -> plots.Picture:

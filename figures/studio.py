@@ -19,9 +19,11 @@ import cv2
 import numpy as np
 
 import gcgkit
-from gcgkit import color, demo, lesson, metrics, plots, profiles, video
+from gcgkit import color, metrics, profiles, video
 from gcgkit.data import clips
 from gcgkit.evaluation import ablations, methods
+from gcgkit.lessons import demo, plots
+from gcgkit.lessons import notebook as lesson
 
 HERE = Path(__file__).resolve().parent
 DPI = 200

@@ -9,8 +9,9 @@ import pytest
 import tiny
 import torch
 
-from gcgkit import demo, video
+from gcgkit import video
 from gcgkit.data import clips
+from gcgkit.lessons import demo
 from gcgkit.pipeline import GCGPipeline
 
 FRAMES, STEPS = 5, 2

@@ -11,9 +11,10 @@ import pytest
 import tiny
 
 import gcgkit
-from gcgkit import demo, metrics
+from gcgkit import metrics
 from gcgkit.data import clips
 from gcgkit.evaluation import ablations, table
+from gcgkit.lessons import demo
 
 FIGURES = Path(__file__).resolve().parents[1] / "figures"
 sys.path.insert(0, str(FIGURES))

@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 
 import gcgkit
-from gcgkit import lesson, lesson_runs
+from gcgkit.lessons import notebook as lesson
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "notebooks"))
+
+import execute  # noqa: E402
 
 
 def test_default_is_the_functions_own():
@@ -92,7 +97,7 @@ def test_set_up_cell_in_a_fresh_python_installs_gcgkit_and_keeps_torch(tmp_path)
         shelf,
         "gcgkit",
         "0.1.0",
-        {"gcgkit/__init__.py": "", "gcgkit/lesson.py": said},
+        {"gcgkit/__init__.py": "", "gcgkit/lessons/__init__.py": "", "gcgkit/lessons/notebook.py": said},
         ("torch>=2.6", "torchvision>=0.21"),
     )
     venv.create(tmp_path / "python", with_pip=True)
@@ -106,20 +111,20 @@ def test_set_up_cell_in_a_fresh_python_installs_gcgkit_and_keeps_torch(tmp_path)
         )
 
     assert run("-m", "pip", "install", "torch==2.7.0").returncode == 0
-    alone = run("-c", lesson_runs.setup_cell(repository=""))
+    alone = run("-c", execute.setup_cell(repository=""))
     assert alone.returncode != 0 and "set GCGKIT_SOURCE" in alone.stderr
     source = str(shelf / "gcgkit-0.1.0-py3-none-any.whl")
-    done = run("-c", lesson_runs.setup_cell(repository=source))
+    done = run("-c", execute.setup_cell(repository=source))
     assert done.stdout == "ready with torch 2.7.0\n", done.stderr
     # A second time nothing is installed, so that an empty shelf does not matter.
-    again = run("-c", lesson_runs.setup_cell(repository=source), PIP_FIND_LINKS=str(place))
+    again = run("-c", execute.setup_cell(repository=source), PIP_FIND_LINKS=str(place))
     assert again.stdout == "ready with torch 2.7.0\n", again.stderr
 
 
 def small_notebook(source: str):
     cells = [
         nbformat.v4.new_markdown_cell("# t"),
-        nbformat.v4.new_code_cell(lesson_runs.setup_cell()),
+        nbformat.v4.new_code_cell(execute.setup_cell()),
         nbformat.v4.new_code_cell(source),
     ]
     return nbformat.v4.new_notebook(cells=cells)
@@ -128,18 +133,18 @@ def small_notebook(source: str):
 @pytest.mark.slow
 def test_run_keeps_outputs_with_their_record_or_leaves_the_file_alone(tmp_path, monkeypatch):
     package = tmp_path / "light" / "gcgkit"  # what the set-up cell imports in the kernel, without torch: the run counts
-    package.mkdir(parents=True)
+    (package / "lessons").mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    (package / "lesson.py").write_text("def ready():\n    pass\n")
+    (package / "lessons" / "notebook.py").write_text("def ready():\n    pass\n")
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
     monkeypatch.delenv(lesson.STATIC, raising=False)
     path = tmp_path / "pages" / "one.ipynb"
     path.parent.mkdir()
     nbformat.write(small_notebook(f"print(os.environ[{lesson.STATIC!r}], 6 * 7)"), path)
-    seconds = lesson_runs.run(path)
+    seconds = execute.run(path)
     done = nbformat.read(path, as_version=4)
     assert done.cells[2].outputs[0].text == "1 42\n"
-    assert done.metadata.gcgkit.sources == lesson_runs.sources_digest(done)
+    assert done.metadata.gcgkit.sources == execute.sources_digest(done)
     assert done.metadata.gcgkit.seconds == round(seconds)
     assert lesson.STATIC not in os.environ
 
@@ -147,7 +152,7 @@ def test_run_keeps_outputs_with_their_record_or_leaves_the_file_alone(tmp_path, 
         nbformat.write(small_notebook(source), path)
         before = path.read_bytes()
         with pytest.raises(error, match="one.ipynb"):
-            lesson_runs.run(path)
+            execute.run(path)
         assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["one.ipynb"]
 
@@ -159,25 +164,25 @@ def test_progress_bars_are_no_part_of_a_page():
     )
     cells = [nbformat.v4.new_code_cell(outputs=[bar, shown, bar]), nbformat.v4.new_markdown_cell("x")]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    lesson_runs.drop_bars(notebook)
+    execute.drop_bars(notebook)
     assert notebook.cells[0].outputs == [shown]
 
 
 def test_stamp_wants_a_set_up_cell_in_its_place():
     notebook = small_notebook("x = 1")
     notebook.cells[1].source = notebook.cells[1].source.replace("ready()", "ready() # old")
-    lesson_runs.stamp(notebook)
-    assert notebook.cells[1].source == lesson_runs.setup_cell()
+    execute.stamp(notebook)
+    assert notebook.cells[1].source == execute.setup_cell()
     notebook.cells[1].source = "print()"
     with pytest.raises(ValueError, match="set-up cell"):
-        lesson_runs.stamp(notebook)
+        execute.stamp(notebook)
 
 
 def test_command_line_tells_in_one_line_what_failed(tmp_path):
     path = tmp_path / "bad.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# t")]), path)
     done = subprocess.run(
-        [sys.executable, "-m", "gcgkit.lesson_runs", str(path)], capture_output=True, text=True,
+        [sys.executable, "notebooks/execute.py", str(path)], capture_output=True, text=True,
         cwd=Path(gcgkit.__file__).parents[1],
     )  # fmt: skip
     assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from skimage.color import lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
-from gcgkit import metrics, psnr_study
+from gcgkit import metrics
 from gcgkit.baselines import optical_flow, warp
+from gcgkit.lessons import psnr_study
 
 
 def random_clip(seed, frames=6, height=10, width=14):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from gcgkit import color, demo, encoders, metrics, profiles
+from gcgkit import color, encoders, metrics, profiles
 from gcgkit.data import captions, clips
+from gcgkit.lessons import demo
 from gcgkit.pipeline import GCGPipeline
 
 FOLDER = profiles.WEIGHTS / "mini"

@@ -10,9 +10,11 @@ import nbformat
 import numpy as np
 import pytest
 
-from gcgkit import GCGPipeline, fakes, keyframes, lesson, metrics, profiles, srg
+from gcgkit import GCGPipeline, keyframes, metrics, profiles, srg
 from gcgkit.evaluation import table
 from gcgkit.guidance import GatedColorGuidance
+from gcgkit.lessons import notebook as lesson
+from gcgkit.lessons import wrong_colors
 from gcgkit.training import config as configs
 from gcgkit.vae import LumaChromaAutoencoder
 
@@ -79,7 +81,7 @@ STATEMENTS = [
         "gathers the batch in passes, computes in half precision and recomputes what it can",
         lambda: in_passes_half_and_recomputed(PAPER[1].run) and not in_passes_half_and_recomputed(PAPER[0].run),
     ),
-    ("10", 'ten "colourings" of it', lambda: len(fakes.FAKES) == 10),
+    ("10", 'ten "colourings" of it', lambda: len(wrong_colors.FAKES) == 10),
     ("10", "at three distances in time", lambda: len(metrics.CDC_GAPS) == 3),
     (
         "11",

@@ -9,16 +9,22 @@ import copy
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from PIL import Image
 
-from gcgkit import lesson, lesson_runs
 from gcgkit.evaluation import methods
+from gcgkit.lessons import notebook as lesson
 
-FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "notebooks"))
+
+import execute  # noqa: E402
+
+FOLDER = ROOT / "notebooks"
 FILES = sorted(FOLDER.glob("*.ipynb"))
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in FILES}
 # Which notebook has which of the paper's numbered equations.
@@ -111,7 +117,7 @@ def test_first_cell_says_what_for_and_what_is_needed(name):
 def test_second_cell_is_the_set_up_and_third_the_knobs(name):
     _, second, third = NOTEBOOKS[name].cells[:3]
     assert second.cell_type == third.cell_type == "code"
-    assert second.source == lesson_runs.setup_cell()
+    assert second.source == execute.setup_cell()
     knobs = ast.parse(third.source).body
     assert all(isinstance(line, ast.Assign) for line in knobs)
     assert third.source.startswith('profile = "mini"')
@@ -144,8 +150,8 @@ def test_every_cell_was_run_once_in_order_without_an_error(name):
 @each
 def test_outputs_are_of_these_sources_these_weights_and_one_run(name):
     record = NOTEBOOKS[name].metadata.gcgkit
-    again = "run python -m gcgkit.lesson_runs notebooks/*.ipynb"
-    assert record.sources == lesson_runs.sources_digest(NOTEBOOKS[name]), again
+    again = "run python notebooks/execute.py notebooks/*.ipynb"
+    assert record.sources == execute.sources_digest(NOTEBOOKS[name]), again
     assert record.weights == methods.weights_digest("mini"), again
 
 
@@ -153,15 +159,15 @@ def test_the_digest_notices_a_changed_line():
     notebook = next(iter(NOTEBOOKS.values()))
     changed = copy.deepcopy(notebook)
     changed.cells[2].source += "\n\n# a comment"
-    assert lesson_runs.sources_digest(changed) == lesson_runs.sources_digest(notebook)
+    assert execute.sources_digest(changed) == execute.sources_digest(notebook)
     changed.cells[2].source = "if a:\n    print(f'{a + b} {{c}}')  # d"
-    once = lesson_runs.sources_digest(changed)
+    once = execute.sources_digest(changed)
     changed.cells[2].source = "if a:\n\n    print( f'{a + b} {{c}}' )"  # tokens that Python 3.12 tells otherwise
-    assert lesson_runs.sources_digest(changed) == once
+    assert execute.sources_digest(changed) == once
     changed.cells[2].source = "if a: pass\nprint(f'{a + b} {{c}}')"
-    assert lesson_runs.sources_digest(changed) != once
+    assert execute.sources_digest(changed) != once
     changed.cells[2].source = notebook.cells[2].source.replace("mini", "other")
-    assert lesson_runs.sources_digest(changed) != lesson_runs.sources_digest(notebook)
+    assert execute.sources_digest(changed) != execute.sources_digest(notebook)
 
 
 @each
@@ -198,14 +204,14 @@ def test_interactive_cells_are_kept_as_pictures(number, widget):
 
 @each
 def test_outputs_tell_no_path_of_a_machine(name):
-    assert lesson_runs.machine_paths(NOTEBOOKS[name]) == []
+    assert execute.machine_paths(NOTEBOOKS[name]) == []
 
 
 @pytest.mark.parametrize("text", ["/home/ann/x.py:3", "see /tmp/abc", r"C:\Users\ann", "lib/site-packages/torch/x.py"])
 def test_a_path_of_a_machine_is_noticed(text):
     output = nbformat.v4.new_output("stream", text=f"warning: {text}\n")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[output])])
-    assert lesson_runs.machine_paths(notebook)
+    assert execute.machine_paths(notebook)
 
 
 @each
@@ -300,7 +306,7 @@ def test_the_map_in_the_first_notebook_is_the_present_one():
     outputs = [output.get("data", {}) for cell in cells("00_start_here", "code") for output in cell.outputs]
     shown = [data["text/markdown"] for data in outputs if "text/markdown" in data]
     for text in (lesson.paths(), lesson.contents()):
-        assert text._repr_markdown_() in shown, "run python -m gcgkit.lesson_runs notebooks/00_start_here.ipynb"
+        assert text._repr_markdown_() in shown, "run python notebooks/execute.py notebooks/00_start_here.ipynb"
 
 
 def test_each_equation_of_the_paper_has_its_notebook():

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from gcgkit import plots
 from gcgkit.color import rgb_to_lab
+from gcgkit.lessons import plots
 
 RNG = np.random.default_rng(0)
 FRAMES = RNG.integers(0, 256, (5, 32, 56, 3), dtype=np.uint8)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gcgkit import train_memory
+from gcgkit.lessons import memory_budget
 from gcgkit.training import config as configs
 from gcgkit.training import recipes
 
@@ -20,7 +20,7 @@ STATED = re.findall(
 @pytest.mark.parametrize("optimizer", ["adam", "adam8bit"])
 def test_the_small_card_holds_what_the_recipe_states(optimizer):
     config = configs.replace(configs.load("paper-16gb"), {"optimizer.name": optimizer})
-    held = train_memory.held(config)
+    held = memory_budget.held(config)
     stated = [float(eight or plain if optimizer == "adam8bit" else plain) for _, plain, eight in STATED]
     assert len(stated) == 8  # seven parts and their sum
     for found, wanted in zip(held.values(), stated[:-1], strict=True):
@@ -30,14 +30,14 @@ def test_the_small_card_holds_what_the_recipe_states(optimizer):
 
 def test_what_is_not_there_is_not_counted():
     config = configs.load("paper-16gb")
-    plain = train_memory.held(configs.replace(config, {"run.precision": "no", "optimizer.ema_decay": 0.0}))
+    plain = memory_budget.held(configs.replace(config, {"run.precision": "no", "optimizer.ema_decay": 0.0}))
     assert not {"averaged weights", "half-precision copies in a pass"} & set(plain)
     assert plain["frozen UNet"] == pytest.approx(4 * 0.866)
-    joint = train_memory.held(configs.replace(config, {"model.joint": True}))
+    joint = memory_budget.held(configs.replace(config, {"model.joint": True}))
     assert "frozen UNet" not in joint
     assert joint["their gradients"] == pytest.approx(4 * (0.866 + 0.363))
     with pytest.raises(ValueError, match="depends on the card"):
-        train_memory.held(configs.replace(config, {"run.precision": "auto"}))
+        memory_budget.held(configs.replace(config, {"run.precision": "auto"}))
 
 
 @pytest.mark.slow
@@ -54,5 +54,5 @@ def test_the_numbers_of_parameters_are_those_of_the_networks():
             unet, image_tokens_dim=1024, condition_width=model.condition_width, hidden_dim=model.hidden_dim
         )
     count = lambda network: sum(weights.numel() for weights in network.parameters())  # noqa: E731
-    assert count(unet) == pytest.approx(train_memory.UNET, rel=0.001)
-    assert count(copy) == pytest.approx(train_memory.COPY, rel=0.01)
+    assert count(unet) == pytest.approx(memory_budget.UNET, rel=0.001)
+    assert count(copy) == pytest.approx(memory_budget.COPY, rel=0.01)

@@ -7,7 +7,8 @@ import ipywidgets
 import numpy as np
 import pytest
 
-from gcgkit import lesson, plots, widgets
+from gcgkit.lessons import notebook as lesson
+from gcgkit.lessons import plots, widgets
 from gcgkit.references import ReferenceRun
 
 RNG = np.random.default_rng(0)

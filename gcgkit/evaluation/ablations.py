@@ -26,9 +26,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .. import demo, metrics
+from .. import metrics
 from ..color import to_gray
 from ..data import footage
+from ..lessons import demo
 from ..settings import Settings
 from ..utils.commands import told
 from ..utils.files import write_text

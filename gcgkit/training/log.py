@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import plots
+from ..lessons import plots
 from .fit import _cut_log, read_log
 
 

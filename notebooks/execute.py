@@ -1,6 +1,6 @@
 """Making the notebooks: one set-up cell for all, and runs whose outputs are kept with a record of their sources.
 
-``python -m gcgkit.lesson_runs notebooks/*.ipynb`` puts the set-up cell in place, runs each notebook from top to bottom
+``python notebooks/execute.py notebooks/*.ipynb`` puts the set-up cell in place, runs each notebook from top to bottom
 with static pictures, and writes it back only if every cell ran. What was run is recorded in the notebook's metadata
 (`record`), so that a test can tell outputs of other sources, or of other weights.
 """
@@ -20,11 +20,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import lesson
-from .evaluation import methods
+from gcgkit.evaluation import methods
+from gcgkit.lessons import notebook as lesson
 
 # The one place for the address that gcgkit is published under, such as git+https://HOST/OWNER/gcgkit. While it is empty
-# a machine without gcgkit is told to name a source itself; after a change, run this module over the notebooks.
+# a machine without gcgkit is told to name a source itself; after a change, run this file over the notebooks.
 REPOSITORY = ""
 _SETUP = """\
 # Set-up, the same in every notebook. Where gcgkit imports, nothing is installed. Elsewhere, as in a fresh hosted
@@ -37,7 +37,7 @@ import tempfile
 from importlib import metadata
 
 if importlib.util.find_spec("gcgkit") is None:
-    clone = ".." if os.path.exists("../gcgkit/lesson.py") else "{repository}"
+    clone = ".." if os.path.exists("../gcgkit/lessons/notebook.py") else "{repository}"
     source = os.environ.get("GCGKIT_SOURCE", clone)
     if not source:
         raise RuntimeError("gcgkit is not installed: set GCGKIT_SOURCE to its folder or to git+ and its address.")
@@ -51,7 +51,7 @@ if importlib.util.find_spec("gcgkit") is None:
     importlib.invalidate_caches()
 
 import gcgkit
-from gcgkit import lesson
+from gcgkit.lessons import notebook as lesson
 
 lesson.ready()"""
 _KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             print(f"{path}: {run(path, args.timeout):.0f} s", flush=True)
         except (RuntimeError, ValueError, FileNotFoundError) as error:
-            print(f"gcgkit.lesson_runs: {error}", file=sys.stderr)
+            print(f"execute: {error}", file=sys.stderr)
             return 1
     return 0
 

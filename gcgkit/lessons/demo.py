@@ -19,9 +19,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from . import baselines, color, metrics, video
-from .data import clips, footage
-from .utils.files import write_text
+from .. import baselines, color, metrics, video
+from ..data import clips, footage
+from ..utils.files import write_text
 
 CLIP, FIRST, FRAMES, STRIDE = "bikes", 106, 16, 2  # one shot: a car at a crossing, a cyclist behind it
 PROMPTS = ("orange and brown street", "gray and blue street")
@@ -100,7 +100,7 @@ def run(out: Path, weights: str = "mini", steps: int = 32, frames: int = FRAMES)
     with stage("loading the model and the clip", seconds):
         import torch
 
-        from .pipeline import GCGPipeline
+        from ..pipeline import GCGPipeline
 
         pipe = GCGPipeline.from_pretrained(weights).to("cuda" if torch.cuda.is_available() else "cpu")
         truth = load_clip(count=frames)

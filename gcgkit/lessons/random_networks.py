@@ -13,9 +13,9 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from . import profiles
-from .control import GuidedControlNet
-from .pipeline import GCGPipeline
+from .. import profiles
+from ..control import GuidedControlNet
+from ..pipeline import GCGPipeline
 
 # Configurations of the networks: Stable Diffusion 2.1 with CLIP ViT-H, and something that a CPU runs at once.
 SHAPES = {

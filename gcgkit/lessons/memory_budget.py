@@ -6,7 +6,7 @@ Weights, gradients and the optimizer's state can be counted exactly. What a pass
 
 from __future__ import annotations
 
-from .training.config import TrainConfig
+from ..training.config import TrainConfig
 
 # Parameters of Stable Diffusion 2.1's UNet and text encoder, and of the UNet copy with its guidance.
 UNET, TEXT_ENCODER, COPY = 866e6, 340e6, 363e6

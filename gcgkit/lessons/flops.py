@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import cross_attention, encoders
-from .lesson import device
-from .pipeline import GCGPipeline
+from .. import cross_attention, encoders
+from ..pipeline import GCGPipeline
+from .notebook import device
 from .timing import clock
 
 FPS = 24

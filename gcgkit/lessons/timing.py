@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import torch
 
-from .lesson import device
-from .pipeline import GCGPipeline
+from ..pipeline import GCGPipeline
+from .notebook import device
 
 
 def machine() -> dict:

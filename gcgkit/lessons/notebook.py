@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-from . import __version__, profiles
-from .data import clips
+from .. import __version__, profiles
+from ..data import clips
 
 # The series in reading order: file, and what the reader can do after it.
 SERIES: dict[str, str] = {
@@ -69,7 +69,7 @@ def load_pipeline(profile: str = "mini"):
     """
     import torch
 
-    from .pipeline import GCGPipeline
+    from ..pipeline import GCGPipeline
 
     half = torch.float16 if device() == "cuda" and profile not in profiles.BUNDLED else torch.float32
     if profile == "paper":
@@ -99,7 +99,7 @@ def image(vae, latents) -> np.ndarray:
     """What latents ``(1, C, h, w)`` show: uint8 RGB ``(8h, 8w, 3)``."""
     import torch
 
-    from . import encoders
+    from .. import encoders
 
     with torch.no_grad():
         return encoders.decode(vae, latents)
@@ -109,7 +109,7 @@ def latents(vae, frame: np.ndarray):
     """Latents ``(1, C, h, w)`` of one frame at the working size, gray ``(H, W)`` or RGB ``(H, W, 3)``, uint8."""
     import torch
 
-    from . import encoders
+    from .. import encoders
 
     with torch.no_grad():
         return encoders.encode(vae, frame)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from .color import join_lab, rgb_to_lab, to_gray
-from .utils.checks import check_frames
+from ..color import join_lab, rgb_to_lab, to_gray
+from ..utils.checks import check_frames
 
 __all__ = [
     "FAKES", "blurred", "confetti", "flicker", "frozen", "gray", "mirrored", "reverse", "shift", "tint", "upside_down",

@@ -1,8 +1,8 @@
 """The curves of the run that made the mini weights, kept small: what learned in each stage, and how its errors fell.
 
-``python -m gcgkit.mini_history RUN`` makes ``data/mini_training.json`` of a run's folder, in which `mini` left
-``STAGE/log.jsonl``; `read` reads it. With ``--variants`` it makes ``data/variants_training.json`` of the run in which
-the ablation variants of §4.5 were trained.
+``python -m gcgkit.lessons.training_curves RUN`` makes ``mini_training.json`` of a run's folder, in which
+`gcgkit.training.mini` left ``STAGE/log.jsonl``; `read` reads it. With ``--variants`` it makes
+``variants_training.json`` of the run in which the ablation variants of §4.5 were trained.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .training.fit import read_log
-from .utils.files import write_text
+from ..training.fit import read_log
+from ..utils.files import write_text
 
-FILE = Path(__file__).parent / "data/mini_training.json"
+FILE = Path(__file__).with_name("mini_training.json")
 VARIANTS_FILE = FILE.with_name("variants_training.json")
 POINTS = 60  # of a curve, at most
 # Stage -> its log's folder, what learned, on what. In the order in which they ran.

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 import cv2
 import numpy as np
 
-from . import lesson, plots
+from . import notebook as lesson
+from . import plots
 
 PATCH = 4  # latents on a side of a patch that one can click
 _LINE = 3  # pixels
