@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import tiny
 
-from gcgkit import baselines, evaluate_cli, metrics, video
+from gcgkit import baselines, metrics, video
+from gcgkit.cli import evaluate
 from gcgkit.color import to_gray
 from gcgkit.evaluation import clips as evalset
 from gcgkit.evaluation import columns, methods
@@ -198,7 +199,7 @@ def test_a_killed_run_goes_on_without_repeating_and_with_the_same_numbers(tmp_pa
     for seed in range(count):
         write_clip(tmp_path / "data" / f"clip{seed:02d}", tiny.clip(12, 96, 160, seed=seed))
     command = [
-        sys.executable, "-m", "gcgkit.evaluate_cli", "--data", str(tmp_path / "data"), "--size", "keep", "--method",
+        sys.executable, "-m", "gcgkit.cli.evaluate", "--data", str(tmp_path / "data"), "--size", "keep", "--method",
         "flow", "--metrics", "psnr_rgb", "cdc", "flow_warp_error", "--out",
     ]  # fmt: skip
     options = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -264,7 +265,7 @@ def test_nothing_is_left_of_a_clip_whose_frames_were_being_written(clips, data, 
 def test_processes_of_accelerate_share_the_clips(clips, tmp_path):
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "gcgkit.evaluate_cli", "--data",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "gcgkit.cli.evaluate", "--data",
         str(clips.paths["ants"].parent), "--size", "keep", "--name", "small", "--method", "flow", "--metrics",
         *CLASSICAL, "--out", str(tmp_path / "out"),
     ]  # fmt: skip
@@ -488,7 +489,7 @@ def test_a_line_cut_off_at_the_end_is_left_out(clips, tmp_path):
 
 
 def command(*arguments):
-    return evaluate_cli.main([str(argument) for argument in arguments])
+    return evaluate.main([str(argument) for argument in arguments])
 
 
 def test_the_command_measures_and_writes_the_table(data, tmp_path, capsys):
@@ -529,7 +530,7 @@ def test_a_failed_clip_still_leaves_the_table(data, tmp_path, capsys):
 
 
 def test_importing_for_the_command_needs_no_torch():
-    modules = "gcgkit.evaluate_cli, gcgkit.evaluation.run, gcgkit.evaluation.table"
+    modules = "gcgkit.cli.evaluate, gcgkit.evaluation.run, gcgkit.evaluation.table"
     program = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True,
                           env={**os.environ})  # fmt: skip

@@ -15,7 +15,8 @@ from prepared import run, same_files
 from prepared import run_config as config
 from safetensors.torch import load_file
 
-from gcgkit import GCGPipeline, train_cli
+from gcgkit import GCGPipeline
+from gcgkit.cli import train
 from gcgkit.data.sampling import Positions
 from gcgkit.training import checkpoints, loop
 from gcgkit.training import config as configs
@@ -309,7 +310,7 @@ def test_what_cannot_be_trained_is_told_before_it_begins(place, tmp_path, change
 
 
 def test_the_command_trains_and_tells_faults_in_one_sentence(place, tmp_path, capsys):
-    assert train_cli.main([*prepared.options(config(place), place, tmp_path / "run"), "--set", "run.max_steps=2"]) == 0
+    assert train.main([*prepared.options(config(place), place, tmp_path / "run"), "--set", "run.max_steps=2"]) == 0
     assert f"The trained pipeline: {tmp_path / 'run/pipeline'}" in capsys.readouterr().out
     assert configs.load(tmp_path / "run/config.toml").run.max_steps == 2
     for extra, wrong in (
@@ -318,7 +319,7 @@ def test_the_command_trains_and_tells_faults_in_one_sentence(place, tmp_path, ca
         (["--set", "run.seed=5"], "holds a run with another run.seed"),
         (["--config", "none"], "neither a configuration"),
     ):
-        assert train_cli.main([*prepared.options(config(place), place, tmp_path / "run"), *extra]) == 1
+        assert train.main([*prepared.options(config(place), place, tmp_path / "run"), *extra]) == 1
         told = capsys.readouterr().err.strip().splitlines()[-1]
         assert told.startswith("gcgkit: ") and wrong in told
 

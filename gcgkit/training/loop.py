@@ -238,6 +238,6 @@ def _identity(clips: list[Clip]) -> str:
 
 
 if __name__ == "__main__":
-    from ..train_cli import main
+    from ..cli.train import main
 
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""The command ``gcgkit evaluate``; ``accelerate launch -m gcgkit.evaluate_cli`` takes the same options and shares work.
+"""The command ``gcgkit evaluate``; ``accelerate launch -m gcgkit.cli.evaluate`` takes the same options and shares work.
 
 torch and the rest load when a method needs them, so ``--help`` is quick.
 """
@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from .utils.commands import alone
+from ..utils.commands import alone
 
 ABOUT = "Measure methods and write Table 1; the same command goes on where it was."
 USAGE = "gcgkit evaluate [options]"
@@ -49,11 +49,11 @@ def run(args: argparse.Namespace) -> None:
 
         if not torch.cuda.is_available():
             raise ValueError(f"--device {args.device}: no GPU can be used here; gcgkit doctor tells more.")
-    from .evaluation.clips import open_set
-    from .evaluation.methods import parse, table1_methods
-    from .evaluation.run import evaluate, read_results
-    from .evaluation.table import render
-    from .utils.files import write_text
+    from ..evaluation.clips import open_set
+    from ..evaluation.methods import parse, table1_methods
+    from ..evaluation.run import evaluate, read_results
+    from ..evaluation.table import render
+    from ..utils.files import write_text
 
     evalset = open_set(
         args.data, args.name, split=args.split, clips=args.clips, limit=args.frames, size=_size(args.size)
@@ -111,8 +111,8 @@ def _options(pairs: list[str]) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command by itself, for ``accelerate launch -m gcgkit.evaluate_cli``; returns the exit code."""
-    return alone("gcgkit.evaluate_cli", ABOUT, add_options, run, argv, EPILOG)
+    """The command by itself, for ``accelerate launch -m gcgkit.cli.evaluate``; returns the exit code."""
+    return alone("gcgkit.cli.evaluate", ABOUT, add_options, run, argv, EPILOG)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .utils.commands import parse_size
+from ..utils.commands import parse_size
 
 ABOUT = "Colour films. Stopped at any moment, the same command goes on where it was."
 USAGE = "gcgkit colorize IN [IN ...] OUT [options]"
@@ -61,14 +61,14 @@ def run(args: argparse.Namespace) -> None:
 
     Raises ValueError, FileNotFoundError and OSError with one sentence each.
     """
-    from .films import batch
-    from .films.job import Options
-    from .video import film
+    from ..films import batch
+    from ..films.job import Options
+    from ..video import film
 
     pairs = batch.films(args.input, args.output)
     if len(pairs) == 1:
         film.probe(pairs[0][0])  # before torch loads
-    from .films.memory_ladder import CARDS as settings
+    from ..films.memory_ladder import CARDS as settings
 
     names = (
         "prompt", "negative_prompt", "num_keyframes", "num_inference_steps", "size", "guidance_scale", "seed", "chunk",
@@ -91,7 +91,7 @@ class _Loader:
         self.say, self._loader = print, None
 
     def __call__(self, profile: str, dtype: str):
-        from .films.load import Loader
+        from ..films.load import Loader
 
         if self._loader is None:
             _quiet(self.debug)

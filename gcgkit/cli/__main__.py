@@ -11,7 +11,7 @@ import sys
 from functools import partial
 
 import gcgkit
-from gcgkit import colorize_cli, doctor, evaluate_cli, train_cli
+from gcgkit.cli import colorize, doctor, evaluate, train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,20 +41,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gcgkit", description=about, **shared)
     parser.add_argument("--version", action="version", version=f"gcgkit {gcgkit.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    about = {"usage": colorize_cli.USAGE, "description": colorize_cli.ABOUT, "epilog": colorize_cli.EPILOG}
+    about = {"usage": colorize.USAGE, "description": colorize.ABOUT, "epilog": colorize.EPILOG}
     command = commands.add_parser("colorize", help="colour films", **about, **shared)
-    command.set_defaults(run=colorize_cli.run)
-    colorize_cli.add_options(command)
-    command.add_argument("--help-all", action=colorize_cli.HelpAll)
+    command.set_defaults(run=colorize.run)
+    colorize.add_options(command)
+    command.add_argument("--help-all", action=colorize.HelpAll)
     checkup = commands.add_parser("doctor", help="say what this machine can do", description=doctor.ABOUT, **shared)
     checkup.set_defaults(run=doctor.run)
-    trainer = commands.add_parser("train", help="train, or go on with a run", description=train_cli.ABOUT, **shared)
-    trainer.set_defaults(run=train_cli.run)
-    train_cli.add_options(trainer)
-    about = {"usage": evaluate_cli.USAGE, "description": evaluate_cli.ABOUT, "epilog": evaluate_cli.EPILOG}
+    trainer = commands.add_parser("train", help="train, or go on with a run", description=train.ABOUT, **shared)
+    trainer.set_defaults(run=train.run)
+    train.add_options(trainer)
+    about = {"usage": evaluate.USAGE, "description": evaluate.ABOUT, "epilog": evaluate.EPILOG}
     evaluator = commands.add_parser("evaluate", help="measure methods, write Table 1", **about, **shared)
-    evaluator.set_defaults(run=evaluate_cli.run)
-    evaluate_cli.add_options(evaluator)
+    evaluator.set_defaults(run=evaluate.run)
+    evaluate.add_options(evaluator)
     for each in (command, checkup, trainer, evaluator):
         about = argparse.SUPPRESS if each is command else "show the full traceback of an error"
         each.add_argument("--debug", action="store_true", help=about)

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .utils.commands import alone
+from ..utils.commands import alone
 
 ABOUT = "Train on prepared data, or go on with a run that was cut off."
 
@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train as the options say. Raises ValueError, FileNotFoundError and OSError as ``trainer.train`` does."""
-    from .training import config as configs
+    from ..training import config as configs
 
     changes = {}
     for item in args.changes:
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         return
     out = args.out or Path("runs") / config.name
 
-    from .training.loop import train
+    from ..training.loop import train
 
     try:
         folder = train(config, args.data, out, cache=args.cache, cpu=args.cpu)
