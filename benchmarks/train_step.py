@@ -42,6 +42,7 @@ from gcgkit.data.latent_cache import encode_tokens
 from gcgkit.data.sampling import GRID_TILES, SampleStream
 from gcgkit.lessons.random_networks import SHAPES, random_parts
 from gcgkit.training import config as configs
+from gcgkit.training import recipes
 from gcgkit.training.loss import encode_batch
 from gcgkit.training.step import OF_PRECISION, Learner
 
@@ -216,7 +217,7 @@ def measure(case: str, config, shapes: dict, accelerator: Accelerator, precision
 def run(args: argparse.Namespace) -> dict:
     """Measure the cases in turn, ``args.rounds`` times, and sum up."""
     changes = {"run.batch_size": args.batch, "data.height": args.height, "run.compile": args.compile}
-    config = configs.load(args.recipe)
+    config = recipes.load(args.recipe)
     precision = args.precision or config.run.precision
     micro = args.micro or min(config.run.micro_batch, args.batch)
     optimizer = {"optimizer.name": args.optimizer} if args.optimizer else {}

@@ -126,7 +126,7 @@ def show_batch(args: argparse.Namespace, names: list[str], count: int = 8) -> No
     import dataclasses
 
     from gcgkit.data.dataset import FrameDataset, collate, show_batch
-    from gcgkit.training.config import load
+    from gcgkit.training.recipes import load
 
     height, width = args.size or (256, 448)
     data = dataclasses.replace(load("paper").data, sets=tuple(names), height=height, width=width)

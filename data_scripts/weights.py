@@ -20,8 +20,9 @@ import _command
 
 def main(argv: list[str] | None = None) -> int:
     from gcgkit.data import catalog
+    from gcgkit.metrics.weights import WEIGHT_FILES
 
-    names = [*catalog.MODELS, *catalog.WEIGHT_FILES]
+    names = [*catalog.MODELS, *WEIGHT_FILES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; all by default")
     parser.add_argument("--id", help="another repository for the one model named")
@@ -41,16 +42,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     from gcgkit.data import catalog
+    from gcgkit.metrics.weights import WEIGHT_FILES
 
     if len(args.names) > 1 and (args.id or args.revision or args.sha256):
         raise ValueError("--id, --revision and --sha256 go with one NAME.")
-    if args.url and len(args.names) > 1 and set(args.names) & set(catalog.WEIGHT_FILES):
+    if args.url and len(args.names) > 1 and set(args.names) & set(WEIGHT_FILES):
         raise ValueError("--url is the address of one file here: give one metric network as NAME.")
     for name in args.names:
         if name in catalog.MODELS:
             _model(args, name, catalog.MODELS[name])
         else:
-            _file(args, catalog.WEIGHT_FILES[name])
+            _file(args, WEIGHT_FILES[name])
 
 
 def _model(args: argparse.Namespace, name: str, model) -> None:
@@ -77,11 +79,11 @@ def _model(args: argparse.Namespace, name: str, model) -> None:
 
 
 def _file(args: argparse.Namespace, file) -> None:
-    from gcgkit.data import catalog
+    from gcgkit.metrics.weights import torch_hub_folder
     from gcgkit.utils import download
     from gcgkit.utils.files import human
 
-    root = args.out / "torch" / "hub" if args.out else catalog.torch_hub_folder()
+    root = args.out / "torch" / "hub" if args.out else torch_hub_folder()
     source, path = args.url or file.url, root / file.place
     if args.dry_run:
         if path.exists():

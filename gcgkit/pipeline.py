@@ -21,7 +21,6 @@ from . import encoders as conditioning
 from . import profiles
 from .color import to_gray
 from .control import GuidedControlNet
-from .films.memory_ladder import align_weights
 from .references import (
     OUTSIDE,
     Reference,
@@ -36,6 +35,7 @@ from .settings import Settings
 from .shortcuts import Shortcuts
 from .stages import Run, color_in_order, color_jointly
 from .utils.checks import check_frame, check_frames
+from .utils.weights import align_weights
 from .vae import LumaChromaAutoencoder
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gcgkit import guidance
 from gcgkit.data import prepare as preparation
 from gcgkit.training import config as configs
-from gcgkit.training import loop
+from gcgkit.training import loop, recipes
 from gcgkit.training.recipes import CONFIGS, MINI, MINI_MORE, PAPER, PAPER_16GB, TINY
 
 KEYS = [f"{section}.{field}" for section in configs.SECTIONS for field in configs.to_dict(PAPER)[section]]
@@ -54,7 +54,7 @@ def test_going_on_is_the_minis_run_at_full_size():
 def test_saved_and_loaded_is_the_same(tmp_path, name, suffix):
     path = tmp_path / "folder" / f"mine{suffix}"
     configs.save(CONFIGS[name], path)
-    assert configs.load(path) == CONFIGS[name] == configs.load(name)
+    assert recipes.load(path) == CONFIGS[name] == recipes.load(name)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
@@ -91,13 +91,13 @@ def test_any_values_survive_a_file(tmp_path_factory, name, sets, rate, epochs, f
     folder = tmp_path_factory.mktemp("c")
     for suffix in (".toml", ".json"):
         configs.save(config, folder / f"c{suffix}")
-        assert configs.load(folder / f"c{suffix}") == config
+        assert recipes.load(folder / f"c{suffix}") == config
 
 
 def test_a_file_may_start_from_a_named_configuration(tmp_path):
     text = 'extends = "paper"\nname = "mine"\n[model]\nmode = "attention"\n[run]\nepochs = 2\n'
     (tmp_path / "c.toml").write_text(text)
-    config = configs.load(tmp_path / "c.toml")
+    config = recipes.load(tmp_path / "c.toml")
     assert configs.differences(PAPER, config) == ["name", "model.mode", "run.epochs"]
     assert config.run.epochs == 2.0 and isinstance(config.run.epochs, float)
 
@@ -159,18 +159,18 @@ def test_a_missing_value_is_named(key):
     section, field = key.split(".")
     del values[section][field]
     with pytest.raises(ValueError, match=f"'{key}' is missing"):
-        configs.from_dict(values)
+        recipes.from_dict(values)
 
 
 def test_files_that_are_none(tmp_path):
     def load(name, text):
         (tmp_path / name).write_text(text)
-        return configs.load(tmp_path / name)
+        return recipes.load(tmp_path / name)
 
     with pytest.raises(FileNotFoundError, match="neither a configuration .paper, .* nor a .toml"):
-        configs.load("papers")
+        recipes.load("papers")
     with pytest.raises(FileNotFoundError, match="neither"):
-        configs.load(tmp_path / "none.toml")
+        recipes.load(tmp_path / "none.toml")
     with pytest.raises(ValueError, match="a.toml cannot be read as TOML"):
         load("a.toml", "name = ")
     with pytest.raises(ValueError, match="a.json cannot be read as JSON"):
@@ -242,11 +242,11 @@ def test_two_thousand_spoilt_configurations_raise_only_value_errors(tmp_path_fac
     path = tmp_path_factory.getbasetemp() / f"spoilt.{suffix}"
     path.write_bytes(data)
     try:
-        config = configs.load(path)
+        config = recipes.load(path)
     except ValueError as error:
         assert str(path) in str(error)
     else:
-        assert configs.from_dict(configs.to_dict(config)) == config
+        assert recipes.from_dict(configs.to_dict(config)) == config
 
 
 @pytest.mark.slow

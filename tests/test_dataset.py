@@ -17,9 +17,10 @@ from scipy.stats import chisquare
 from skimage.color import rgb2hsv
 
 from gcgkit.data import augment, captions
-from gcgkit.data.dataset import FrameDataset, collate, loader, main, read_clips, show_batch
+from gcgkit.data.dataset import FrameDataset, collate, loader, read_clips, show_batch
 from gcgkit.data.sampling import Positions, SampleStream
 from gcgkit.training.recipes import MINI, PAPER
+from gcgkit.training.show_batch import main
 
 PAPER_DATA = dataclasses.replace(PAPER.data, sets=("davis-train",), height=32, width=64)
 CAPTION = "a red car on green grass"

@@ -164,7 +164,8 @@ def test_complete_partial_file_of_a_killed_run(server, tmp_path):
 def test_killed_process_goes_on(server, tmp_path):
     """SIGKILL while bytes arrive: what was written is kept and not fetched again."""
     url = server.add("/a.bin", DATA, announce=2 * len(DATA))
-    code = f"from gcgkit import download; download.fetch({url!r}, {str(tmp_path / 'a.bin')!r}, timeout=60, attempts=99)"
+    call = f"download.fetch({url!r}, {str(tmp_path / 'a.bin')!r}, timeout=60, attempts=99)"
+    code = f"from gcgkit.utils import download; {call}"
     child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
     partial = tmp_path / "a.bin.partial"
     while child.poll() is None and not (partial.exists() and partial.stat().st_size > 0):
@@ -242,7 +243,7 @@ def test_disk_that_fills_on_the_way(server, tmp_path):
     url = server.add("/a.bin", DATA)
     code = textwrap.dedent(f"""
         import resource, signal
-        from gcgkit import download
+        from gcgkit.utils import download
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:

@@ -231,7 +231,9 @@ def test_a_killed_run_goes_on_without_repeating_and_with_the_same_numbers(tmp_pa
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from gcgkit import evalset, evaluation, methods
+from gcgkit.evaluation import clips as evalset
+from gcgkit.evaluation import methods
+from gcgkit.evaluation import run as evaluation
 
 class Dying(methods.Baseline):
     def run(self, request, folder):

@@ -36,7 +36,7 @@ LENGTHS = (6, 4, 5)
 FIRST = (0, 6, 10)
 STEPS = 2
 PROCESSES = multiprocessing.get_context("forkserver")
-LOADED = ("cli", "many", "loading", "methods", "shot_run")  # before the processes start, and so only once
+LOADED = ("cli.__main__", "films.batch", "films.load", "films.shot")  # before the processes start, and so only once
 PROCESSES.set_forkserver_preload(["scenedetect", *(f"gcgkit.{module}" for module in LOADED)])
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="bit for bit is promised on the CPU only")

@@ -8,7 +8,7 @@ import torch
 from gcgkit.data import augment
 from gcgkit.guidance import GatedColorGuidance
 from gcgkit.pipeline import GCGPipeline
-from gcgkit.training import fit as training
+from gcgkit.training import log as training_log
 from gcgkit.training.mini import recipe as mini
 
 SHORT = {"steps": 2, "batch": 4}
@@ -92,7 +92,7 @@ def test_every_stage_runs_and_the_folder_loads(data, out, tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(*(part.values() for part in parts), strict=True)), name
     assert variant.control.guidance.config.mode == "attention" and variant.control.guidance.cdga is None
     assert torch.equal(variant.control.guidance.cga.to_q.weight, pipe.control.guidance.cga.to_q.weight)
-    names = {key for line in training.read_log(out / "guidance") for key in line}
+    names = {key for line in training_log.read_log(out / "guidance") for key in line}
     assert {"loss", "step", "seconds"} < names
 
 

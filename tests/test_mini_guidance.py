@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gcgkit.guidance import GatedColorGuidance
-from gcgkit.training import fit as training
+from gcgkit.training import log as training_log
 from gcgkit.training.mini import encoders as mini_parts
 from gcgkit.training.mini import guidance as mini_guidance
 from gcgkit.training.mini import scenes as fresh_scenes
@@ -151,5 +151,5 @@ def test_matching_goes_on_from_the_hint_and_the_gate_from_matching(data, tmp_pat
     for name, weight in before.named_parameters():
         moved = (after.get_parameter(name) - weight).abs().max()
         assert (moved == 0) if name.startswith("cdga") else (1e-6 < moved < 6e-6), name
-    (line,) = training.read_log(out / "matching")
+    (line,) = training_log.read_log(out / "matching")
     assert {"loss", "step"} < set(line) and any(name.startswith("hint_") for name in line)

@@ -15,7 +15,8 @@ from gcgkit.evaluation import table
 from gcgkit.guidance import GatedColorGuidance
 from gcgkit.lessons import notebook as lesson
 from gcgkit.lessons import wrong_colors
-from gcgkit.training import config as configs
+from gcgkit.paper import PAPER_GUIDANCE_SCALE
+from gcgkit.training import recipes
 from gcgkit.vae import LumaChromaAutoencoder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +27,7 @@ TEXTS = {
 }
 colored = functools.partial(lesson.default, GCGPipeline.__call__)  # a default of the pipeline's call
 guided = functools.partial(lesson.default, GatedColorGuidance.__init__)
-PAPER = (configs.load("paper"), configs.load("paper-16gb"))
+PAPER = (recipes.load("paper"), recipes.load("paper-16gb"))
 
 
 def mini(file):
@@ -102,7 +103,7 @@ def test_what_texts_say_is_so(number, words, so):
 def options() -> set:
     """Names of arguments and of classes' fields in gcgkit."""
     found = set()
-    for path in (ROOT / "gcgkit").glob("*.py"):
+    for path in (ROOT / "gcgkit").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.arg):
                 found.add(node.arg)
@@ -126,7 +127,7 @@ def test_the_readme_has_the_map_of_the_series():
 def test_the_readme_states_the_settings_of_the_profiles():
     text, own, steps = " ".join(README.split()), mini("model_index.json"), colored("num_inference_steps")
     assert f"| denoising | {steps} DDIM steps | {steps} DDIM steps |" in text
-    assert f"| guidance scale | {own['guidance_scale']:g} | {profiles.PAPER_GUIDANCE_SCALE} |" in text
+    assert f"| guidance scale | {own['guidance_scale']:g} | {PAPER_GUIDANCE_SCALE} |" in text
     assert f"The guidance scale of {own['guidance_scale']:g} keeps" in text
     assert f"the mini profile sets tau = {own['tau']:g}," in text
     assert f"starts frames with references from their noised ColorHint (`strength` {own['strength']:g})" in text

@@ -19,7 +19,7 @@ STATED = re.findall(
 
 @pytest.mark.parametrize("optimizer", ["adam", "adam8bit"])
 def test_the_small_card_holds_what_the_recipe_states(optimizer):
-    config = configs.replace(configs.load("paper-16gb"), {"optimizer.name": optimizer})
+    config = configs.replace(recipes.load("paper-16gb"), {"optimizer.name": optimizer})
     held = memory_budget.held(config)
     stated = [float(eight or plain if optimizer == "adam8bit" else plain) for _, plain, eight in STATED]
     assert len(stated) == 8  # seven parts and their sum
@@ -29,7 +29,7 @@ def test_the_small_card_holds_what_the_recipe_states(optimizer):
 
 
 def test_what_is_not_there_is_not_counted():
-    config = configs.load("paper-16gb")
+    config = recipes.load("paper-16gb")
     plain = memory_budget.held(configs.replace(config, {"run.precision": "no", "optimizer.ema_decay": 0.0}))
     assert not {"averaged weights", "half-precision copies in a pass"} & set(plain)
     assert plain["frozen UNet"] == pytest.approx(4 * 0.866)
@@ -47,7 +47,7 @@ def test_the_numbers_of_parameters_are_those_of_the_networks():
 
     from gcgkit.control import GuidedControlNet
 
-    model = configs.load("paper").model
+    model = recipes.load("paper").model
     with torch.device("meta"):
         unet = UNet2DConditionModel(**shapes["unet"])
         copy = GuidedControlNet.from_unet(

@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from gcgkit import GCGPipeline
 from gcgkit.cli import train
 from gcgkit.data.sampling import Positions
-from gcgkit.training import checkpoints, loop
+from gcgkit.lessons import plots
+from gcgkit.training import checkpoints, loop, recipes
 from gcgkit.training import config as configs
 from gcgkit.training import log as training_log
-from gcgkit.training.fit import read_log
+from gcgkit.training.log import read_log
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="bit for bit is promised on the CPU only")
 
@@ -227,18 +228,18 @@ def test_the_log_and_its_plot(place, tmp_path):
     assert lines[0]["epoch"] == pytest.approx(2 * 4 / 16) and lines[0]["learning_rate"] == pytest.approx(3e-4)
     for line in lines:
         assert {"loss", "gradient_norm", "steps_per_second"} <= set(line)
-    figure = loop.plot_losses(tmp_path, smooth=2)
+    figure = plots.plot_losses(tmp_path, smooth=2)
     (axis,) = figure.axes
     points = {line.get_label(): line.get_xydata() for line in axis.lines if not line.get_label().startswith("_")}
     losses = [line["loss"] for line in lines]
     np.testing.assert_allclose(points["loss"][:, 1], [losses[0], np.mean(losses[:2]), np.mean(losses[1:])])
     assert points["loss"][:, 0].tolist() == [2, 4, 5] and "loss, grid" in points
-    both = loop.plot_losses({"one": tmp_path, "two": tmp_path}, names=("gradient_norm",))
+    both = plots.plot_losses({"one": tmp_path, "two": tmp_path}, names=("gradient_norm",))
     assert [t.get_text() for t in both.axes[0].get_legend().get_texts()] == ["one gradient, norm", "two gradient, norm"]
     with pytest.raises(FileNotFoundError, match="holds no log.jsonl"):
-        loop.plot_losses(tmp_path / "none")
+        plots.plot_losses(tmp_path / "none")
     with pytest.raises(ValueError, match="the log has no entry named x"):
-        loop.plot_losses(tmp_path, names=("x",))
+        plots.plot_losses(tmp_path, names=("x",))
 
 
 def test_tensorboard_shows_the_same_numbers(tmp_path):
@@ -312,7 +313,7 @@ def test_what_cannot_be_trained_is_told_before_it_begins(place, tmp_path, change
 def test_the_command_trains_and_tells_faults_in_one_sentence(place, tmp_path, capsys):
     assert train.main([*prepared.options(config(place), place, tmp_path / "run"), "--set", "run.max_steps=2"]) == 0
     assert f"The trained pipeline: {tmp_path / 'run/pipeline'}" in capsys.readouterr().out
-    assert configs.load(tmp_path / "run/config.toml").run.max_steps == 2
+    assert recipes.load(tmp_path / "run/config.toml").run.max_steps == 2
     for extra, wrong in (
         (["--set", "run.max_steps"], "--set takes KEY=VALUE"),
         (["--set", "run.steps=2"], "there is no setting 'run.steps'"),

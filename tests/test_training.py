@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcgkit.training.fit import best_precision, count_parameters, fit, read_log, seeded, warmup_cosine
+from gcgkit.training.fit import best_precision, count_parameters, fit, seeded, warmup_cosine
+from gcgkit.training.log import read_log
 
 OPTIONS = {"learning_rate": 0.05, "warmup": 4, "mixed_precision": "no"}
 TRUTH = torch.tensor([[1.0, -2.0, 0.5]])

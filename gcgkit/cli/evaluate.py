@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..utils.commands import alone
+from .common import alone
 
 ABOUT = "Measure methods and write Table 1; the same command goes on where it was."
 USAGE = "gcgkit evaluate [options]"

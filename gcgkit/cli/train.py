@@ -1,4 +1,4 @@
-"""The command ``gcgkit train``; ``accelerate launch -m gcgkit.training.loop`` takes the same options.
+"""The command ``gcgkit train``; ``accelerate launch -m gcgkit.cli.train`` takes the same options.
 
 torch and the rest load when training begins, so ``--help`` is quick.
 """
@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..utils.commands import alone
+from .common import alone
 
 ABOUT = "Train on prepared data, or go on with a run that was cut off."
 
@@ -29,6 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train as the options say. Raises ValueError, FileNotFoundError and OSError as ``trainer.train`` does."""
     from ..training import config as configs
+    from ..training import recipes
 
     changes = {}
     for item in args.changes:
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
         if not equals:
             raise ValueError(f"--set takes KEY=VALUE, such as run.batch_size=8, not '{item}'.")
         changes[key.strip()] = value.strip()
-    config = configs.replace(configs.load(args.config), changes)
+    config = configs.replace(recipes.load(args.config), changes)
     if args.write is not None:
         configs.save(config, args.write)
         print(f"The configuration: {args.write}")
@@ -61,5 +62,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command by itself, for ``accelerate launch -m gcgkit.training.loop``; returns the exit code."""
-    return alone("gcgkit.training.loop", ABOUT, add_options, run, argv)
+    """The command by itself, for ``accelerate launch -m gcgkit.cli.train``; returns the exit code."""
+    return alone("gcgkit.cli.train", ABOUT, add_options, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -58,18 +58,6 @@ class HubModel:
     size: int
     terms: str
     revision: str = "main"
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """A weight file at an address of its own and its place under torch's hub folder, where its package looks for it."""
-
-    title: str
-    url: str
-    place: str
-    size: int
-    sha256: str
-    terms: str = field(default="see its repository")
 
 
 def bsds_photo(name: str) -> str | None:
@@ -186,39 +174,6 @@ MODELS = {
     "blip": HubModel("BLIP, captions", "Salesforce/blip-image-captioning-base", ("",), 991_000_000, "BSD-3-Clause"),
 }
 
-_IQA = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/"
-WEIGHT_FILES = {
-    "lpips": WeightFile(
-        "AlexNet, for LPIPS",
-        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-        "checkpoints/alexnet-owt-7be5be79.pth",
-        244_000_000,
-        "7be5be79",
-    ),
-    "musiq": WeightFile(
-        "MUSIQ, KonIQ-10k",
-        _IQA + "musiq_koniq_ckpt-e95806b9.pth",
-        "pyiqa/musiq_koniq_ckpt-e95806b9.pth",
-        109_000_000,
-        "e95806b9",
-    ),
-    "clip_iqa": WeightFile(
-        "CLIP RN50, for CLIP-IQA",
-        "https://openaipublic.azureedge.net/clip/models/"
-        "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762/RN50.pt",
-        "clip/RN50.pt",
-        256_000_000,
-        "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
-    ),
-    "fid": WeightFile(
-        "Inception v3, for FID",
-        _IQA + "pt_inception-2015-12-05-6726825d.pth",
-        "pyiqa/pt_inception-2015-12-05-6726825d.pth",
-        96_000_000,
-        "6726825d",
-    ),
-}
-
 
 def get_archive(
     archive: Archive,
@@ -299,12 +254,6 @@ def _from_drive_folder(url: str, fetched: Path, target: Path, archive: Archive) 
     if not files:
         raise ValueError(f"{url} holds none of the files that are wanted: is it the right folder?")
     return files
-
-
-def torch_hub_folder() -> Path:
-    """Where torch keeps weights, by the same rule (TORCH_HOME, XDG_CACHE_HOME, home), without loading torch."""
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("TORCH_HOME", Path(cache) / "torch")).expanduser() / "hub"
 
 
 def shrink_photo(source: Path, target: Path, short_side: int = 320, quality: int = 90) -> None:

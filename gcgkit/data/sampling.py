@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..training.config import DataConfig
 from . import augment
+from .config import DataConfig
 
 GRID_TILES = 4  # §4.1: "a grid made up of four randomly selected images"
 

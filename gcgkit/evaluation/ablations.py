@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from .. import metrics
 from ..color import to_gray
 from ..data import footage
-from ..lessons import demo
+from ..data.clips import CLIP, FIRST, FRAMES, STRIDE, load_clip
 from ..settings import Settings
 from ..utils.commands import told
 from ..utils.files import write_text
@@ -262,7 +262,7 @@ def rows(records: Iterable[dict]) -> dict[str, dict[str, object]]:
 
 
 def load_clips(
-    names: Sequence[str] | None = None, frames: int = demo.FRAMES, first: int | None = None, stride: int | None = None,
+    names: Sequence[str] | None = None, frames: int = FRAMES, first: int | None = None, stride: int | None = None,
     data: str | Path | None = None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Clips ``{name: (T, 256, 448, 3)}``: installed ones, the demo's by default, or with ``data`` the measuring clips.
@@ -278,13 +278,13 @@ def load_clips(
             raise ValueError(f"{data} holds none of the measuring clips: lay it out as gcgkit/footage.py says.")
         return found
     return {
-        name: demo.load_clip(name, count=frames, **shot(name, first, stride)) for name in names or [demo.CLIP]
+        name: load_clip(name, count=frames, **shot(name, first, stride)) for name in names or [CLIP]
     }
 
 
 def shot(name: str, first: int | None = None, stride: int | None = None) -> dict[str, int]:
     """First frame and stride of an installed clip: as given, or the demo's for its clip, 0 and 1 for others."""
-    start, step = (demo.FIRST, demo.STRIDE) if name == demo.CLIP else (0, 1)
+    start, step = (FIRST, STRIDE) if name == CLIP else (0, 1)
     return {"first": start if first is None else first, "stride": step if stride is None else stride}
 
 
@@ -342,8 +342,8 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--weights", metavar="NAME", default="mini", help="bundled name, folder or hub id (mini)")
     add("--label", metavar="TEXT", help="what the weights are called in the results (their name)")
-    add("--clip", metavar="NAME", nargs="+", help=f"installed clips, or measuring clips with --data ({demo.CLIP})")
-    add("--frames", metavar="N", type=int, default=demo.FRAMES, help=f"frames of each clip ({demo.FRAMES})")
+    add("--clip", metavar="NAME", nargs="+", help=f"installed clips, or measuring clips with --data ({CLIP})")
+    add("--frames", metavar="N", type=int, default=FRAMES, help=f"frames of each clip ({FRAMES})")
     add("--first", metavar="N", type=int, help="first frame of an installed clip (the demo's)")
     add("--stride", metavar="N", type=int, help="every N-th frame of an installed clip (the demo's)")
     add("--data", metavar="DIR", type=Path, help="data folder, to use its measuring clips")

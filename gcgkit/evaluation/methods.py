@@ -7,21 +7,19 @@ line: ``gray``, ``Ours=gcg:mini,use_srg=false``, ``DExemplar=folder:/path/to/fra
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from .. import baselines, profiles
 from ..color import to_gray
-from ..utils.files import file_sha256
+from ..profiles import weights_digest
 from ..video.images import RANDOM_WEIGHTS, check_names, write_frames
 from .clips import Frames
 from .systems import setup as systems
@@ -265,27 +263,6 @@ def table1_methods(*, seed: int = 0, **options) -> list[Method]:
     """
     ours = [Pipeline(name, profile, {**options, **own}, seed=seed) for name, profile, own in TABLE1_OURS]
     return [*(Baseline(kind, kind) for kind in _BASELINES), *ours]
-
-
-def weights_digest(profile: str | Path) -> str:
-    """SHA-256 over the names and digests of a profile's files; "hub:..." for what lies elsewhere."""
-    digests = []
-    for place in profiles.folders(profile):
-        files = sorted(p for p in place.rglob("*") if p.suffix in (".safetensors", ".json", ".txt", ".bin"))
-        stats = [(file, file.stat()) for file in files]
-        digests.append(_digest_files(place, tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats)))
-    if len(digests) < 2:
-        return digests[0] if digests else f"hub:{profile}"
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()  # with the parts that it shares
-
-
-@lru_cache(maxsize=16)
-def _digest_files(place: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Digest over files; their sizes and times decide whether it is worked out again."""
-    total = hashlib.sha256()
-    for file, _, _ in files:
-        total.update(f"{file.relative_to(place).as_posix()} {file_sha256(file, progress=False)}\n".encode())
-    return total.hexdigest()
 
 
 def _worthless(folder: Path) -> str:

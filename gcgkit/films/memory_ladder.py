@@ -144,19 +144,6 @@ class _Place(ModelHook):
         self.execution_device = device
 
 
-def align_weights(pipe, boundary: int = 64) -> None:
-    """Move weights that lie askew in memory, as those mapped from a file do, to where PyTorch would have put them.
-
-    CPU kernels sum in another order for askew data: without this a loaded pipeline's output differs in the last bit
-    from that of the one that was saved.
-    """
-    for component in pipe.components.values():
-        if isinstance(component, torch.nn.Module):
-            for weights in (*component.parameters(), *component.buffers()):
-                if weights.device.type == "cpu" and weights.data_ptr() % boundary:
-                    weights.data = weights.data.clone()
-
-
 def _keep_on_cpu(network: torch.nn.Module, device: torch.device) -> None:
     weights = {name: value.detach() for name, value in network.state_dict().items()}
     add_hook_to_module(network, _Place(device), append=True)

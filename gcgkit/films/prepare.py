@@ -88,9 +88,7 @@ def prepare(source, output, options: Options) -> Job:
 
 def weights_of(profile: str) -> str:
     """Digest of a profile's weights; raises as ``profiles.resolve`` does."""
-    from ..evaluation.methods import weights_digest
-
-    return weights_digest(profile)
+    return profiles.weights_digest(profile)
 
 
 def check_prompts(profile: str, prompts: Iterable[str | None]) -> None:

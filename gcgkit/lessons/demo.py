@@ -20,17 +20,11 @@ import cv2
 import numpy as np
 
 from .. import baselines, color, metrics, video
-from ..data import clips, footage
+from ..data import clips
+from ..data.clips import CLIP, FRAMES, STRIDE, load_clip
 from ..utils.files import write_text
 
-CLIP, FIRST, FRAMES, STRIDE = "bikes", 106, 16, 2  # one shot: a car at a crossing, a cyclist behind it
 PROMPTS = ("orange and brown street", "gray and blue street")
-
-
-def load_clip(name: str = CLIP, first: int = FIRST, count: int = FRAMES, stride: int = STRIDE) -> np.ndarray:
-    """``count`` frames of a clip, or all it has, each ``stride``-th, at 448x256: ``(T, 256, 448, 3)`` RGB."""
-    frames = video.read(clips.find(name), first, first + count * stride, audio=False).frames[::stride]
-    return np.stack([footage.cover(frame) for frame in frames])
 
 
 def measure(frames: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import cross_attention, encoders
+from .. import attention, encoders
 from ..pipeline import GCGPipeline
 from .notebook import device
 from .timing import clock
@@ -85,7 +85,7 @@ def passes(
         "guidance": lambda: control.hint(latents, grid, grid),
         "autoencoder, encoding": lambda: vae.encode(frame),
         "autoencoder, decoding": lambda: vae.decode(latents),
-        KEYS_OF_TEXT: lambda: cross_attention.keys_and_values(unet, text),
+        KEYS_OF_TEXT: lambda: attention.keys_and_values(unet, text),
         KEYS_OF_TOKENS: lambda: control.keys_and_values(tokens[:, :patches]),
         "image encoder": lambda: encoders.patch_tokens(image_encoder, thumbnail),
         "text encoder": lambda: text_encoder(words),

@@ -65,15 +65,16 @@ def load_pipeline(profile: str = "mini"):
 
     profile: "mini" (bundled), "paper" (Stable Diffusion 2.1 and CLIP from the hub, with a copy and guidance that still
     want training; float16 on a GPU), or a folder or hub id of a trained pipeline. Errors as
-    ``GCGPipeline.from_pretrained`` and ``profiles.build_paper`` raise them.
+    ``GCGPipeline.from_pretrained`` and ``paper.build_paper`` raise them.
     """
     import torch
 
+    from ..paper import build_paper
     from ..pipeline import GCGPipeline
 
     half = torch.float16 if device() == "cuda" and profile not in profiles.BUNDLED else torch.float32
     if profile == "paper":
-        pipe = profiles.build_paper(dtype=half)
+        pipe = build_paper(dtype=half)
     else:
         pipe = GCGPipeline.from_pretrained(profile, dtype=half)
     pipe = pipe.to(device())

@@ -12,8 +12,11 @@ import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+
+from ..training.log import read_log
 
 # Okabe and Ito (2008), without their yellow, which is faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -355,6 +358,56 @@ def timeline(
         ]
         picture.legend(handles=keys, loc="outside upper center", ncols=3, fontsize=FONT_SIZE - 2)
     return picture
+
+
+def plot_losses(log: str | Path | Mapping[str, str | Path], smooth: int = 5, names: tuple[str, ...] = ()):
+    """Plot the loss of one run (its folder), or of several ``{label: folder}``, over training steps.
+
+    Thin lines are the log's own values, thick ones their running mean over ``smooth`` lines. A single run also shows
+    its loss by kind of reference; ``names`` picks other entries instead. Returns a matplotlib figure. Raises
+    FileNotFoundError for a folder without a log, ValueError for a log without such entries.
+    """
+    from matplotlib import pyplot
+
+    runs = dict(log) if isinstance(log, Mapping) else {"": log}
+    with pyplot.rc_context({"font.size": FONT_SIZE}):
+        figure, axis = pyplot.subplots(figsize=(WIDTH, 4))
+    styles = ["-", "--", "-.", ":"]  # told apart without colours too
+    drawn = 0
+    for label, folder in runs.items():
+        if not (Path(folder) / "log.jsonl").is_file():
+            pyplot.close(figure)
+            raise FileNotFoundError(f"{folder} holds no log.jsonl: give the folder that a training run wrote to.")
+        lines = read_log(folder)
+        kinds = ("loss_mask", "loss_single", "loss_grid", "loss_unrelated") if len(runs) == 1 else ()
+        for name in names or ("loss", *kinds):
+            points = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), (int, float))]
+            if not points:
+                continue
+            steps, values = np.array(points).T
+            style, shade = styles[drawn % 4], COLORS[drawn % len(COLORS)]
+            axis.plot(steps, values, color=shade, linewidth=0.6, alpha=0.4)
+            title = " ".join(part for part in (label, name.replace("_", ", ")) if part)
+            axis.plot(steps, running_mean(values, smooth), style, color=shade, linewidth=1.8, label=title)
+            drawn += 1
+    if not drawn:
+        pyplot.close(figure)
+        raise ValueError(f"the log has no entry named {', '.join(names or ('loss',))}.")
+    axis.set_xlabel("training step", fontsize=FONT_SIZE)
+    axis.set_ylabel("loss (mean squared error)" if not names else ", ".join(names), fontsize=FONT_SIZE)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=FONT_SIZE - 2)
+    figure.tight_layout()
+    pyplot.close(figure)  # or a notebook would show it twice
+    return figure
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean of each value and the ``width`` - 1 before it, of fewer at the start: ``(N,)`` -> ``(N,)``."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - max(1, width))
+    return (sums[ends] - sums[starts]) / (ends - starts)
 
 
 def as_rgb(image) -> np.ndarray:

@@ -15,6 +15,7 @@ from transformers import (
 
 from .. import profiles
 from ..control import GuidedControlNet
+from ..paper import PAPER_GUIDANCE_SCALE
 from ..pipeline import GCGPipeline
 
 # Configurations of the networks: Stable Diffusion 2.1 with CLIP ViT-H, and something that a CPU runs at once.
@@ -102,7 +103,7 @@ def random_pipeline(
     with device:
         control = GuidedControlNet.from_unet(parts["unet"], load_weights_from_unet=False, **options)
     pipe = GCGPipeline(
-        **parts, control=control, height=height, width=width, guidance_scale=profiles.PAPER_GUIDANCE_SCALE
+        **parts, control=control, height=height, width=width, guidance_scale=PAPER_GUIDANCE_SCALE
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device, dtype)

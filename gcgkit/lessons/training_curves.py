@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..training.fit import read_log
+from ..training.log import read_log
 from ..utils.files import write_text
 
 FILE = Path(__file__).with_name("mini_training.json")

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.catalog import WEIGHT_FILES, torch_hub_folder
 from ..utils import download
 from ..utils.checks import each_frame, frame_pairs
 from ..utils.files import file_sha256
+from .weights import WEIGHT_FILES, torch_hub_folder
 
 BATCH_SIZE = 16
 

@@ -5,7 +5,7 @@
     save(config, "attention.toml")
 
 Nothing has a hidden default: a file holds every value, or says ``extends = "paper"`` and what differs. Each field's
-annotation says what it is, and ``save`` writes that beside the value. The named ones are in ``recipes``.
+annotation says what it is, and ``save`` writes that beside the value. The named ones, and ``load``, are in ``recipes``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import tomllib
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from ..data.config import DataConfig
 from ..utils import files
 
 
@@ -41,34 +42,6 @@ class ModelConfig:
     condition_width: Annotated[int, "hidden width of the convolution that takes concat(ColorHint, g) in"]
     image_condition: Annotated[Literal["patch", "pooled", "none"], "what the copy's cross-attention reads"]
     joint: Annotated[bool, "train the UNet too (the paper keeps it frozen)"]
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which samples are drawn, and how."""
-
-    sets: Annotated[tuple[str, ...], "prepared sets to train on, folders of the data folder"]
-    exclude: Annotated[tuple[str, ...], "clips of theirs that are left out; those of the validation always are"]
-    height: Annotated[int, "of the training frames, in pixels"]
-    width: Annotated[int, "of the training frames, in pixels"]
-    crops: Annotated[bool, "cut clips at random, zoomed and mirrored; photographs always are"]
-    targets_per_clip: Annotated[int, "targets of each clip and epoch, spread over it; 0 for every frame once"]
-    targets_per_photo: Annotated[int, "targets of each photograph and epoch, each another crop"]
-    window: Annotated[int, "references are at most so many frames from the target; 0 for the whole clip"]
-    mask: Annotated[float, "share of samples under the reference mask"]
-    single: Annotated[float, "share with one reference frame"]
-    grid: Annotated[float, "share with a grid of four"]
-    unrelated: Annotated[float, "share with a frame of another clip; none in the paper"]
-    captions: Annotated[Literal["file", "own"], "the set's captions, or new ones of each sample's own colours"]
-    strip_colors: Annotated[float, "share of masked samples whose caption loses its colour words"]
-    drop_text: Annotated[float, "share of samples without a caption"]
-    recolor: Annotated[float, "share of samples turned to any hue; the others vary slightly"]
-    recolor_masked: Annotated[bool, "turn hues under the mask too, where nothing tells of it"]
-    strip_recolored: Annotated[bool, "take colour words, wrong by then, from the file's captions of turned samples"]
-    cache_variants: Annotated[int, "HSV variants of each clip that are encoded once, before training; 0 for none"]
-    cache_photo_variants: Annotated[int, "the same of each photograph; 0 for as many as of a clip"]
-    cache_views: Annotated[int, "frames of each variant in the cache"]
-    cache_seed: Annotated[int, "of the cache's draws, so that runs with other seeds share it"]
 
 
 @dataclass(frozen=True)
@@ -153,27 +126,6 @@ CHANGEABLE = (
 )  # fmt: skip
 
 
-def load(name: str | Path) -> TrainConfig:
-    """A configuration by its name (``recipes.CONFIGS``) or from a ``.toml`` or ``.json`` file.
-
-    Raises FileNotFoundError for neither, ValueError for a file that is not as ``save`` writes it.
-    """
-    named, path = _named(), Path(name)
-    if str(name) in named:
-        return named[str(name)]
-    if path.suffix not in (".toml", ".json") or not path.is_file():
-        raise FileNotFoundError(f"'{name}' is neither a configuration ({', '.join(named)}) nor a .toml or .json file.")
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as {path.suffix[1:].upper()}: {error}.") from error
-    try:
-        return from_dict(values)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
 def save(config: TrainConfig, path: str | Path) -> None:
     """Write every value of a configuration to a ``.toml`` file, each with what it means, or to a ``.json`` file."""
     path = Path(path)
@@ -199,7 +151,7 @@ def replace(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
             raise ValueError(f"there is no setting '{key}'{_closest(key)}.")
         else:
             values[section][field] = _from_text(value, _types(_section_type(section))[field])
-    return from_dict(values)
+    return from_dict(values, {})
 
 
 def differences(first: TrainConfig, second: TrainConfig) -> list[str]:
@@ -219,8 +171,8 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     return values
 
 
-def from_dict(values: dict[str, Any]) -> TrainConfig:
-    """The reverse of ``to_dict``; with an entry ``extends`` only what differs from that configuration is wanted.
+def from_dict(values: dict[str, Any], named: Mapping[str, TrainConfig]) -> TrainConfig:
+    """The reverse of ``to_dict``; with an entry ``extends`` only what differs from that one of ``named`` is wanted.
 
     Raises ValueError for an unknown, missing or ill-typed value.
     """
@@ -228,9 +180,9 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
         raise ValueError(f"a configuration is a table of sections, not {type(values).__name__}.")
     values = dict(values)
     base = values.pop("extends", None)
-    if base is not None and not (isinstance(base, str) and base in _named()):
-        raise ValueError(f"extends must be one of {', '.join(_named())}, not {base!r}.")
-    start = {} if base is None else to_dict(_named()[base])
+    if base is not None and not (isinstance(base, str) and base in named):
+        raise ValueError(f"extends must be one of {', '.join(named)}, not {base!r}.")
+    start = {} if base is None else to_dict(named[base])
     for key in values:
         if key not in ("name", *SECTIONS):
             raise ValueError(f"there is no setting '{key}'{_closest(key)}.")
@@ -248,19 +200,13 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
             if field not in merged:
                 raise ValueError(
                     f"the setting '{section}.{field}' is missing: add it, or let the file begin with "
-                    f'extends = "{next(iter(_named()))}" to start from that configuration.'
+                    f'extends = "{next(iter(named))}" to start from that configuration.'
                 )
         parts[section] = kind(**{f: _typed(f"{section}.{f}", merged[f], known[f]) for f in known})
     return TrainConfig(**parts)
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
-
-
-def _named() -> dict[str, TrainConfig]:
-    from .recipes import CONFIGS  # which is made of what is defined here
-
-    return CONFIGS
 
 
 def _section_type(section: str) -> type:

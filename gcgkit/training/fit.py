@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
-from ..utils.files import write_text
+from .log import _cut_log
 
 
 def best_precision(device: torch.device | str | None = None) -> str:
@@ -132,24 +132,6 @@ def fit(
     for module in modules.values():
         module.eval()
     return modules
-
-
-def _cut_log(path: Path, last: int) -> None:
-    """Drop the lines after step ``last``, which a resumed run writes again, and one that was torn by the end."""
-    kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            if json.loads(line)["step"] <= last:
-                kept.append(line + "\n")
-        except ValueError:
-            break
-    write_text(path, "".join(kept))
-
-
-def read_log(folder: str | Path) -> list[dict]:
-    """Lines of a run's ``log.jsonl`` as dictionaries, in order of steps."""
-    with (Path(folder) / "log.jsonl").open() as log:
-        return [json.loads(line) for line in log]
 
 
 def count_parameters(modules: Iterable[torch.nn.Module]) -> int:

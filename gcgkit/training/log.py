@@ -1,17 +1,15 @@
-"""The log of a training run: JSON lines, TensorBoard where it is installed, and a plot of the loss from the lines."""
+"""The log of a training run: JSON lines, and TensorBoard where it is installed."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..lessons import plots
-from .fit import _cut_log, read_log
+from ..utils.files import write_text
 
 
 class TrainingLog:
@@ -50,6 +48,24 @@ class TrainingLog:
             self.board.close()
 
 
+def _cut_log(path: Path, last: int) -> None:
+    """Drop the lines after step ``last``, which a resumed run writes again, and one that was torn by the end."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] <= last:
+                kept.append(line + "\n")
+        except ValueError:
+            break
+    write_text(path, "".join(kept))
+
+
+def read_log(folder: str | Path) -> list[dict]:
+    """Lines of a run's ``log.jsonl`` as dictionaries, in order of steps."""
+    with (Path(folder) / "log.jsonl").open() as log:
+        return [json.loads(line) for line in log]
+
+
 def _numbers(values: dict[str, Any], above: str = "") -> list[tuple[str, float]]:
     found = []
     for name, value in values.items():
@@ -58,56 +74,6 @@ def _numbers(values: dict[str, Any], above: str = "") -> list[tuple[str, float]]
         elif isinstance(value, (int, float)) and name != "step":
             found.append((above + name, float(value)))
     return found
-
-
-def plot_losses(log: str | Path | Mapping[str, str | Path], smooth: int = 5, names: tuple[str, ...] = ()):
-    """Plot the loss of one run (its folder), or of several ``{label: folder}``, over training steps.
-
-    Thin lines are the log's own values, thick ones their running mean over ``smooth`` lines. A single run also shows
-    its loss by kind of reference; ``names`` picks other entries instead. Returns a matplotlib figure. Raises
-    FileNotFoundError for a folder without a log, ValueError for a log without such entries.
-    """
-    from matplotlib import pyplot
-
-    runs = dict(log) if isinstance(log, Mapping) else {"": log}
-    with pyplot.rc_context({"font.size": plots.FONT_SIZE}):
-        figure, axis = pyplot.subplots(figsize=(plots.WIDTH, 4))
-    styles = ["-", "--", "-.", ":"]  # told apart without colours too
-    drawn = 0
-    for label, folder in runs.items():
-        if not (Path(folder) / "log.jsonl").is_file():
-            pyplot.close(figure)
-            raise FileNotFoundError(f"{folder} holds no log.jsonl: give the folder that a training run wrote to.")
-        lines = read_log(folder)
-        kinds = ("loss_mask", "loss_single", "loss_grid", "loss_unrelated") if len(runs) == 1 else ()
-        for name in names or ("loss", *kinds):
-            points = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), (int, float))]
-            if not points:
-                continue
-            steps, values = np.array(points).T
-            style, shade = styles[drawn % 4], plots.COLORS[drawn % len(plots.COLORS)]
-            axis.plot(steps, values, color=shade, linewidth=0.6, alpha=0.4)
-            title = " ".join(part for part in (label, name.replace("_", ", ")) if part)
-            axis.plot(steps, running_mean(values, smooth), style, color=shade, linewidth=1.8, label=title)
-            drawn += 1
-    if not drawn:
-        pyplot.close(figure)
-        raise ValueError(f"the log has no entry named {', '.join(names or ('loss',))}.")
-    axis.set_xlabel("training step", fontsize=plots.FONT_SIZE)
-    axis.set_ylabel("loss (mean squared error)" if not names else ", ".join(names), fontsize=plots.FONT_SIZE)
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=plots.FONT_SIZE - 2)
-    figure.tight_layout()
-    pyplot.close(figure)  # or a notebook would show it twice
-    return figure
-
-
-def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean of each value and the ``width`` - 1 before it, of fewer at the start: ``(N,)`` -> ``(N,)``."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - max(1, width))
-    return (sums[ends] - sums[starts]) / (ends - starts)
 
 
 class Sums:

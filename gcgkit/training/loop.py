@@ -2,7 +2,7 @@
 
     pipeline = train(load("paper"), "data/prepared", "runs/paper")             # the same as the command
     gcgkit train --config paper --data data/prepared --out runs/paper
-    accelerate launch -m gcgkit.training.loop --config paper --data data/prepared --out runs/paper
+    accelerate launch -m gcgkit.cli.train --config paper --data data/prepared --out runs/paper
 
 A run's folder holds ``config.toml``, ``checkpoints/``, ``log.jsonl``, ``tensorboard/``, ``validation/`` and, at the
 end, ``pipeline/``, which ``GCGPipeline.from_pretrained`` reads. The same call goes on from the last checkpoint:
@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,20 +25,20 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from .. import encoders as conditioning
-from .. import profiles
 from ..control import GuidedControlNet
 from ..data import latent_cache
 from ..data.dataset import Clip, FrameDataset, loader, read_clips
 from ..data.sampling import Positions
+from ..paper import build_paper
 from ..pipeline import GCGPipeline
-from . import checkpoints, validation
+from . import checkpoints, recipes, validation
 from . import config as configs
 from .config import TrainConfig
 from .fit import best_precision
-from .log import Sums, TrainingLog, plot_losses
+from .log import Sums, TrainingLog
 from .step import DTYPES, Learner, diverged
 
-__all__ = ["build_pipeline", "plot_losses", "total_steps", "train"]
+__all__ = ["build_pipeline", "total_steps", "train"]
 
 
 def train(
@@ -114,7 +113,7 @@ def build_pipeline(config: TrainConfig) -> GCGPipeline:
     if model.image_encoder:
         if model.control == "keep":
             raise ValueError(f"model.control=keep: {model.base} with another image encoder has no copy to keep.")
-        return profiles.build_paper(
+        return build_paper(
             model.base, model.image_encoder, revision=model.revision or None,
             image_encoder_revision=model.image_encoder_revision or None, height=config.data.height,
             width=config.data.width, condition_width=model.condition_width, **options,
@@ -223,7 +222,7 @@ def _check_folder(config: TrainConfig, out: Path) -> None:
     """Refuse to go on with a run that was begun with other settings."""
     path = out / "config.toml"
     if path.is_file() and checkpoints.found(out / "checkpoints"):
-        before = configs.load(path)
+        before = recipes.load(path)
         changed = [key for key in configs.differences(before, config) if key not in configs.CHANGEABLE]
         if changed:
             raise ValueError(
@@ -235,9 +234,3 @@ def _identity(clips: list[Clip]) -> str:
     """What names the training data: every clip and its content."""
     content = json.dumps([[clip.set, clip.name, clip.sha256] for clip in clips])
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-if __name__ == "__main__":
-    from ..cli.train import main
-
-    sys.exit(main())

@@ -26,9 +26,14 @@ the small recipe 11.0, 12.0 with what the allocator held, capped at 15 (``--reci
 from __future__ import annotations
 
 import dataclasses
+import json
+import tomllib
+from pathlib import Path
 from typing import Any
 
-from .config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig, ValidationConfig
+from ..data.config import DataConfig
+from . import config as configs
+from .config import LossConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig, ValidationConfig
 
 PAPER = TrainConfig(
     # §4.1: Adam, 5e-5, batch 24, 15 epochs, 448x256, mask 20 %. The paper does not say what an epoch is (here 64 target
@@ -128,3 +133,30 @@ TINY = vary(
 )  # fmt: skip
 
 CONFIGS = {config.name: config for config in (PAPER, PAPER_16GB, MINI, MINI_MORE, TINY)}
+
+
+def load(name: str | Path) -> TrainConfig:
+    """A configuration by its name (``CONFIGS``) or from a ``.toml`` or ``.json`` file.
+
+    Raises FileNotFoundError for neither, ValueError for a file that is not as ``save`` writes it.
+    """
+    path = Path(name)
+    if str(name) in CONFIGS:
+        return CONFIGS[str(name)]
+    if path.suffix not in (".toml", ".json") or not path.is_file():
+        named = ", ".join(CONFIGS)
+        raise FileNotFoundError(f"'{name}' is neither a configuration ({named}) nor a .toml or .json file.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as {path.suffix[1:].upper()}: {error}.") from error
+    try:
+        return from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def from_dict(values: dict[str, Any]) -> TrainConfig:
+    """The configuration of plain values, as ``config.from_dict``; ``extends`` may name one of ``CONFIGS``."""
+    return configs.from_dict(values, CONFIGS)

@@ -1,4 +1,4 @@
-"""What the commands share: their parser, sizes, and errors as one sentence."""
+"""What commands share: sizes as options, and errors as one sentence."""
 
 from __future__ import annotations
 
@@ -6,25 +6,6 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
-from functools import partial
-
-
-def alone(
-    name: str,
-    about: str,
-    add_options: Callable[[argparse.ArgumentParser], None],
-    run: Callable[[argparse.Namespace], None],
-    argv: list[str] | None = None,
-    epilog: str | None = None,
-) -> int:
-    """Run a subcommand of ``gcgkit`` by itself, as ``accelerate launch -m`` needs it; returns the exit code."""
-    screen = partial(argparse.HelpFormatter, max_help_position=27, width=80)
-    parser = argparse.ArgumentParser(
-        prog=name, description=about, epilog=epilog, formatter_class=screen, allow_abbrev=False
-    )
-    add_options(parser)
-    args = parser.parse_args(argv)
-    return told(lambda: run(args))
 
 
 def size_of(text: str) -> tuple[int, int] | None:

@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from ... import encoders as conditioning
-from ... import profiles, tensorcolor
+from ... import profiles
+from ...color import tensor_lab_to_rgb, tensor_rgb_to_lab
 from ...data import augment as pairs
 from ...data import captions, footage
 from ...guidance import GatedColorGuidance
@@ -99,8 +100,8 @@ def train_vae(data: Path, out: Path, steps: int = 2100, batch: int = 8, width: i
         spread = z.detach().std((0, 2, 3), keepdim=True) * 0.03
         z = z + spread * torch.randn(z.shape, generator=generator).to(device())
         y = vae.decode(z).sample.float()
-        target, result = tensorcolor.rgb_to_lab(x / 2 + 0.5), tensorcolor.rgb_to_lab(y / 2 + 0.5)
-        merged = tensorcolor.lab_to_rgb(torch.cat([target[:, :1], result[:, 1:]], 1))
+        target, result = tensor_rgb_to_lab(x / 2 + 0.5), tensor_rgb_to_lab(y / 2 + 0.5)
+        merged = tensor_lab_to_rgb(torch.cat([target[:, :1], result[:, 1:]], 1))
         merged_error = (merged - (x / 2 + 0.5)).square().mean()  # what remains when the input's L* is put back
         picture = (y - x).square().mean()
         ab = (result[:, 1:] - target[:, 1:]).abs().mean() / 100
