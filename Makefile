@@ -56,8 +56,9 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 figures: $(STAMP) ## make the paper's figures and Table 1 in figures/out/, for PROFILE=mini or another
 	@$(PY) figures/make.py --profile $(PROFILE) $(FIGURE_ARGS)
 
-lint: $(STAMP) ## check the code with ruff
+lint: $(STAMP) ## check the code with ruff, and which part imports which
 	@$(PY) -m ruff check .
+	@$(VENV)/bin/lint-imports --no-cache --no-logo
 
 lock: $(STAMP) ## resolve requirements-lock.txt again from pyproject.toml (all platforms, Python 3.11 on)
 	@echo "Lock: resolving the newest versions that pyproject.toml allows."
