@@ -82,7 +82,7 @@ def table(found: dict) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id (mini)")
-    parser.add_argument("--data", type=Path, help="folder of footage, laid out as gcgkit/footage.py says")
+    parser.add_argument("--data", type=Path, help="folder of footage, laid out as gcgkit/data/footage.py says")
     parser.add_argument("--clips", nargs="*", help="of its measuring clips, only these")
     parser.add_argument("--frames", type=int, default=20, help="of each clip, from its first (20)")
     parser.add_argument("--stride", type=int, default=1, help="take every n-th frame (1)")

@@ -74,8 +74,9 @@ PROMPTS = {
 class Studio:
     """A profile, a seed and a folder, with the colourings made so far.
 
-    profile: as `lesson.load_pipeline` takes it. shots, steps: smaller ones for a trial. frames_of: ``{method: folder}``
-    of other systems' frames, ``<clip>/00000.png`` for each frame of a shot, which join figures 3 and 4.
+    profile: as `lessons.notebook.load_pipeline` takes it. shots, steps: smaller ones for a trial. frames_of:
+    ``{method: folder}`` of other systems' frames, ``<clip>/00000.png`` for each frame of a shot, which join figures 3
+    and 4.
     """
 
     profile: str = "mini"

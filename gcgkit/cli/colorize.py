@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 class _Loader:
-    """A ``loading.Loader`` that is imported, with diffusers, only when a frame is to be coloured."""
+    """A ``films.load.Loader`` that is imported, with diffusers, only when a frame is to be coloured."""
 
     def __init__(self, device: str, card: str | None, debug: bool, compiled: bool):
         self.device, self.card, self.debug, self.compiled = device, card, debug, compiled

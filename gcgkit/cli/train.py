@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train as the options say. Raises ValueError, FileNotFoundError and OSError as ``trainer.train`` does."""
+    """Train as the options say. Raises ValueError, FileNotFoundError and OSError as ``training.loop.train`` does."""
     from ..training import config as configs
     from ..training import recipes
 

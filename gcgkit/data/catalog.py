@@ -1,6 +1,6 @@
 """Where the data sets and the weights come from: addresses, sizes, digests, terms, and the way from there to a folder.
 
-Everything is laid out as `footage` and `preparation` read it, under one data folder::
+Everything is laid out as `footage` and `prepare` read it, under one data folder::
 
     downloads/                 the archives, with SHA256SUMS
     DAVIS/                     as its archives unpack: JPEGImages/480p/<clip>/00000.jpg, ImageSets/2017/*.txt
@@ -189,7 +189,7 @@ def get_archive(
 
     url: a mirror, a local archive, or a Google Drive address; a mirror's file has to have the known digest, another
     sha256 takes its place, None any. keep=False deletes a fetched archive afterwards. options: for `download.fetch`.
-    Errors as `download.fetch`, `hosts.fetch_drive` and `archives.extract`.
+    Errors as `download.fetch`, `hub.fetch_drive` and `archives.extract`.
     """
     root, target, source = Path(root), Path(root) / archive.folder, url or archive.url
     done = archives.extracted(archive.file, target)

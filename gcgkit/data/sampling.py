@@ -26,8 +26,8 @@ class Draw:
     Attributes:
         clip, source: numbers of the target's clip and of the references', another one for ``kind`` "unrelated".
         target, references: numbers of views: frames of a clip, or its cached views; of a photograph, different ones.
-        kind: one of ``pairs.KINDS``.
-        recolored: turned to any hue; ``hsv`` are the parameters of ``pairs.augment_hsv``.
+        kind: one of ``augment.KINDS``.
+        recolored: turned to any hue; ``hsv`` are the parameters of ``augment.augment_hsv``.
         strip, drop: whether the caption loses its colour words, or all.
         seed: of noise and timestep, and of crops.
     """

@@ -249,7 +249,7 @@ def series(records: Sequence[dict], group: str) -> list[tuple[object, dict]]:
 
 
 def rows(records: Iterable[dict]) -> dict[str, dict[str, object]]:
-    """The records as rows of a table ``{name: {column: value}}``, for `lesson.table`."""
+    """The records as rows of a table ``{name: {column: value}}``, for `lessons.notebook.table`."""
     return {
         f"{record['group']}: {record['value']}": {
             "PSNR, dB": record["psnr_rgb"],
@@ -275,7 +275,7 @@ def load_clips(
         if lacking := [name for name in names or () if name not in found]:
             raise ValueError(f"{data} holds no measuring clip '{lacking[0]}'; they are {', '.join(found) or 'none'}.")
         if not found:
-            raise ValueError(f"{data} holds none of the measuring clips: lay it out as gcgkit/footage.py says.")
+            raise ValueError(f"{data} holds none of the measuring clips: lay it out as gcgkit/data/footage.py says.")
         return found
     return {
         name: load_clip(name, count=frames, **shot(name, first, stride)) for name in names or [CLIP]

@@ -1,7 +1,7 @@
 """The clips that methods are measured on (section 4.2), read frame by frame, so that none has to fit in memory.
 
-`open_set` takes what there is: a prepared folder (`preparation`), a data folder or DAVIS folder in DAVIS's own layout,
-a folder of videos or of image folders, or "installed", the clips that come with packages (`clips`). Frames are
+`open_set` takes what there is: a prepared folder (`data.prepare`), a data folder or DAVIS folder in DAVIS's own layout,
+a folder of videos or of image folders, or "installed", the clips that come with packages (`data.clips`). Frames are
 stretched to 448x256 as the paper does; a limit and a choice of clips are kept with the results, so that nobody takes a
 part for the whole.
 """

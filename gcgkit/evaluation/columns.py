@@ -53,7 +53,7 @@ def measure(
 
     pred, truth: frames, to be gone through at will; truth may be None for a metric that needs none. cache: a folder;
     contents: digests of what is measured, which decide where the number is kept. Raises ValueError and
-    `metric_networks.NotAtHand` where there is none to be had.
+    `metrics.networks.NotAtHand` where there is none to be had.
     """
     if metric.network and (reason := networks.missing(metric.network)):
         raise networks.NotAtHand(reason)

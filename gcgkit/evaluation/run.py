@@ -58,7 +58,7 @@ def evaluate(
 ) -> list[dict]:
     """Colour every clip with every method and measure it; returns the records of this set and these methods.
 
-    metric_names: those of `measures.METRICS`, all by default. first: the first frame measured; 1 leaves out the frame
+    metric_names: those of `columns.METRICS`, all by default. first: the first frame measured; 1 leaves out the frame
     that methods get as exemplar, for all methods alike. device: as torch names it, a GPU if there is one by default.
     The true clips are measured too, as the method "truth". Progress goes to the terminal.
     Raises ValueError for methods of one name, or, after everything else is done, for a method that failed on a clip.

@@ -100,7 +100,7 @@ def paper() -> dict:
 
 
 def build(results: Iterable[dict], *, level: float = 0.95) -> Table:
-    """The table of the records that `evaluation.read_results` gives, beside the paper's two halves."""
+    """The table of the records that `run.read_results` gives, beside the paper's two halves."""
     records = list(results)
     shown = [name for name in METRICS if any(name in r["metrics"] or name in r["not_measured"] for r in records)]
     columns = _columns(shown)

@@ -95,7 +95,7 @@ def colorize(
 ) -> None:
     """Colour films in turn, shot by shot, and write each as soon as its last shot is done.
 
-    ladder: as for ``Job.work``, a ``loading.Loader`` for one. With several films a fault of one, told on stderr, does
+    ladder: as for ``Job.work``, a ``load.Loader`` for one. With several films a fault of one, told on stderr, does
     not keep the others; ValueError at the end then says how many failed. With one film its fault is raised.
     """
     check_options(pairs, options, me)

@@ -1,6 +1,6 @@
 """A film coloured as a job: killed at any moment, the same command goes on where it was.
 
-``job_setup.prepare`` makes or opens a ``Job``; ``Job.work`` colours the shots that nobody else is working on, and
+``prepare.prepare`` makes or opens a ``Job``; ``Job.work`` colours the shots that nobody else is working on, and
 ``Job.join`` writes the film once all are done. Any number of processes may do so at once, and between two runs a
 person may edit the list of shots and paint over keyframes: what is done stays, as far as it still holds.
 """
@@ -26,7 +26,7 @@ from .preview import write_sheets
 
 @dataclass(frozen=True)
 class Options:
-    """What to do with a film; None leaves an option as the job has it, or at its default (``job_setup``).
+    """What to do with a film; None leaves an option as the job has it, or at its default (``prepare``).
 
     prompt .. chunk: as for ``settings.Settings`` and ``GCGPipeline.stream``; chunk is the length of a segment, each
     with num_keyframes keyframes of its own. size: "WxH" that the model works at, "" for its own. dtype: of the weights.
@@ -103,7 +103,7 @@ class Job:
     ) -> Iterator[int]:
         """Colour the shots that are neither done nor worked on elsewhere, and yield how many frames came, as they come.
 
-        ladder(profile, dtype) gives the ``memory.MemoryLadder`` with the pipeline, and is called only if there is work.
+        ladder(profile, dtype) gives the ``MemoryLadder`` with the pipeline, and is called only if there is work.
         With ``Options.preview`` only keyframes are coloured. start: the shot to begin with, for runs side by side.
         """
         from .shot import ShotRun

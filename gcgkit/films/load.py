@@ -15,7 +15,7 @@ from .memory_ladder import CARDS, MemoryLadder
 class Loader:
     """``loader(profile, dtype)`` gives the pipeline's ``MemoryLadder``, loaded anew only for another profile or dtype.
 
-    device: "cpu", "cuda" or "cuda:1". card: a name of ``memory.CARDS``. say: gets a sentence for each step that
+    device: "cpu", "cuda" or "cuda:1". card: a name of ``memory_ladder.CARDS``. say: gets a sentence for each step that
     scarce memory makes necessary. compiled: compile the networks, see ``compilation``.
     """
 

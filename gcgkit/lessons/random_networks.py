@@ -95,7 +95,7 @@ def random_pipeline(
 ) -> GCGPipeline:
     """A pipeline at a name of ``SHAPES`` with random weights, and the paper's guidance scale.
 
-    device: "meta" makes networks that have sizes and no weights, whose operations can be counted (`limits`).
+    device: "meta" makes networks that have sizes and no weights, whose operations can be counted (`flops`).
     """
     device = torch.device(device)
     parts = random_parts(SHAPES[shapes], device)

@@ -1,7 +1,7 @@
 """Things to move and click in the notebooks, each a small drawing function under a few controls.
 
 ``explore`` puts sliders and menus on any function that returns a ``plots.Picture`` or an RGB array. Where there is no
-ipywidgets, or where outputs are made to be kept (`lesson.static`), every function here returns the picture of the
+ipywidgets, or where outputs are made to be kept (`notebook.static`), every function here returns the picture of the
 starting values, so that a reader without a kernel sees it; a live widget carries its picture along, too.
 """
 

@@ -2,7 +2,7 @@
 
 Clips are RGB uint8 arrays ``(T, H, W, 3)``, or any iterable of frames ``(H, W, 3)``, which is read one frame at a
 time. Measures of colour alone are misled easily: gray or frozen output has the best CDC, so the true clip's own value
-belongs beside it. The metrics that are neural networks are described in `metric_networks`.
+belongs beside it. The metrics that are neural networks are described in `networks`.
 """
 
 from __future__ import annotations

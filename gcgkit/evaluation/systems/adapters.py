@@ -1,4 +1,4 @@
-"""How each of the compared systems is run on a folder of frames, and how its frames come back (`systems`)."""
+"""How each of the compared systems is run on a folder of frames, and how its frames come back (`setup`)."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _bistnet(repository: Path, frames: Path, exemplar, work: Path, cpu: bool) ->
     write_frames([exemplar, exemplar], work / "reference" / "clip")
     # One of the modules that it imports reads the command line too and knows none of these options.
     launcher = ["--stand-in", "mmediting"]
-    # Its segmentation refuses a file without weights; with random ones (`systems.run`) none is named to it.
+    # Its segmentation refuses a file without weights; with random ones (`setup.run`) none is named to it.
     begin, resume = "model = Tester(configer)", "configer.get('network', 'resume')"
     forget = f"os.path.exists({resume}) or configer.update(['network', 'resume'], None)"
     launcher += ["--replace", begin, f"{forget}; {begin}"]

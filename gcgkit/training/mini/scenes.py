@@ -34,7 +34,7 @@ class FreshScenes(torch.utils.data.Dataset):
         self.photos, self.clips = footage.photo_paths(data), [clip for _, clip in footage.training_clips(data)]
         self.count, self.size, self.seed = count, size, seed
         if not self.photos and not self.clips:
-            raise ValueError(f"{data} holds neither photographs nor clips for training: see gcgkit/footage.py.")
+            raise ValueError(f"{data} holds neither photographs nor clips for training: see gcgkit/data/footage.py.")
 
     def __len__(self) -> int:
         return self.count

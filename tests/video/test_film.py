@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import av
 import cv2
-import films
 import numpy as np
 import pytest
+import small_films as films
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from skimage.color import rgb2lab

@@ -11,7 +11,7 @@ from gcgkit.lessons import memory_budget
 from gcgkit.training import config as configs
 from gcgkit.training import recipes
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STATED = re.findall(
     r"^ {4}(\S.*?)\s{3,}(\d+\.\d\d)(?:\s+\((?:8-bit Adam: )?(\d+\.\d\d)\))?", recipes.__doc__, re.MULTILINE
 )

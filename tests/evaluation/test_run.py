@@ -21,7 +21,7 @@ from gcgkit.evaluation import columns, methods
 from gcgkit.evaluation import run as evaluation
 from gcgkit.video import images
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CLASSICAL = ["psnr_rgb", "psnr_luma", "colorfulness", "cdc", "flow_warp_error"]
 FRAMES = 8
 

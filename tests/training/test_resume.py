@@ -21,7 +21,7 @@ from gcgkit.training import checkpoints, loop
 from gcgkit.training import config as configs
 from gcgkit.training.log import read_log
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="bit for bit is promised on the CPU only")
 

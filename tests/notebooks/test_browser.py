@@ -20,7 +20,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # Up to its widget each notebook runs in seconds with these knobs in place of its own.
 KNOBS = {"00_start_here": {"frames": 5, "steps": 1}, "04_the_gate": {}}
 WIDGETS = ("before_after", "gate_explorer")

@@ -19,7 +19,7 @@ from gcgkit.paper import PAPER_GUIDANCE_SCALE
 from gcgkit.training import recipes
 from gcgkit.vae import LumaChromaAutoencoder
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXTS = {
     path.stem: [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]

@@ -31,7 +31,7 @@ from gcgkit.films.job import Options
 from gcgkit.films.prepare import DEFAULTS
 from gcgkit.video import film
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LENGTHS = (6, 4, 5)
 FIRST = (0, 6, 10)
 STEPS = 2

@@ -5,9 +5,9 @@ import resource
 
 import av
 import cv2
-import films
 import numpy as np
 import pytest
+import small_films as films
 
 from gcgkit import video
 

@@ -9,7 +9,7 @@ import pytest
 
 from gcgkit.data import clips
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

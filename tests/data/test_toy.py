@@ -13,7 +13,7 @@ import tiny
 from gcgkit.data import captions, catalog, footage, toy
 from gcgkit.data import prepare as preparation
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_archive_has_daviss_layout_and_the_frames(tmp_path):

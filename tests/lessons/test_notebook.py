@@ -14,7 +14,7 @@ import pytest
 import gcgkit
 from gcgkit.lessons import notebook as lesson
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "notebooks"))
 
 import execute  # noqa: E402

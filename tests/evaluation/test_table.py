@@ -14,7 +14,7 @@ from gcgkit.evaluation import table
 from gcgkit.evaluation.columns import METRICS, keep_distances
 from gcgkit.metrics.networks import frechet_distance
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # Sums over the ten columns of each printed row, taken from the paper's text apart from the data file.
 SUMS = {
     "LDV3": (1.1611, 420.45, 682.34, 5.4960, 278.23, 3.1618, 448.25),

@@ -4,9 +4,9 @@ import csv
 import io
 
 import cv2
-import films
 import numpy as np
 import pytest
+import small_films as films
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from gcgkit.utils import archives, download
 from gcgkit.utils import files as disk
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DATA = random.Random(0).randbytes(300_000)
 SHA = hashlib.sha256(DATA).hexdigest()
 HUGE = 10**18  # bytes; no disk has them

@@ -20,7 +20,7 @@ from gcgkit import cli, profiles, video
 from gcgkit.color import to_gray
 from gcgkit.data import clips
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FPS, FRAMES = 24, 6
 
 
