@@ -19,6 +19,7 @@ from files_server import serving
 
 from gcgkit.data import captions, catalog
 from gcgkit.data import prepare as preparation
+from gcgkit.metrics.weights import torch_hub_folder
 from gcgkit.utils import download
 from gcgkit.utils import hub as hosts
 
@@ -518,7 +519,7 @@ def test_metric_networks_go_where_their_packages_look(server, tmp_path, capsys, 
             monkeypatch.delenv(name, raising=False)
             if name in setting:
                 monkeypatch.setenv(name, str(tmp_path / setting[name]))
-        assert str(weights.torch_hub_folder()) == torch.hub.get_dir()
+        assert str(torch_hub_folder()) == torch.hub.get_dir()
     url = server.add("/alexnet.pth", RANDOM, cuts=[0.37])
     options = ["--url", url, "--out", tmp_path]
     assert run("weights", "lpips", *options, "--dry-run") == 0

@@ -57,12 +57,12 @@ def psnr(pred: np.ndarray, truth: np.ndarray) -> float:
 def truth_frames() -> np.ndarray:
     """Every second frame of the demo's part of the clip through OpenCV, scaled to cover 448x256, the middle cut out."""
     capture, frames = cv2.VideoCapture(str(clips.find(demo.CLIP))), []
-    while len(frames) < demo.FIRST + 2 * FRAMES:
+    while len(frames) < clips.FIRST + 2 * FRAMES:
         more, frame = capture.read()
         assert more
         frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
     scaled = []
-    for frame in frames[demo.FIRST :: 2]:
+    for frame in frames[clips.FIRST :: 2]:
         height, width = frame.shape[:2]
         wide = round(width * 256 / height)
         left = round((wide - 448) / 2)
