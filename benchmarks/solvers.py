@@ -19,10 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gcgkit import demo, disk, footage, metrics
+from gcgkit import metrics
 from gcgkit.color import to_gray
+from gcgkit.data import footage
+from gcgkit.lessons import demo
+from gcgkit.lessons.timing import clock, load, machine
 from gcgkit.solvers import SOLVERS
-from gcgkit.timing import clock, load, machine
+from gcgkit.utils import files
 
 STEPS = (4, 8, 16, 32)
 
@@ -62,7 +65,7 @@ def measure(args: argparse.Namespace, held: dict) -> dict:
             figures = {key: round(value, 2) for key, value in found[f"{solver} {steps}"].items()}
             print(f"{name:12} {solver:6} {steps:3} steps", figures, flush=True)
             if args.json:
-                disk.write_text(args.json, json.dumps({"machine": machine(), "clips": held}, indent=1) + "\n")
+                files.write_text(args.json, json.dumps({"machine": machine(), "clips": held}, indent=1) + "\n")
     return held
 
 
@@ -79,7 +82,7 @@ def table(found: dict) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id (mini)")
-    parser.add_argument("--data", type=Path, help="folder of footage, laid out as gcgkit/footage.py says")
+    parser.add_argument("--data", type=Path, help="folder of footage, laid out as gcgkit/data/footage.py says")
     parser.add_argument("--clips", nargs="*", help="of its measuring clips, only these")
     parser.add_argument("--frames", type=int, default=20, help="of each clip, from its first (20)")
     parser.add_argument("--stride", type=int, default=1, help="take every n-th frame (1)")

@@ -35,14 +35,16 @@ from accelerate import Accelerator
 from diffusers import ControlNetModel
 from diffusers.optimization import get_scheduler
 
-from gcgkit import GCGPipeline, configs
+from gcgkit import GCGPipeline
 from gcgkit.control import GuidedControlNet
-from gcgkit.dataset import Batch, Sample, collate
-from gcgkit.denoiser import encode_batch
-from gcgkit.draws import GRID_TILES, SampleStream
-from gcgkit.latent_cache import encode_tokens
-from gcgkit.learner import OF_PRECISION, Learner
-from gcgkit.shapes import SHAPES, random_parts
+from gcgkit.data.dataset import Batch, Sample, collate
+from gcgkit.data.latent_cache import encode_tokens
+from gcgkit.data.sampling import GRID_TILES, SampleStream
+from gcgkit.lessons.random_networks import SHAPES, random_parts
+from gcgkit.training import config as configs
+from gcgkit.training import recipes
+from gcgkit.training.loss import encode_batch
+from gcgkit.training.step import OF_PRECISION, Learner
 
 CASES = ("example", "cached", "pixels")
 CAPTION = "a photo of a red car on a street, green trees in the background"
@@ -215,7 +217,7 @@ def measure(case: str, config, shapes: dict, accelerator: Accelerator, precision
 def run(args: argparse.Namespace) -> dict:
     """Measure the cases in turn, ``args.rounds`` times, and sum up."""
     changes = {"run.batch_size": args.batch, "data.height": args.height, "run.compile": args.compile}
-    config = configs.load(args.recipe)
+    config = recipes.load(args.recipe)
     precision = args.precision or config.run.precision
     micro = args.micro or min(config.run.micro_batch, args.batch)
     optimizer = {"optimizer.name": args.optimizer} if args.optimizer else {}

@@ -43,8 +43,8 @@ def paired(parts: list[str], values: list[str] | None, option: str) -> dict[str,
 
 
 def fetch_archives(args: argparse.Namespace, parts: list[str]) -> None:
-    """Fetch and unpack some of ``gcgkit.sources.ARCHIVES``, or say what that would do."""
-    from gcgkit import sources
+    """Fetch and unpack some of ``gcgkit.data.catalog.ARCHIVES``, or say what that would do."""
+    from gcgkit.data import catalog as sources
 
     urls, digests = paired(parts, args.url, "--url"), paired(parts, args.sha256, "--sha256")
     for part in parts:
@@ -93,7 +93,7 @@ def prepare_after(args: argparse.Namespace, names: list[str]) -> None:
 
 def prepare_sets(args: argparse.Namespace, names: list[str], clips: Path | None = None) -> None:
     """Prepare sets by name, or one of your own footage, and caption them if that was asked for."""
-    from gcgkit import preparation
+    from gcgkit.data import prepare as preparation
 
     for name in names:
         folder = args.out / "prepared" / name
@@ -125,8 +125,8 @@ def show_batch(args: argparse.Namespace, names: list[str], count: int = 8) -> No
     """Draw a training batch of prepared sets as the paper's configuration does, and write a picture of it."""
     import dataclasses
 
-    from gcgkit.configs import load
-    from gcgkit.dataset import FrameDataset, collate, show_batch
+    from gcgkit.data.dataset import FrameDataset, collate, show_batch
+    from gcgkit.training.recipes import load
 
     height, width = args.size or (256, 448)
     data = dataclasses.replace(load("paper").data, sets=tuple(names), height=height, width=width)
@@ -140,7 +140,8 @@ def show_batch(args: argparse.Namespace, names: list[str], count: int = 8) -> No
 
 def caption(args, folder: Path, by: str, gray: bool = False, name: str | None = None, dry_run: bool = False) -> None:
     """Caption a prepared folder."""
-    from gcgkit import captions, preparation
+    from gcgkit.data import captions
+    from gcgkit.data import prepare as preparation
 
     path = folder / (name or preparation.CAPTIONS)
     missing = len(captions.missing_captions(folder, every=args.every, path=path))
@@ -157,7 +158,7 @@ def caption(args, folder: Path, by: str, gray: bool = False, name: str | None = 
 
 def _sources(data: Path, name: str, clips: Path | None):
     """The clips of a set by its name, and a word on where they are from."""
-    from gcgkit import preparation
+    from gcgkit.data import prepare as preparation
 
     if clips is not None:
         return preparation.folder_sources(clips), str(clips)

@@ -32,16 +32,17 @@ def _run(args: argparse.Namespace) -> None:
 def _shrink(args: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
-    from gcgkit import archives, sources
+    from gcgkit.data import catalog
+    from gcgkit.utils import archives
 
-    archive, target = sources.ARCHIVES["imagenet"], args.out / "photos" / "imagenet"
+    archive, target = catalog.ARCHIVES["imagenet"], args.out / "photos" / "imagenet"
     left_out = set(_command.split("imagenet-left-out"))
     photos = [p for p in archives.extracted(archive.file, args.out / archive.folder) or [] if p.stem not in left_out]
     target.mkdir(parents=True, exist_ok=True)
     for photo in tqdm(photos, desc="photos/imagenet", disable=None):
         small = target / f"{photo.stem}.jpg"
         if not small.exists():
-            sources.shrink_photo(photo, small)
+            catalog.shrink_photo(photo, small)
     print(f"{len(photos)} photographs are in {target}.")
 
 

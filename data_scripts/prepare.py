@@ -1,6 +1,6 @@
 """Make training-ready folders (OUT/prepared/NAME) of what the other scripts have fetched into OUT.
 
-gcgkit/preparation.py says what such a folder holds. Your own videos or folders of images: --clips FOLDER and a NAME.
+gcgkit/data/prepare.py says what such a folder holds. Your own videos or folders of images: --clips FOLDER and a NAME.
 
     python data_scripts/prepare.py davis-train davis-val --captions blip
     python data_scripts/prepare.py mine --clips my/videos
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     if args.verify:
-        from gcgkit import preparation
+        from gcgkit.data import prepare as preparation
 
         for name in args.names:
             preparation.verify(args.out / "prepared" / name)

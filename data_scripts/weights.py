@@ -19,9 +19,10 @@ import _command
 
 
 def main(argv: list[str] | None = None) -> int:
-    from gcgkit import sources
+    from gcgkit.data import catalog
+    from gcgkit.metrics.weights import WEIGHT_FILES
 
-    names = [*sources.MODELS, *sources.WEIGHT_FILES]
+    names = [*catalog.MODELS, *WEIGHT_FILES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; all by default")
     parser.add_argument("--id", help="another repository for the one model named")
@@ -40,22 +41,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from gcgkit import sources
+    from gcgkit.data import catalog
+    from gcgkit.metrics.weights import WEIGHT_FILES
 
     if len(args.names) > 1 and (args.id or args.revision or args.sha256):
         raise ValueError("--id, --revision and --sha256 go with one NAME.")
-    if args.url and len(args.names) > 1 and set(args.names) & set(sources.WEIGHT_FILES):
+    if args.url and len(args.names) > 1 and set(args.names) & set(WEIGHT_FILES):
         raise ValueError("--url is the address of one file here: give one metric network as NAME.")
     for name in args.names:
-        if name in sources.MODELS:
-            _model(args, name, sources.MODELS[name])
+        if name in catalog.MODELS:
+            _model(args, name, catalog.MODELS[name])
         else:
-            _file(args, sources.WEIGHT_FILES[name])
+            _file(args, WEIGHT_FILES[name])
 
 
 def _model(args: argparse.Namespace, name: str, model) -> None:
-    from gcgkit import download, hosts
-    from gcgkit.disk import human
+    from gcgkit.utils import download, hub
+    from gcgkit.utils.files import human
 
     repo, revision = args.id or model.repo, args.revision or model.revision
     folder = args.out / name if args.out else None
@@ -64,7 +66,7 @@ def _model(args: argparse.Namespace, name: str, model) -> None:
     options = {"revision": revision, "folder": folder, "endpoint": args.url}
     if args.dry_run:
         try:
-            files = hosts.plan_model(repo, model.parts, **options)
+            files = hub.plan_model(repo, model.parts, **options)
         except ConnectionError as error:
             print(f"{model.title}: would fetch {repo} (about {human(model.size)}); {error}")
             return
@@ -72,15 +74,16 @@ def _model(args: argparse.Namespace, name: str, model) -> None:
         size = human(sum(file.size for file in missing))
         print(f"{model.title}: would fetch {len(missing)} of {len(files)} files of {repo} at {revision} ({size}).")
         return
-    where = hosts.fetch_model(repo, model.parts, **options)
+    where = hub.fetch_model(repo, model.parts, **options)
     print(f"{model.title}: {repo} is in {where}. Terms: {model.terms}.")
 
 
 def _file(args: argparse.Namespace, file) -> None:
-    from gcgkit import download, sources
-    from gcgkit.disk import human
+    from gcgkit.metrics.weights import torch_hub_folder
+    from gcgkit.utils import download
+    from gcgkit.utils.files import human
 
-    root = args.out / "torch" / "hub" if args.out else sources.torch_hub_folder()
+    root = args.out / "torch" / "hub" if args.out else torch_hub_folder()
     source, path = args.url or file.url, root / file.place
     if args.dry_run:
         if path.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import studio
 
-from gcgkit import plots
+from gcgkit.lessons import plots
 
 
 def draw(maker: studio.Studio) -> plots.Picture:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import studio
 
-from gcgkit import color, keyframes, lesson, plots, srg
+from gcgkit import color, keyframes, srg
+from gcgkit.lessons import notebook as lesson
+from gcgkit.lessons import plots
 
 TRAINED, FROZEN, PLAIN, GROUP = "#F9DFA8", "#CFE3F5", "#FFFFFF", "#F1F1F1"
 WIDE, HIGH = 120.0, 74.0  # of the drawing, in units of its own

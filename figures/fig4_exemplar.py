@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import studio
 
-from gcgkit import baselines, plots
+from gcgkit import baselines
+from gcgkit.lessons import plots
 
 
 def draw(maker: studio.Studio) -> plots.Picture:

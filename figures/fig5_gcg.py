@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import studio
 
-from gcgkit import ablations, plots, profiles
+from gcgkit import profiles
+from gcgkit.evaluation import ablations
+from gcgkit.lessons import plots
 
 TRAINED = {  # alike, beside the same frozen UNet
     "Ours*: concatenation, own weights": "mini-concat",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import studio
 
-from gcgkit import ablations, plots
+from gcgkit.evaluation import ablations
+from gcgkit.lessons import plots
 
 
 def draw(maker: studio.Studio) -> plots.Picture:

@@ -22,7 +22,7 @@ import studio
 import table1
 from tqdm import tqdm
 
-from gcgkit.commands import told
+from gcgkit.utils.commands import told
 
 FIGURES = {
     "1": ("fig1", fig1_teaser), "2": ("fig2", fig2_framework), "3": ("fig3", fig3_automatic),

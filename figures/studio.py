@@ -19,15 +19,21 @@ import cv2
 import numpy as np
 
 import gcgkit
-from gcgkit import ablations, clips, color, demo, lesson, methods, metrics, plots, profiles, video
+from gcgkit import color, metrics, video
+from gcgkit.data import clips
+from gcgkit.evaluation import ablations, methods
+from gcgkit.lessons import demo, plots
+from gcgkit.lessons import notebook as lesson
+from gcgkit.paper import PAPER_BASE
 
 HERE = Path(__file__).resolve().parent
 DPI = 200
 # What decides a colouring: the pipeline's modules, and those that take frames and settings.
 CODE = (
-    "ablations", "attention", "blending", "color", "compilation", "conditioning", "control", "cross_attention", "demo",
-    "footage", "frames", "guidance", "keyframes", "media", "memory", "pipeline", "profiles", "references", "settings",
-    "shortcuts", "solvers", "srg", "stages", "vae", "video",
+    "attention", "blending", "color", "compilation", "control", "data.clips", "data.footage", "encoders",
+    "evaluation.ablations", "guidance", "keyframes", "lessons.demo", "pipeline", "profiles", "references", "settings",
+    "shortcuts", "solvers", "srg", "stages", "utils.checks", "utils.files", "utils.weights", "vae", "video.__init__",
+    "video.codecs",
 )  # fmt: skip
 WIDTH, LABELS = 12.0, 1.8  # inches of a figure, and of its column of labels
 ZOOM = 3  # how many times a detail is enlarged
@@ -68,8 +74,9 @@ PROMPTS = {
 class Studio:
     """A profile, a seed and a folder, with the colourings made so far.
 
-    profile: as `lesson.load_pipeline` takes it. shots, steps: smaller ones for a trial. frames_of: ``{method: folder}``
-    of other systems' frames, ``<clip>/00000.png`` for each frame of a shot, which join figures 3 and 4.
+    profile: as `lessons.notebook.load_pipeline` takes it. shots, steps: smaller ones for a trial. frames_of:
+    ``{method: folder}`` of other systems' frames, ``<clip>/00000.png`` for each frame of a shot, which join figures 3
+    and 4.
     """
 
     profile: str = "mini"
@@ -263,7 +270,7 @@ def frame_border(axes, colour: str = GREEN) -> None:
 def weights_of(profile: str) -> str:
     """Digest of a profile's weights; of the paper's, which are put together from a hub, their names."""
     if profile == "paper":
-        return f"hub:{profiles.PAPER_BASE}, untrained copy"
+        return f"hub:{PAPER_BASE}, untrained copy"
     return methods.weights_digest(profile)
 
 
@@ -271,7 +278,7 @@ def code_digest() -> str:
     """SHA-256 over the modules of the library that decide a colouring, as much as the weights do."""
     total = hashlib.sha256()
     for name in CODE:
-        total.update(name.encode() + (Path(gcgkit.__file__).parent / f"{name}.py").read_bytes())
+        total.update(name.encode() + (Path(gcgkit.__file__).parent / f"{name.replace('.', '/')}.py").read_bytes())
     return total.hexdigest()
 
 

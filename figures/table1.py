@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gcgkit import evaluation, table
-from gcgkit.disk import write_text
+from gcgkit.evaluation import run as evaluation
+from gcgkit.evaluation import table
+from gcgkit.utils.files import write_text
 
 SUFFIXES = {"markdown": "md", "latex": "tex", "html": "html"}
 

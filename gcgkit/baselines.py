@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from .color import join_lab, lightness_of_gray, resize_ab, rgb_to_lab
-from .frames import check_frame, check_frames
+from .utils.checks import check_frame, check_frames
 
 _SMALLEST_SIDE = 32  # DIS builds a pyramid of 8-pixel patches and reads outside of very small images
 _DEVIATION_STEP = 0.25  # L* units; fineness of the look-up table of `global_transfer`

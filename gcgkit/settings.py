@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import conditioning, keyframes
+from . import encoders as conditioning
+from . import keyframes
 from .shortcuts import Shortcuts
 from .solvers import SOLVERS
 

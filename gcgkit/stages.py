@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from . import blending, compilation, conditioning, cross_attention, keyframes, solvers, srg
+from . import attention as cross_attention
+from . import blending, compilation, keyframes, solvers, srg
+from . import encoders as conditioning
 from .attention import joint_self_attention
 from .color import merge_luminance
 from .guidance import GuidanceOutput

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from gcgkit import conditioning
+from gcgkit import encoders
 from gcgkit.color import merge_luminance, to_gray
 
 
@@ -19,8 +19,8 @@ def second_frame(
     """
     gray = to_gray(clip[:2])
     key = merge_luminance(gray[0], clip[0])
-    g, ref_gray, ref_color = (conditioning.encode(pipe.vae, x) for x in (gray[1], gray[0], key))
-    tokens = conditioning.image_tokens(pipe.image_encoder, pipe.feature_extractor, key)
+    g, ref_gray, ref_color = (encoders.encode(pipe.vae, x) for x in (gray[1], gray[0], key))
+    tokens = encoders.image_tokens(pipe.image_encoder, pipe.feature_extractor, key)
     hint, text = pipe.control.guidance(g, ref_gray, ref_color), pipe.encode_prompt([""])
     scheduler.set_timesteps(steps)
     timesteps = scheduler.timesteps[round(steps * (1 - strength)) :]
@@ -34,4 +34,4 @@ def second_frame(
         if change is not None:
             output = change(output, latents, t, hint)
         latents = scheduler.step(output, t, latents).prev_sample
-    return merge_luminance(gray[1], conditioning.decode(pipe.vae, latents))
+    return merge_luminance(gray[1], encoders.decode(pipe.vae, latents))

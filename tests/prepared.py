@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import tiny
 
-from gcgkit import configs, recipes, trainer
+from gcgkit.training import config as configs
+from gcgkit.training import loop, recipes
 
 SIZE = (32, 64)
 
@@ -69,7 +70,7 @@ def run_config(place: Path, **changes) -> configs.TrainConfig:
 
 def run(place: Path, out: Path, on_step=None, **changes) -> Path:
     """Train as ``run_config`` says, on the CPU."""
-    return trainer.train(run_config(place, **changes), place / "data", out, cpu=True, on_step=on_step)
+    return loop.train(run_config(place, **changes), place / "data", out, cpu=True, on_step=on_step)
 
 
 def same_files(one: Path, other: Path, names=("weights", "averaged")) -> bool:

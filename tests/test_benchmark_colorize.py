@@ -10,7 +10,8 @@ import tiny
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gcgkit import compilation, shapes
+from gcgkit import compilation
+from gcgkit.lessons import random_networks
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -82,7 +83,7 @@ def test_controlnet_runs_both_at_both_batches(tmp_path, capsys):
 def test_operations_are_those_of_both_pipelines(tmp_path):
     """Counted at the networks while diffusers' pipeline and ours colour one frame in two steps."""
     found = figures(tmp_path / "x.json", "operations", *TOY)
-    pipe = shapes.random_pipeline("toy", torch.float32, 64, 64, "cpu")
+    pipe = random_networks.random_pipeline("toy", torch.float32, 64, 64, "cpu")
     peer, clip = ControlNetPeer(pipe, "toy"), np.zeros((1, 64, 64, 3), np.uint8)
 
     def counted(steps: int) -> int:
@@ -98,7 +99,7 @@ def test_operations_are_those_of_both_pipelines(tmp_path):
 def test_both_pipelines_are_compiled_alike(monkeypatch, backend):
     asked = {}
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: asked.update({module: options}))
-    pipe = shapes.random_pipeline("toy", torch.float32, 64, 64, "cpu")
+    pipe = random_networks.random_pipeline("toy", torch.float32, 64, 64, "cpu")
     peer = ControlNetPeer(pipe, "toy")
     compile_both(pipe, peer, backend)
     assert set(asked) == {*compilation.networks(pipe).values(), peer.pipe.controlnet}

@@ -8,10 +8,10 @@ import torch
 from diffusers import DDIMScheduler
 from test_pipeline import color, seeded
 
-from gcgkit import conditioning
-from gcgkit.ablations import held_gate
+from gcgkit import encoders
 from gcgkit.blending import toward_hint
 from gcgkit.color import merge_luminance, to_gray
+from gcgkit.evaluation.ablations import held_gate
 from gcgkit.guidance import GuidanceOutput
 from gcgkit.solvers import SOLVERS
 
@@ -68,11 +68,11 @@ def test_an_open_gate_leaves_the_references_colors(pipe, clip, solver):
         with torch.no_grad(), held_gate(pipe.control.guidance, 1.0):
             out = pipe(gray[:2], generator=seeded(), solver=solver, **options).frames
             key = merge_luminance(gray[0], clip[0])
-            g, ref_gray, ref_color = (conditioning.encode(pipe.vae, x) for x in (gray[1], gray[0], key))
+            g, ref_gray, ref_color = (encoders.encode(pipe.vae, x) for x in (gray[1], gray[0], key))
             fetched = pipe.control.guidance(g, ref_gray, ref_color).color
     finally:
         pipe.scheduler.register_to_config(set_alpha_to_one=final_alpha)
-    wanted = merge_luminance(gray[1], conditioning.decode(pipe.vae, fetched))
+    wanted = merge_luminance(gray[1], encoders.decode(pipe.vae, fetched))
     assert np.abs(out[1].astype(int) - wanted).max() <= 1
 
 

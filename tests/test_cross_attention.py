@@ -7,9 +7,14 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from test_pipeline import color
 
-from gcgkit import cross_attention
-from gcgkit.attention import JointSelfAttention, joint_self_attention
-from gcgkit.cross_attention import ProjectedCrossAttention, ReadingProjected, keys_and_values
+from gcgkit import attention
+from gcgkit.attention import (
+    JointSelfAttention,
+    ProjectedCrossAttention,
+    ReadingProjected,
+    joint_self_attention,
+    keys_and_values,
+)
 from gcgkit.settings import Settings
 from gcgkit.stages import Run
 
@@ -159,9 +164,9 @@ def test_between_steps_networks_are_as_their_owner_knows_them(pipe):
 
 @pytest.mark.parametrize("changed", ["encoder_hid_proj", "add_embedding", "_diffusers_hook"])
 def test_networks_that_want_the_tokens_get_them(pipe, monkeypatch, changed):
-    assert cross_attention.usable(pipe.unet)
+    assert attention.usable(pipe.unet)
     monkeypatch.setattr(pipe.unet, changed, torch.nn.Identity(), raising=False)
-    assert not cross_attention.usable(pipe.unet)
+    assert not attention.usable(pipe.unet)
 
 
 class Watching(AttnProcessor2_0):
@@ -184,7 +189,7 @@ def test_a_processor_of_the_users_own_gets_the_tokens(pipe, of):
     watching, before = Watching(), dict(network.attn_processors)
     network.set_attn_processor(watching)
     try:
-        assert not cross_attention.usable(network)
+        assert not attention.usable(network)
         assert np.abs(color(pipe, clip, **options).frames.astype(int) - usual).max() <= 1
     finally:
         network.set_attn_processor(before)

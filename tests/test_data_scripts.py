@@ -17,7 +17,11 @@ import numpy as np
 import pytest
 from files_server import serving
 
-from gcgkit import captions, download, hosts, preparation, sources
+from gcgkit.data import captions, catalog
+from gcgkit.data import prepare as preparation
+from gcgkit.metrics.weights import torch_hub_folder
+from gcgkit.utils import download
+from gcgkit.utils import hub as hosts
 
 ROOT = Path(__file__).resolve().parents[1]
 HUGE = 10**18
@@ -183,7 +187,7 @@ def test_cut_for_good_then_run_again(server, tmp_path, capsys, case):
     url = server.add("/archive", archive, cuts=[0.37], statuses=[200] + [503] * 20)
     assert attempt(case, url, tmp_path) == 1
     assert "broke off at 37 %" in capsys.readouterr().err
-    assert not (tmp_path / "downloads" / sources.ARCHIVES[_archive(case)].file).exists()
+    assert not (tmp_path / "downloads" / catalog.ARCHIVES[_archive(case)].file).exists()
     server.files["/archive"].statuses.clear()
     assert attempt(case, url, tmp_path) == 0
     assert_right(case, tmp_path)
@@ -253,7 +257,7 @@ def test_local_archive_is_used_in_place(tmp_path, capsys, case):
     archive.write_bytes(CASES[case][2])
     assert attempt(case, str(archive), tmp_path / "out", "--remove-archives") == 0
     assert_right(case, tmp_path / "out")
-    assert archive.exists() and not (tmp_path / "out/downloads" / sources.ARCHIVES[_archive(case)].file).exists()
+    assert archive.exists() and not (tmp_path / "out/downloads" / catalog.ARCHIVES[_archive(case)].file).exists()
     assert attempt(case, str(archive), tmp_path / "out") == 0 and "already" in capsys.readouterr().out
 
 
@@ -261,7 +265,7 @@ def test_local_archive_is_used_in_place(tmp_path, capsys, case):
 def test_fetched_archive_is_removed_on_demand(server, tmp_path, case):
     url = server.add("/archive", CASES[case][2])
     assert attempt(case, url, tmp_path, "--remove-archives") == 0
-    assert not (tmp_path / "downloads" / sources.ARCHIVES[_archive(case)].file).exists()
+    assert not (tmp_path / "downloads" / catalog.ARCHIVES[_archive(case)].file).exists()
     server.asked.clear()
     assert attempt(case, url, tmp_path) == 0 and server.asked == []
 
@@ -325,7 +329,7 @@ def test_ldv_splits(tmp_path, capsys):
 
 
 def test_photographs_for_the_mini_model(server, tmp_path):
-    from gcgkit import footage
+    from gcgkit.data import footage
 
     urls = [server.add("/bsds.tgz", tarred(BSDS)), server.add("/imagenet.zip", zipped(IMAGENET))]
     assert run("photos", "--url", *urls, "--sha256", "none", "none", "--out", tmp_path) == 0
@@ -515,7 +519,7 @@ def test_metric_networks_go_where_their_packages_look(server, tmp_path, capsys, 
             monkeypatch.delenv(name, raising=False)
             if name in setting:
                 monkeypatch.setenv(name, str(tmp_path / setting[name]))
-        assert str(sources.torch_hub_folder()) == torch.hub.get_dir()
+        assert str(torch_hub_folder()) == torch.hub.get_dir()
     url = server.add("/alexnet.pth", RANDOM, cuts=[0.37])
     options = ["--url", url, "--out", tmp_path]
     assert run("weights", "lpips", *options, "--dry-run") == 0

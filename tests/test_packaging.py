@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -223,20 +222,3 @@ def test_wheel_holds_weights_and_nothing_else_of_the_tree(tmp_path):
     assert {name for name in names if name.endswith(".py")} == modules
     assert {name.split("/")[0] for name in names} == {"gcgkit", f"gcgkit-{PROJECT['version']}.dist-info"}
     assert "gcgkit = gcgkit.cli:main" in entry_points
-
-
-# Pairs that know each other through an import inside a function.
-LATE = {("profiles", "pipeline"), ("configs", "recipes"), ("train_cli", "trainer")}
-
-
-def test_modules_do_not_import_each_other_in_a_circle():
-    modules = {path.stem: ast.parse(path.read_text()) for path in (ROOT / "gcgkit").glob("*.py")}
-    graph = {name: set() for name in modules}
-    for name, tree in modules.items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.level == 1:
-                named = [node.module] if node.module else [alias.name for alias in node.names]
-                graph[name] |= {other for other in named if other in modules and (name, other) not in LATE}
-    assert graph["methods"] >= {"systems", "frame_folder"} and graph["system_jobs"] >= {"frame_folder"}
-    order = list(TopologicalSorter(graph).static_order())  # raises CycleError
-    assert sorted(order) == sorted(modules)

@@ -27,8 +27,8 @@ from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import tiny
-from gcgkit import profiles
-from gcgkit.shapes import SHAPES
+from gcgkit.lessons.random_networks import SHAPES
+from gcgkit.paper import build_paper
 
 folder = Path(sys.argv[1])
 base, vision = folder / "base", folder / "vision"
@@ -68,7 +68,7 @@ DDIMScheduler(
     beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False,
     steps_offset=1, prediction_type="epsilon",
 ).save_pretrained(base / "scheduler")
-profiles.build_paper(base, vision, dtype=torch.bfloat16).save_pretrained(folder / "pipeline")
+build_paper(base, vision, dtype=torch.bfloat16).save_pretrained(folder / "pipeline")
 """
 
 STEP = """

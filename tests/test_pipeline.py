@@ -18,13 +18,16 @@ import torch
 from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
 from skimage.color import rgb2lab
 
-from gcgkit import methods, mini, profiles, references
+from gcgkit import profiles, references
 from gcgkit.color import merge_luminance, to_gray
-from gcgkit.conditioning import fit_canvas, image_tokens
+from gcgkit.encoders import fit_canvas, image_tokens
+from gcgkit.evaluation import methods
 from gcgkit.keyframes import small_gray
+from gcgkit.paper import build_paper
 from gcgkit.pipeline import GCGPipeline
 from gcgkit.settings import Settings
 from gcgkit.stages import Run
+from gcgkit.training.mini import recipe as mini
 
 STEPS = 2
 
@@ -697,14 +700,14 @@ def test_paper_profile_from_folders(pipe, clip, tmp_path):
     ).save_pretrained(tmp_path / "base")
     pipe.image_encoder.save_pretrained(tmp_path / "clip")
     pipe.feature_extractor.save_pretrained(tmp_path / "clip")
-    paper = profiles.build_paper(tmp_path / "base", tmp_path / "clip", height=32, width=64, mode="attention")
+    paper = build_paper(tmp_path / "base", tmp_path / "clip", height=32, width=64, mode="attention")
     paper.set_progress_bar_config(disable=True)
     assert paper.config.guidance_scale == 9.0 and paper.control.guidance.config.mode == "attention"
     assert paper.scheduler.config.prediction_type == "v_prediction" and not paper.scheduler.config.clip_sample
     assert paper.scheduler.config.beta_schedule == "scaled_linear"
     assert color(paper, clip, prompt="red").frames.shape == clip.shape
     with pytest.raises(FileNotFoundError, match="UNet2DConditionModel cannot be loaded from"):
-        profiles.build_paper(tmp_path / "nothing", tmp_path / "clip")
+        build_paper(tmp_path / "nothing", tmp_path / "clip")
 
 
 # --- strength --------------------------------------------------------------------------------------------------------

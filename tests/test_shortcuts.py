@@ -9,7 +9,7 @@ import tiny
 import torch
 from test_pipeline import color
 
-from gcgkit import cross_attention, references, stages
+from gcgkit import attention, references, stages
 from gcgkit.color import to_gray
 from gcgkit.pipeline import GCGPipeline
 from gcgkit.shortcuts import NONE, Shortcuts
@@ -39,7 +39,7 @@ def counted(pipe, clip, **options):
 
         hooks.append(module.register_forward_pre_hook(count, with_kwargs=True))
 
-    layer = next(iter(cross_attention.layers(pipe.unet).values()))
+    layer = next(iter(attention.layers(pipe.unet).values()))
     watch("to_k", layer.to_k)
     watch("hint", pipe.control.guidance)
     watch("copy", pipe.control.unet_copy)

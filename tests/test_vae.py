@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.color import lab2rgb, rgb2lab
 
-from gcgkit.tensorcolor import lab_to_rgb, rgb_to_lab
+from gcgkit.color import tensor_lab_to_rgb, tensor_rgb_to_lab
 from gcgkit.vae import LumaChromaAutoencoder, luma_chroma_to_rgb, rgb_to_luma_chroma
 
 WEIGHTS = np.array([0.299, 0.587, 0.114])  # Rec. 601
@@ -141,28 +141,28 @@ def test_luma_and_chroma_are_undone(seed):
     torch.testing.assert_close(luma_chroma_to_rgb(y, c), x, atol=1e-5, rtol=0)
 
 
-# --- tensorcolor -----------------------------------------------------------------------------------------------------
+# --- LAB of tensors --------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 10_000))
 def test_lab_equals_scikit_image(seed):
     rgb = np.random.default_rng(seed).random((4, 6, 3))
     wanted = rgb2lab(rgb)
-    got = rgb_to_lab(torch.from_numpy(rgb).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    got = tensor_rgb_to_lab(torch.from_numpy(rgb).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(got, wanted, atol=0.05)
-    back = lab_to_rgb(torch.from_numpy(wanted).float().permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    back = tensor_lab_to_rgb(torch.from_numpy(wanted).float().permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(back, lab2rgb(wanted), atol=1e-3)
 
 
 def test_lab_at_the_corners():
     corners = np.array([[r, g, b] for r in (0, 1) for g in (0, 1) for b in (0, 1)], float)[None]  # (1, 8, 3)
-    got = rgb_to_lab(torch.from_numpy(corners).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    got = tensor_rgb_to_lab(torch.from_numpy(corners).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(got, rgb2lab(corners), atol=0.15)
-    white = lab_to_rgb(torch.tensor([100.0, 0, 0]).view(1, 3, 1, 1)).flatten()
+    white = tensor_lab_to_rgb(torch.tensor([100.0, 0, 0]).view(1, 3, 1, 1)).flatten()
     np.testing.assert_allclose(white, [1, 1, 1], atol=1e-3)
 
 
 def test_lab_has_gradients_everywhere():
     x = torch.cat([torch.zeros(1, 3, 1, 4), torch.ones(1, 3, 1, 4), frames(1, 1, 4) / 2 + 0.5], 2).requires_grad_()
-    lab_to_rgb(rgb_to_lab(x)).sum().backward()
+    tensor_lab_to_rgb(tensor_rgb_to_lab(x)).sum().backward()
     assert torch.isfinite(x.grad).all() and x.grad[:, :, 2].abs().min() > 0

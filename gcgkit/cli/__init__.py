@@ -1,0 +1,10 @@
+"""The command ``gcgkit``, with a module for each of its subcommands."""
+
+from __future__ import annotations
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command with these arguments, ``sys.argv``'s by default, and return its exit code."""
+    from .__main__ import main as run  # so that one subcommand, run as a module, loads no other
+
+    return run(argv)

@@ -1,0 +1,161 @@
+"""The command ``gcgkit colorize``; ``accelerate launch -m gcgkit.cli colorize ...`` shares the work among processes.
+
+torch and the rest load when they are needed, so ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..utils.commands import parse_size
+
+ABOUT = "Colour films. Stopped at any moment, the same command goes on where it was."
+USAGE = "gcgkit colorize IN [IN ...] OUT [options]"
+EPILOG = "--help-all lists more options"
+CARDS = ("8gb", "12gb", "16gb", "24gb")
+
+
+def add_options(parser: argparse.ArgumentParser, everything: bool = False) -> None:
+    """The command's options; those that few need show with ``everything``."""
+    whole, number = at_least(1), at_least(0, float)
+    add = parser.add_argument
+
+    def rare(*names, **options):
+        about = options.pop("help")
+        add(*names, help=about if everything else argparse.SUPPRESS, **options)
+
+    add("input", metavar="IN", type=Path, nargs="+", help="film, folder of images, or folder of films")
+    add("output", metavar="OUT", type=Path, help="film to write, or folder for images or films")
+    add("--prompt", metavar="TEXT", help="what to see, such as 'green trees, red car'")
+    add("--negative-prompt", metavar="TEXT", help="what not to see")
+    about = "colours to follow; with N= it is frame N; repeatable"
+    add("--reference", metavar="[N=]IMAGE", type=_reference, action="append", default=[], help=about)
+    about = "colour N keyframes a shot, then stop to be looked at"
+    add("--preview", metavar="N", type=whole, help=about)
+    add("--shots", metavar="CSV", type=Path, help="list of shots to use instead of cuts found")
+    add("--profile", metavar="NAME", help="weights: a bundled name, folder or hub id (mini)")
+    add("--weights", dest="profile", metavar="NAME", help=argparse.SUPPRESS)  # by another name
+    add("--keyframes", dest="num_keyframes", metavar="N", type=whole, help="keyframes of each shot, coloured first (4)")
+    add("--steps", dest="num_inference_steps", metavar="N", type=whole, help="denoising steps (32)")
+    add("--card", metavar="SIZE", choices=CARDS, help=f"settings for a GPU of {', '.join(CARDS)}")
+    add("--device", metavar="NAME", choices=("auto", "cpu", "cuda"), default="auto", help="auto, cpu or cuda (auto)")
+    add("--lossless", action="store_true", help="keep every pixel value, in a far larger file")
+    add("--force", action="store_true", help="replace OUT if it exists")
+    rare("--size", metavar="WxH", type=_size, help="the model works at; larger is finer and slower (448x256)")
+    rare("--guidance-scale", metavar="X", type=number, help="weight of the prompt (the profile's own)")
+    rare("--seed", metavar="N", type=at_least(0), help="same seed, same colours (0)")
+    rare("--chunk", metavar="N", type=whole, help="a longer shot has keyframes every N frames (64)")
+    rare("--job", metavar="DIR", type=Path, help="where finished frames are kept (OUT.job)")
+    rare("--compile", action="store_true", help="compile the networks first: for long films on a GPU")
+    rare("--only-shots", metavar="LIST", type=_numbers, help="only these shots, such as 1,4-6")
+    rare("--restart", action="store_true", help="forget what the job's folder holds, colour anew")
+    rare("--clean", action="store_true", help="remove the job's folder once OUT is written")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Colour what the options say. What can be refused is refused before the model loads.
+
+    Raises ValueError, FileNotFoundError and OSError with one sentence each.
+    """
+    from ..films import batch
+    from ..films.job import Options
+    from ..video import film
+
+    pairs = batch.films(args.input, args.output)
+    if len(pairs) == 1:
+        film.probe(pairs[0][0])  # before torch loads
+    from ..films.memory_ladder import CARDS as settings
+
+    names = (
+        "prompt", "negative_prompt", "num_keyframes", "num_inference_steps", "size", "guidance_scale", "seed", "chunk",
+        "shots", "profile", "preview", "only_shots", "job", "lossless", "force", "restart", "clean",
+    )  # fmt: skip
+    values = {name: getattr(args, name) for name in names}
+    dtype = settings[args.card].dtype if args.card else None
+    options = Options(**values, dtype=dtype, references=tuple(args.reference))
+    me = batch.worker(args.device)
+    if me.device == "cpu" and dtype not in (None, "float32"):
+        raise ValueError(f"--card {args.card} is for GPUs, and there is none here: leave it out.")
+    batch.colorize(pairs, options, _Loader(me.device, args.card, args.debug, args.compile), me)
+
+
+class _Loader:
+    """A ``films.load.Loader`` that is imported, with diffusers, only when a frame is to be coloured."""
+
+    def __init__(self, device: str, card: str | None, debug: bool, compiled: bool):
+        self.device, self.card, self.debug, self.compiled = device, card, debug, compiled
+        self.say, self._loader = print, None
+
+    def __call__(self, profile: str, dtype: str):
+        from ..films.load import Loader
+
+        if self._loader is None:
+            _quiet(self.debug)
+            self._loader = Loader(self.device, self.card, lambda text: self.say(text), self.compiled)
+        return self._loader(profile, dtype)
+
+
+def _quiet(debug: bool) -> None:
+    """Leave the libraries' own bars and hints out of the way."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        if not debug:
+            library.utils.logging.set_verbosity_error()
+
+
+def _reference(text: str) -> tuple[int | None, Path]:
+    """FRAME=IMAGE, or IMAGE without a frame."""
+    match = re.fullmatch(r"(\d{1,12})=(.+)", text)
+    return (int(match[1]), Path(match[2])) if match else (None, Path(text))
+
+
+def _size(text: str) -> str:
+    """A size as the job keeps it."""
+    height, width = parse_size(text)
+    return f"{width}x{height}"
+
+
+def _numbers(text: str) -> frozenset[int]:
+    """``1,4-6`` as {1, 4, 5, 6}."""
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*", part)
+        if not match or not 1 <= int(match[1]) <= int(match[2] or match[1]):
+            raise argparse.ArgumentTypeError(f"must be numbers of shots from 1 on, such as 1,4-6, not {text!r}")
+        found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return frozenset(found)
+
+
+def at_least(lowest: int, kind: type = int) -> Callable[[str], float]:
+    """A parser of numbers from ``lowest`` on."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not lowest <= value < 2**63:
+            raise argparse.ArgumentTypeError(f"must be a number from {lowest} on, not {text}")
+        return value
+
+    return number
+
+
+class HelpAll(argparse.Action):
+    """``--help-all``: the help with all options."""
+
+    def __init__(self, option_strings, dest, **options):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=argparse.SUPPRESS)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        full = argparse.ArgumentParser(
+            prog=parser.prog, usage=USAGE, description=ABOUT, formatter_class=parser.formatter_class, allow_abbrev=False
+        )
+        add_options(full, everything=True)
+        full.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+        full.print_help()
+        sys.exit(0)

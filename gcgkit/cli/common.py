@@ -1,0 +1,27 @@
+"""What the subcommands share: each can also be run by itself, as ``accelerate launch -m`` needs it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+from ..utils.commands import told
+
+
+def alone(
+    name: str,
+    about: str,
+    add_options: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], None],
+    argv: list[str] | None = None,
+    epilog: str | None = None,
+) -> int:
+    """Run a subcommand of ``gcgkit`` by itself, as ``accelerate launch -m`` needs it; returns the exit code."""
+    screen = partial(argparse.HelpFormatter, max_help_position=27, width=80)
+    parser = argparse.ArgumentParser(
+        prog=name, description=about, epilog=epilog, formatter_class=screen, allow_abbrev=False
+    )
+    add_options(parser)
+    args = parser.parse_args(argv)
+    return told(lambda: run(args))

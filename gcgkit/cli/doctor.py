@@ -1,0 +1,152 @@
+"""The command ``gcgkit doctor``: what this machine has and can do, and what to do about what it cannot."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import gcgkit
+
+ABOUT = "Say what this machine has and can do, and what to do about what is missing."
+# What films come in, by FFmpeg's names of the decoders.
+READ_CODECS = ("h264", "hevc", "vp9", "av1", "mpeg2video", "mpeg4", "mjpeg", "prores", "ffv1")
+LITTLE_ROOM = 10e9  # bytes: the finished frames of some minutes of a film at 1080p
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what this machine has and can do, and one sentence of advice for each thing that is missing."""
+    advice: list[str] = []
+    print(f"What this machine has\n  {'Python':13} {platform.python_version()}\n  {'gcgkit':13} {gcgkit.__version__}")
+    for name, check in CHECKS.items():
+        try:
+            found = check(advice)
+        except Exception as error:  # broken installations are what this command is for
+            found = "does not work"
+            advice.append(f"{name} does not work ({error}): install gcgkit again, with all that it requires.")
+        print(f"  {name:13} {found}")
+    print("\nWhat to do" if advice else "\nNothing is missing.")
+    for sentence in advice:
+        print("  - " + " ".join(sentence.split()))
+
+
+def _gpu(advice: list[str]) -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = (size / 1e9 for size in torch.cuda.mem_get_info())
+        return f"{torch.cuda.get_device_name()}, {total:.1f} GB, {free:.1f} GB of it free{_card(total)}"
+    if shutil.which("nvidia-smi"):
+        advice.append("The GPU's driver and this torch do not go together: install a torch for your CUDA version.")
+        return "there is one from NVIDIA, but torch cannot use it: colouring runs on the CPU"
+    advice.append("Without a GPU the mini model does well; for one as large as Stable Diffusion use an NVIDIA GPU.")
+    return "none that CUDA can use: colouring runs on the CPU"
+
+
+def _card(gigabytes: float) -> str:
+    """The named settings that suit a GPU of so many GB (10^9 bytes, of which a "8 GB" card tells 8.4 or so)."""
+    from gcgkit.films.memory_ladder import CARDS
+
+    fitting = [name for name in CARDS if int(name.removesuffix("gb")) <= gigabytes * 1.02]
+    return f"; --card {fitting[-1]} suits it" if fitting else "; --device cpu suits it better"
+
+
+def _computer(advice: list[str]) -> str:
+    import psutil  # accelerate brings it
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = psutil.virtual_memory()
+    return f"{cores} CPU cores, {memory.total / 1e9:.1f} GB of memory, {memory.available / 1e9:.1f} GB of it free"
+
+
+def _disk(advice: list[str]) -> str:
+    from gcgkit.utils.files import free_space, human
+
+    free = free_space(Path())
+    if free < LITTLE_ROOM:
+        advice.append(f"This folder's disk has {human(free)} free: colorize keeps its frames elsewhere with --job.")
+    return f"{human(free)} free where you are"
+
+
+def _weights(advice: list[str]) -> str:
+    from gcgkit import profiles
+
+    found = profiles.available()
+    if "mini" not in found:  # the ablation variants are extras
+        advice.append("The mini weights are missing: install gcgkit again, from its whole repository.")
+    return ", ".join(found) or "none found"
+
+
+def _clips(advice: list[str]) -> str:
+    from gcgkit.data import clips
+
+    found = []
+    for name in clips.NAMES:
+        try:
+            clips.find(name)
+            found.append(name)
+        except FileNotFoundError as error:
+            advice.append(str(error))
+    return ", ".join(found) or "none found"
+
+
+def _h264(advice: list[str]) -> str:
+    import numpy as np
+
+    from gcgkit import video
+
+    with tempfile.TemporaryDirectory() as folder:
+        video.write(Path(folder) / "test.mp4", np.zeros((2, 32, 32, 3), np.uint8), 25)
+    return "can be written"
+
+
+def _codecs(mode: str) -> tuple[list[str], list[str]]:
+    """Codecs that the FFmpeg here reads ("r") or writes ("w"), and those it lacks."""
+    import av
+
+    from gcgkit.video.codecs import ENCODERS
+
+    wanted = {name: name for name in READ_CODECS} if mode == "r" else ENCODERS
+    have, lack = [], []
+    for name, codec in wanted.items():
+        try:
+            av.Codec(codec, mode)
+            have.append(name)
+        except ValueError:  # PyAV's UnknownCodecError is one
+            lack.append(name)
+    return have, lack
+
+
+def _reads(advice: list[str]) -> str:
+    have, lack = _codecs("r")
+    if lack:
+        advice.append(f"Films in {', '.join(lack)} cannot be read: install PyAV's own wheel (pip install av).")
+    return ", ".join(have)
+
+
+def _writes(advice: list[str]) -> str:
+    have, lack = _codecs("w")
+    if lack:
+        advice.append(f"Films in {', '.join(lack)} cannot be written: install PyAV's own wheel (pip install av).")
+    return ", ".join(have)
+
+
+def _cuts(advice: list[str]) -> str:
+    try:
+        import scenedetect
+    except ImportError:
+        advice.append("Cuts cannot be found without PySceneDetect: pip install scenedetect-headless, or give --shots.")
+        return "cannot be found"
+    return f"found by PySceneDetect {scenedetect.__version__}"
+
+
+CHECKS: dict[str, Callable[[list[str]], str]] = {
+    **{name: lambda advice, name=name: metadata.version(name) for name in ("torch", "diffusers", "transformers")},
+    **{"GPU": _gpu, "Computer": _computer, "Disk": _disk, "Weights": _weights, "Clips": _clips, "H.264 video": _h264},
+    **{"Reads": _reads, "Writes": _writes, "Cuts": _cuts},
+}

@@ -1,0 +1,119 @@
+"""The command ``gcgkit evaluate``; ``accelerate launch -m gcgkit.cli.evaluate`` takes the same options and shares work.
+
+torch and the rest load when a method needs them, so ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from .common import alone
+
+ABOUT = "Measure methods and write Table 1; the same command goes on where it was."
+USAGE = "gcgkit evaluate [options]"
+EPILOG = "SPEC: gray, transfer, flow, Ours=gcg:mini,tau=4, NAME=folder:DIR, system:vcgan"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add = parser.add_argument
+    add("--data", metavar="DIR", default="installed", help="prepared set, DAVIS, or videos (installed clips)")
+    add("--split", metavar="NAME", help="a list of DAVIS: val, test-dev, ...")
+    add("--name", metavar="TEXT", help="what the table calls the set (its folder's name)")
+    add("--clips", metavar="C", nargs="+", help="only these clips")
+    add("--frames", metavar="N", type=int, help="only the first N frames of each (all)")
+    add("--size", metavar="WxH", default="448x256", help="frames are stretched to this; or keep (448x256)")
+    add("--method", metavar="SPEC", action="append", help="what to measure, see below; repeatable (all rows)")
+    add("--set", metavar="K=V", dest="options", action="append", default=[], help="option for all of our rows")
+    add("--metrics", metavar="M", nargs="+", help="only these metrics (all)")
+    add("--first", metavar="N", type=int, default=1, help="first frame measured; 0 counts the exemplar too (1)")
+    add("--seed", metavar="N", type=int, default=0, help="same seed, same colours (0)")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (a GPU if there is one)")
+    add("--systems", metavar="DIR", type=Path, default=Path("systems"), help="where compared systems lie (systems)")
+    add("--out", metavar="DIR", type=Path, default=Path("results"), help="frames, numbers and their sources (results)")
+    add("--table", metavar="FILE", type=Path, help="write the table, .md, .tex or .html (OUT/table.md)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate as the options say, and write and show the table. Raises ValueError and OSError as `evaluate` does."""
+    suffixes = {".md": "markdown", ".tex": "latex", ".html": "html"}
+    table = args.table or args.out / "table.md"
+    if table.suffix not in suffixes:
+        raise ValueError(f"--table {table} must end in {', '.join(suffixes)}.")
+    if args.device is not None and args.device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError(f"--device {args.device}: no GPU can be used here; gcgkit doctor tells more.")
+    from ..evaluation.clips import open_set
+    from ..evaluation.methods import parse, table1_methods
+    from ..evaluation.run import evaluate, read_results
+    from ..evaluation.table import render
+    from ..utils.files import write_text
+
+    evalset = open_set(
+        args.data, args.name, split=args.split, clips=args.clips, limit=args.frames, size=_size(args.size)
+    )
+    shared = _options(args.options)
+    if args.method:
+        methods = [parse(text, seed=args.seed, systems_root=args.systems) for text in args.method]
+        for method in methods:
+            if hasattr(method, "options"):
+                method.options = {**shared, **method.options}
+    else:
+        methods = table1_methods(seed=args.seed, **shared)
+    failure = None
+    try:
+        found = evaluate(evalset, methods, args.out, metric_names=args.metrics, first=args.first, device=args.device)
+        lacking = [f"{r['method']}: {r['absent']}" for r in found if "absent" in r]
+        if args.method and lacking:  # of the usual rows some are expected to; these were asked for by name
+            failure = ValueError(f"no result for {'; '.join(lacking)}")
+    except ValueError as error:
+        if not (args.out / "results.jsonl").is_file():
+            raise
+        failure = error  # what was measured is shown all the same
+    if int(os.environ.get("RANK", "0")) == 0:
+        results = read_results(args.out)
+        table.parent.mkdir(parents=True, exist_ok=True)
+        write_text(table, render(results, suffixes[table.suffix]))
+        print(render(results), end="")
+        print(f"\nThe table: {table}\nEvery number and where it came from: {args.out / 'results.jsonl'}")
+    if failure is not None:
+        raise failure
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    """(height, width) of "448x256"; None for "keep"."""
+    if text == "keep":
+        return None
+    width, by, height = text.partition("x")
+    if not (by and width.isdecimal() and height.isdecimal() and int(width) > 0 and int(height) > 0):
+        raise ValueError(f"--size takes WIDTHxHEIGHT, such as 448x256, or keep, not '{text}'.")
+    return int(height), int(width)
+
+
+def _options(pairs: list[str]) -> dict:
+    """Options of the pipeline from ``key=value``, read as JSON where they can be."""
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes K=V, such as num_inference_steps=16, not '{pair}'.")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command by itself, for ``accelerate launch -m gcgkit.cli.evaluate``; returns the exit code."""
+    return alone("gcgkit.cli.evaluate", ABOUT, add_options, run, argv, EPILOG)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

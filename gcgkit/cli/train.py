@@ -1,0 +1,70 @@
+"""The command ``gcgkit train``; ``accelerate launch -m gcgkit.cli.train`` takes the same options.
+
+torch and the rest load when training begins, so ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .common import alone
+
+ABOUT = "Train on prepared data, or go on with a run that was cut off."
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add = parser.add_argument
+    add("--config", metavar="NAME", default="paper", help="paper, paper-16gb, mini, mini-more, tiny, or a file (paper)")
+    add("--set", dest="changes", metavar="KEY=VALUE", action="append", default=[], help="another value; repeatable")
+    add("--data", metavar="DIR", type=Path, default=Path("data/prepared"), help="prepared sets (data/prepared)")
+    add("--out", metavar="DIR", type=Path, help="the run's folder (runs/ and the configuration's name)")
+    add("--cache", metavar="DIR", type=Path, help="where encoded clips are kept (the data's folder)")
+    add("--cpu", action="store_true", help="do without the GPU")
+    add("--write", metavar="FILE", type=Path, help="write the configuration, .toml or .json, and stop")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train as the options say. Raises ValueError, FileNotFoundError and OSError as ``training.loop.train`` does."""
+    from ..training import config as configs
+    from ..training import recipes
+
+    changes = {}
+    for item in args.changes:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes KEY=VALUE, such as run.batch_size=8, not '{item}'.")
+        changes[key.strip()] = value.strip()
+    config = configs.replace(recipes.load(args.config), changes)
+    if args.write is not None:
+        configs.save(config, args.write)
+        print(f"The configuration: {args.write}")
+        return
+    out = args.out or Path("runs") / config.name
+
+    from ..training.loop import train
+
+    try:
+        folder = train(config, args.data, out, cache=args.cache, cpu=args.cpu)
+    except KeyboardInterrupt:
+        print(f"\ngcgkit: interrupted; the same command goes on from the last checkpoint in {out}.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise ValueError(
+                f"the GPU has too little memory for passes of {config.run.micro_batch} samples: add --set "
+                "run.micro_batch=N with fewer, or --set run.gradient_checkpointing=true; the result stays the same."
+            ) from error
+        raise
+    print(f"The trained pipeline: {folder}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command by itself, for ``accelerate launch -m gcgkit.cli.train``; returns the exit code."""
+    return alone("gcgkit.cli.train", ABOUT, add_options, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

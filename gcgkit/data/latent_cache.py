@@ -1,0 +1,228 @@
+"""Clips encoded once, before training: latents and image tokens of a few augmented variants of each clip.
+
+Encoding the target and up to four references of every sample, in colour and gray, and their image tokens, costs several
+times what the training step itself does. The cache holds some variants of each clip instead, each under its own HSV
+parameters; target and references of a sample come from one variant, so their colours agree. A variant has a few frames
+of its clip, or crops of its photograph. One file per clip is written when it is complete, so that a run that was cut
+off goes on, and several processes share the work.
+
+The folder's name follows from all that its content depends on. Runs that agree in that share it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+from .. import color, encoders
+from ..utils import files
+from . import augment
+from .config import DataConfig
+from .dataset import Clip, Sample, caption_of, read_views, targets
+from .sampling import Draw, SampleStream
+
+FORMAT = 2  # of the files; another number, another folder
+CHUNK = 8  # frames encoded at a time
+
+
+def variants(clip: Clip, data: DataConfig) -> tuple[int, int]:
+    """How many variants a clip has, and how many of them keep their own colours: the first ones, one at least."""
+    count = (data.cache_photo_variants if clip.frames == 1 else 0) or data.cache_variants
+    return count, max(1, round(count * (1 - data.recolor)))
+
+
+def cache_folder(root: str | Path, clips: Sequence[Clip], data: DataConfig, pipe, condition: str) -> Path:
+    """The folder ``latents-...`` under ``root`` for these clips, settings and encoders."""
+    content = {
+        "format": FORMAT,
+        "clips": [[clip.set, clip.name, clip.sha256] for clip in clips],
+        "size": [data.height, data.width],
+        "variants": sorted({variants(clip, data) for clip in clips}),
+        "views": [data.cache_views, data.cache_seed],
+        "drawn": [data.crops, data.window],
+        "encoders": [_digest(pipe.vae), "" if condition == "none" else _digest(pipe.image_encoder)],
+        "scaling": [pipe.vae.config.scaling_factor, getattr(pipe.vae.config, "shift_factor", None)],
+        "condition": condition,
+    }
+    name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return Path(root) / f"latents-{name}"
+
+
+def missing(folder: Path, clips: Sequence[Clip]) -> list[Clip]:
+    """The clips that are not in the cache yet."""
+    return [clip for clip in clips if not _file(folder, clip).is_file()]
+
+
+def build_cache(
+    folder: Path,
+    clips: Sequence[Clip],
+    data: DataConfig,
+    pipe,
+    condition: str,
+    device: torch.device | str,
+    rank: int = 0,
+    world: int = 1,
+) -> None:
+    """Encode what is missing of the clips whose number is ``rank`` modulo ``world``.
+
+    pipe: its ``vae``, ``image_encoder`` and ``feature_extractor`` are used, on ``device``. Raises OSError, before it
+    begins, where the disk is too small.
+    """
+    todo = missing(folder, clips)
+    _check_space(folder, todo, data, pipe, condition)
+    numbers = {clip.label: number for number, clip in enumerate(clips)}
+    mine = [clip for clip in todo if numbers[clip.label] % world == rank]
+    for clip in tqdm(mine, desc="Encoding clips", unit="clip", disable=None if rank == 0 else True):
+        encoded, texts = encode_clip(clip, data, pipe, condition, device)
+        path = _file(folder, clip)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        save_file(encoded, partial, {"captions": json.dumps(texts)})
+        os.replace(partial, path)
+
+
+@torch.no_grad()
+def encode_clip(
+    clip: Clip, data: DataConfig, pipe, condition: str, device
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """A clip's variants, and for each a caption of its own colours.
+
+    They are ``color``, ``gray`` (K, V, C, h, w), ``tokens`` (K, V, N, D), float16, and ``frames`` (K, V).
+    """
+    rows: dict[str, list[torch.Tensor]] = {"color": [], "gray": [], "tokens": [], "frames": []}
+    texts = []
+    for frames, views, text in scenes(clip, data):
+        texts.append(text)
+        parts: dict[str, list[torch.Tensor]] = {"color": [], "gray": [], "tokens": []}
+        for start in range(0, len(views), CHUNK):
+            some = views[start : start + CHUNK]
+            gray = np.repeat(color.to_gray(some)[..., None], 3, axis=3)  # (n, H, W) -> (n, H, W, 3)
+            for name, pixels in (("color", some), ("gray", gray)):
+                pixels = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
+                parts[name].append(encoders.encode_pixels(pipe.vae, pixels).cpu().half())
+            parts["tokens"].append(encode_tokens(pipe, some, condition, device).cpu().half())
+        for name, chunks in parts.items():
+            rows[name].append(torch.cat(chunks))
+        rows["frames"].append(torch.tensor(frames, dtype=torch.int32))
+    encoded = {name: torch.stack(variants).contiguous() for name, variants in rows.items()}
+    for name in ("color", "gray", "tokens"):
+        if not encoded[name].isfinite().all():
+            raise ValueError(f"{clip.label} does not fit float16 once encoded: train with run.frozen_dtype=float32.")
+    return encoded, texts
+
+
+def encode_tokens(pipe, frames: np.ndarray, condition: str, device) -> torch.Tensor:
+    """Image tokens of RGB frames ``(n, H, W, 3)``: ``(n, N, D)``."""
+    return encoders.image_tokens(pipe.image_encoder, pipe.feature_extractor, list(frames), condition, device)
+
+
+def scenes(clip: Clip, data: DataConfig) -> Iterator[tuple[list[int], np.ndarray, str]]:
+    """Each variant's frame numbers, augmented views ``(V, height, width, 3)``, and a caption of their colours."""
+    count, natural = variants(clip, data)
+    for variant in range(count):
+        words = f"{data.cache_seed}/{clip.label}/{variant}"  # the same whatever other clips there are
+        rng = np.random.default_rng(np.frombuffer(hashlib.sha256(words.encode()).digest(), np.uint32))
+        if clip.frames == 1:
+            frames = [0] * data.cache_views
+        else:
+            length = min(clip.frames, data.window or clip.frames)
+            start = int(rng.integers(clip.frames - length + 1))
+            count = min(length, data.cache_views)
+            frames = np.sort(start + rng.choice(length, count, replace=False)).tolist()
+        hsv = augment.random_hsv(rng, natural=variant < natural)
+        views = augment.augment_hsv(read_views(clip, frames, data, rng), *hsv)
+        yield frames, views, augment.caption_scene(views, clip.name, rng)
+
+
+class LatentDataset(torch.utils.data.Dataset):
+    """Samples as latents, from a cache: ``dataset[position]``, as with ``FrameDataset``."""
+
+    def __init__(self, folder: Path, clips: Sequence[Clip], data: DataConfig, seed: int = 0):
+        self.folder, self.clips, self.data = folder, list(clips), data
+        views = []
+        if lacking := missing(folder, self.clips):
+            raise FileNotFoundError(f"{_file(folder, lacking[0])} is missing: the cache was not built to its end.")
+        for clip in self.clips:
+            with safe_open(_file(folder, clip), "pt") as file:
+                views.append(file.get_slice("frames").get_shape()[1])
+        # all views of a variant are within the window already
+        self.stream = SampleStream(views, targets(clips, data), dataclasses.replace(data, window=0), seed)
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """One epoch; without this, Python would count positions for ever."""
+        return (self[position] for position in range(len(self)))
+
+    def variant(self, draw: Draw, clip: int) -> int:
+        """Which variant of a clip a sample takes: any of those that are recoloured as it is."""
+        total, natural = variants(self.clips[clip], self.data)
+        first, count = (natural, total - natural) if draw.recolored else (0, natural)
+        return first + int(np.random.default_rng(draw.seed).integers(count)) if count else 0
+
+    def __getitem__(self, position: int) -> Sample:
+        draw = self.stream.draw(position)
+        variant, source_variant = (self.variant(draw, clip) for clip in (draw.clip, draw.source))
+        with safe_open(_file(self.folder, self.clips[draw.clip]), "pt") as file:
+            target, gray = (file.get_slice(name)[variant, draw.target] for name in ("color", "gray"))
+            frames = file.get_slice("frames")[variant]
+            own = json.loads(file.metadata()["captions"])[variant]
+        with safe_open(_file(self.folder, self.clips[draw.source]), "pt") as file:
+            names = ("color", "gray", "tokens")
+            references = [[file.get_slice(name)[source_variant, view] for view in draw.references] for name in names]
+            source_frames = file.get_slice("frames")[source_variant]
+            width = file.get_slice("tokens").get_shape()[-2:]
+        stacked = [torch.stack(found) if found else None for found in references]
+        latents = torch.zeros(0, *target.shape, dtype=target.dtype)
+        ref_color, ref_gray = (latents if found is None else found for found in stacked[:2])
+        tokens = torch.zeros(0, *width, dtype=target.dtype) if stacked[2] is None else stacked[2]
+        clip, source = self.clips[draw.clip], self.clips[draw.source]
+        text = own if self.data.captions == "own" else clip.caption(int(frames[draw.target]))
+        shown = [(clip, frames[draw.target]), *((source, source_frames[view]) for view in draw.references)]
+        return Sample(
+            target=target, gray=gray, color=ref_color, ref_gray=ref_gray, tokens=tokens, kind=draw.kind,
+            caption=caption_of(text, draw), seed=draw.seed,
+            labels=tuple(c.label + (f" {int(number)}" if c.frames > 1 else "") for c, number in shown),
+        )  # fmt: skip
+
+
+def _file(folder: Path, clip: Clip) -> Path:
+    return folder / clip.set / f"{clip.name}.safetensors"
+
+
+def _digest(module: torch.nn.Module) -> str:
+    """SHA-256 over a network's weights and their names."""
+    digest = hashlib.sha256()
+    for name, weights in sorted(module.state_dict().items()):
+        digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}".encode())
+        digest.update(weights.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check_space(folder: Path, clips: Sequence[Clip], data: DataConfig, pipe, condition: str) -> None:
+    """Refuse to begin what the disk cannot hold."""
+    size = (data.height, data.width)
+    height, width = encoders.latent_size(pipe.vae, encoders.Canvas(size, size, size))
+    latents = 2 * pipe.unet.config.in_channels * height * width  # colour and gray
+    encoder = pipe.image_encoder.config
+    count = (encoder.image_size // encoder.patch_size) ** 2 if condition == "patch" else 1
+    per_view = 2 * (latents + count * encoder.projection_dim)  # bytes
+    views = lambda clip: data.cache_views if clip.frames == 1 else min(clip.frames, data.cache_views)  # noqa: E731
+    need = sum(views(clip) * variants(clip, data)[0] for clip in clips) * per_view
+    free = files.free_space(folder)
+    if need > free:
+        raise OSError(
+            f"{folder.parent} has {files.human(free)} free, and the cache of latents needs {files.human(need)}: make "
+            "room, choose another place with --cache, or lower data.cache_variants or data.cache_views."
+        )

@@ -1,0 +1,342 @@
+"""Prepared data: frames at 448x256 with a manifest and captions, the same layout for clips and photographs (§4.2).
+
+A prepared folder is one split of one data set, complete in itself; training reads any number of them::
+
+    <root>/davis-train/                    also davis-val, davis-test-dev, ldv-train, ldv-test, photos-train
+        manifest.json                      settings and clips, see below
+        captions.jsonl                     optional; one line per captioned frame, see below
+        frames/<clip>/00000.png            RGB frames in order, numbered from 0 without gaps (.jpg with --format jpg)
+
+A photograph is a clip of one frame. Gray frames are not stored: ``gcgkit.color.to_gray`` (``cv2.cvtColor``) makes them
+from what is read. ``manifest.json`` holds::
+
+    {"version": 1, "name": "davis-train", "kind": "clips" | "photos", "complete": true,
+     "height": 256, "width": 448, "fit": "stretch" | "cover", "format": "png" | "jpg", "source": "DAVIS 2017, train",
+     "clips": [{"clip": "bear", "frames": 82, "source_size": [480, 854], "bytes": 28311552, "sha256": "..."}, ...]}
+
+``clips`` is in order of names. All frames of a folder have the manifest's ``height`` and ``width``: 256 and 448 for
+clips, which are stretched to that size as the paper does (854x480 loses 1.6 % of its width); 341 and 597 for
+photographs, a third larger, scaled until they cover it and cut in the middle, so that crops of one photograph can be
+target and reference. ``sha256`` of a clip is over its files' own SHA-256 digests in order of names. ``complete`` is
+false while a run is under way or was cut off; the same command then goes on. A clip's folder has its name only when
+all of its frames are in it.
+
+``captions.jsonl`` has one JSON object per line, in any order, and may be edited by hand::
+
+    {"clip": "bear", "frame": 0, "caption": "a bear walking over rocks"}
+
+A frame without a line takes the caption of the clip's nearest captioned frame, an earlier one in a tie; a clip without
+any has the empty caption. ``gcgkit.data.captions.read_captions`` and ``nearest_caption`` do this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from tqdm.auto import tqdm
+
+from .. import video
+from ..utils.files import require_space, write_error, write_text
+from . import footage
+
+VERSION = 1
+MANIFEST = "manifest.json"
+CAPTIONS = "captions.jsonl"
+PHOTO_SIZE = (footage.SIZE[0] * 4 // 3, footage.SIZE[1] * 4 // 3)  # height, width
+_BYTES_PER_PIXEL = {"png": 2.3, "jpg": 0.75}  # at most, measured on DAVIS at 448x256: 1.9 to 2.3 and 0.6 to 0.7
+_SAVE_EVERY = 5.0  # seconds between two writings of the manifest
+
+
+@dataclass(frozen=True)
+class Source:
+    """A clip before preparation: its name and a folder of images, a video file, or one image (a photograph)."""
+
+    clip: str
+    path: Path
+
+
+def davis_sources(data: str | Path, split: str) -> list[Source]:
+    """Clips of a DAVIS split ("train", "val", "test-dev") in the order of its own list, ``ImageSets/2017/<split>.txt``.
+
+    Raises FileNotFoundError for a missing list or clip, with the command that gets them.
+    """
+    root = Path(data) / "DAVIS"
+    listed = root / "ImageSets/2017" / f"{split}.txt"
+    if not listed.is_file():
+        raise FileNotFoundError(f"{listed} does not exist: run python data_scripts/davis.py --out {data} first.")
+    sources = [Source(name, root / "JPEGImages/480p" / name) for name in listed.read_text().split()]
+    _require(sources, f"python data_scripts/davis.py --out {data}")
+    return sources
+
+
+def ldv_sources(data: str | Path, numbers: Iterable[str]) -> list[Source]:
+    """Videos ``LDV/<number>.mkv`` of the given numbers ("001" ...).
+
+    Raises FileNotFoundError if any is missing, with the command that gets them.
+    """
+    sources = [Source(number, Path(data) / "LDV" / f"{number}.mkv") for number in numbers]
+    _require(sources, f"python data_scripts/ldv.py --out {data}")
+    return sources
+
+
+def photo_sources(data: str | Path) -> list[Source]:
+    """Photographs for training under ``photos/``, those held out for measuring left out (`footage.photo_paths`)."""
+    sources = [Source(path.stem, path) for path in footage.photo_paths(data)]
+    if not sources:
+        raise FileNotFoundError(f"{data}/photos holds no photographs: run python data_scripts/photos.py --out {data}.")
+    return sources
+
+
+def folder_sources(folder: str | Path) -> list[Source]:
+    """Every video file and every folder of images in a folder, in order of names: your own footage."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder: give one that holds videos, or folders of images.")
+    suffixes = (*video.VIDEO_SUFFIXES, ".avi", ".webm", ".mpg")
+    found = [p for p in sorted(folder.iterdir()) if p.is_dir() or p.suffix.lower() in suffixes]
+    found = [p for p in found if not p.name.startswith(".")]
+    if not found:
+        raise ValueError(f"{folder} holds neither videos ({', '.join(suffixes)}) nor folders of images.")
+    return [Source(p.stem if p.is_file() else p.name, p) for p in found]
+
+
+def prepare(
+    sources: Sequence[Source],
+    folder: str | Path,
+    *,
+    kind: str = "clips",
+    size: tuple[int, int] | None = None,
+    image_format: str = "png",
+    about: str = "",
+    workers: int | None = None,
+) -> dict:
+    """Write the prepared folder that the module describes, and return its manifest.
+
+    kind: "clips" (stretched to `footage.SIZE`) or "photos" (cut to `PHOTO_SIZE`); size: another (height, width).
+    image_format: "png", which loses nothing, or "jpg" (quality 95, full colour resolution). about: a word on where the
+    frames are from. workers: threads, as many as cores by default. Clips that are done are not done again.
+    Raises ValueError for two clips of one name, a source that cannot be read or holds fewer frames than its file says,
+    or a folder that was prepared with other settings; OSError for a full disk.
+    """
+    folder = Path(folder)
+    settings = _settings(folder.name, kind, size, image_format, about)
+    if len({source.clip for source in sources}) < len(sources):
+        raise ValueError(f"two clips for {folder} have the same name; rename one.")
+    known = _known(folder, settings)
+    missing = [source for source in sources if source.clip not in known]
+    require_space(folder, sum(map(_guess_frames, missing)) * _frame_bytes(settings), f"preparing {folder.name}")
+    (folder / "frames").mkdir(parents=True, exist_ok=True)
+    saved = time.monotonic()
+    _write_manifest(folder, settings, sources, known)
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        waiting = {pool.submit(_prepare_clip, source, folder / "frames", settings) for source in missing}
+        try:
+            with tqdm(total=len(waiting), desc=folder.name, unit="clip", disable=None) as bar:
+                while waiting:
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        record = future.result()
+                        known[record["clip"]] = record
+                        bar.update()
+                    if waiting and time.monotonic() - saved > _SAVE_EVERY:
+                        _write_manifest(folder, settings, sources, known)
+                        saved = time.monotonic()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            _write_manifest(folder, settings, sources, known)
+            raise
+    return _write_manifest(folder, settings, sources, known)
+
+
+def read_manifest(folder: str | Path, incomplete: bool = False) -> dict:
+    """The manifest of a prepared folder.
+
+    Raises FileNotFoundError if there is none, ValueError if it cannot be read, is of another version, or, unless
+    ``incomplete`` is true, tells of a preparation that did not end.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {MANIFEST}: prepare it with python data_scripts/prepare.py.")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{path} cannot be read as a manifest: delete it and prepare again.") from None
+    if version != VERSION:
+        raise ValueError(f"{path} is of version {version}, not {VERSION}: prepare the folder again with this gcgkit.")
+    if not (manifest.get("complete") or incomplete):
+        raise ValueError(f"{folder} is not complete: run the command that prepared it again, it goes on there.")
+    return manifest
+
+
+def frame_paths(folder: str | Path, clip: dict, image_format: str) -> list[Path]:
+    """Paths of a clip's frames in order; ``clip`` is its entry in the manifest, ``image_format`` the manifest's."""
+    place = Path(folder) / "frames" / clip["clip"]
+    return [place / f"{index:05d}.{image_format}" for index in range(clip["frames"])]
+
+
+def verify(folder: str | Path) -> None:
+    """Compare every file of a prepared folder with its manifest; ValueError names the first clip that differs."""
+    manifest = read_manifest(folder)
+    for clip in tqdm(manifest["clips"], desc=f"checking {Path(folder).name}", unit="clip", disable=None):
+        try:
+            found = _fingerprint(frame_paths(folder, clip, manifest["format"]))
+        except FileNotFoundError as error:
+            raise ValueError(f"{error.filename} is missing: delete its folder and prepare again.") from None
+        if found != (clip["bytes"], clip["sha256"]):
+            raise ValueError(f"{clip['clip']} in {folder} has changed: delete its folder and prepare again.")
+
+
+def count_frames(path: str | Path) -> int | None:
+    """Frames that a video file says it holds, from its headers alone; None where they do not tell."""
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            told = next((v for k, v in stream.metadata.items() if k.upper().startswith("NUMBER_OF_FRAMES")), None)
+            if stream.frames or (told or "").isdecimal():
+                return stream.frames or int(told)
+            rate = stream.average_rate or stream.guessed_rate
+            return round(container.duration / av.time_base * rate) if container.duration and rate else None
+    except (av.FFmpegError, IndexError):
+        raise ValueError(f"{path} cannot be read as a video: fetch it again.") from None
+
+
+# --- one clip ---------------------------------------------------------------------------------------------------------
+
+
+def _prepare_clip(source: Source, frames: Path, settings: dict) -> dict:
+    """Write one clip into a folder aside, give it its name, and return its entry for the manifest."""
+    target, aside = frames / source.clip, frames / f".{source.clip}.partial"
+    size, suffix = (settings["height"], settings["width"]), settings["format"]
+    if not target.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        count = 0
+        for count, frame in enumerate(video.iterate(source.path), 1):  # noqa: B007  the count is wanted
+            data = _encode(_fit(frame, size, settings["fit"]), suffix)
+            try:
+                (aside / f"{count - 1:05d}.{suffix}").write_bytes(data)
+            except OSError as error:
+                raise write_error(error, aside) from None
+        _check_count(source, count)
+        aside.rename(target)
+    paths = sorted(target.glob(f"*.{suffix}"))
+    total, digest = _fingerprint(paths)
+    shape = video.probe(source.path)
+    return {
+        "clip": source.clip,
+        "frames": len(paths),
+        "source_size": [shape.height, shape.width],
+        "bytes": total,
+        "sha256": digest,
+    }
+
+
+def _check_count(source: Source, count: int) -> None:
+    """Refuse a video that decodes to fewer or more frames than it says: it is damaged or cut off."""
+    if source.path.is_dir() or source.path.suffix.lower() in video.IMAGE_SUFFIXES:
+        return
+    told = count_frames(source.path)
+    # Where headers tell a duration only, it is rounded. A Matroska file's packets are its frames, exactly.
+    wrong = told if told is not None and abs(told - count) > max(1, told // 200) else None
+    if wrong is None and source.path.suffix.lower() == ".mkv" and (packets := _count_packets(source.path)) != count:
+        wrong = packets
+    if wrong is not None:
+        raise ValueError(f"{source.path} decodes to {count} frames instead of {wrong}: it is damaged or cut off.")
+
+
+def _count_packets(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
+
+
+def _fit(frame: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
+    if fit == "cover":
+        return footage.cover(frame, size)
+    smaller = size[0] * size[1] < frame.shape[0] * frame.shape[1]
+    return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+
+
+def _encode(frame: np.ndarray, suffix: str) -> bytes:
+    options = []
+    if suffix == "jpg":
+        full = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+        options = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, full]
+    return cv2.imencode(f".{suffix}", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+
+
+def _fingerprint(paths: list[Path]) -> tuple[int, str]:
+    """Bytes of some files and the SHA-256 over their SHA-256 digests, in order."""
+    total, digest = 0, hashlib.sha256()
+    for path in paths:
+        data = path.read_bytes()
+        total += len(data)
+        digest.update(hashlib.sha256(data).digest())
+    return total, digest.hexdigest()
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def _settings(name: str, kind: str, size: tuple[int, int] | None, image_format: str, about: str) -> dict:
+    if kind not in ("clips", "photos"):
+        raise ValueError(f"kind must be clips or photos, not {kind!r}.")
+    if image_format not in _BYTES_PER_PIXEL:
+        raise ValueError(f"image_format must be one of {', '.join(_BYTES_PER_PIXEL)}, not {image_format!r}.")
+    height, width = size or (footage.SIZE if kind == "clips" else PHOTO_SIZE)
+    if min(height, width) < 8:
+        raise ValueError(f"size must be (height, width) of at least 8 pixels each, not {(height, width)}.")
+    fit = "stretch" if kind == "clips" else "cover"
+    return {
+        "name": name, "kind": kind, "height": height, "width": width, "fit": fit, "format": image_format,
+        "source": about,
+    }  # fmt: skip
+
+
+def _known(folder: Path, settings: dict) -> dict[str, dict]:
+    """Clips that an earlier run of the same settings has done, by name."""
+    if not (folder / MANIFEST).is_file():
+        return {}
+    manifest = read_manifest(folder, incomplete=True)
+    for key in ("kind", "height", "width", "fit", "format"):
+        if manifest[key] != settings[key]:
+            raise ValueError(
+                f"{folder} was prepared with {key} {manifest[key]}, not {settings[key]}: delete it or give another."
+            )
+    return {clip["clip"]: clip for clip in manifest["clips"] if (folder / "frames" / clip["clip"]).is_dir()}
+
+
+def _write_manifest(folder: Path, settings: dict, sources: Sequence[Source], known: dict[str, dict]) -> dict:
+    names = sorted(source.clip for source in sources)
+    clips = [known[name] for name in names if name in known]
+    manifest = {"version": VERSION, **settings, "complete": len(clips) == len(names), "clips": clips}
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def _require(sources: list[Source], command: str) -> None:
+    lost = [source.path for source in sources if not source.path.exists()]
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise FileNotFoundError(f"{lost[0]}{more} cannot be found: run {command}.")
+
+
+def _guess_frames(source: Source) -> int:
+    if source.path.is_dir():
+        return sum(1 for p in source.path.iterdir() if p.suffix.lower() in video.IMAGE_SUFFIXES)
+    return 1 if source.path.suffix.lower() in video.IMAGE_SUFFIXES else count_frames(source.path) or 300
+
+
+def _frame_bytes(settings: dict) -> float:
+    return settings["height"] * settings["width"] * _BYTES_PER_PIXEL[settings["format"]]

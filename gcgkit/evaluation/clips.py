@@ -1,0 +1,174 @@
+"""The clips that methods are measured on (section 4.2), read frame by frame, so that none has to fit in memory.
+
+`open_set` takes what there is: a prepared folder (`data.prepare`), a data folder or DAVIS folder in DAVIS's own layout,
+a folder of videos or of image folders, or "installed", the clips that come with packages (`data.clips`). Frames are
+stretched to 448x256 as the paper does; a limit and a choice of clips are kept with the results, so that nobody takes a
+part for the whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .. import video
+from ..data import clips as installed_clips
+from ..data import prepare as preparation
+from ..data.footage import SIZE
+from ..utils.checks import check_frame
+
+INSTALLED = "installed"
+_HOLD = 256 * 2**20  # bytes of a clip that are kept in memory while it is measured; a longer one is read again
+
+
+class Frames:
+    """RGB frames ``(H, W, 3)`` that can be gone through more than once: a folder or video, fitted, from `first` on."""
+
+    def __init__(self, path: str | Path, size: tuple[int, int] | None = None, limit: int | None = None, first: int = 0):
+        self.path, self.size, self.limit, self.first = Path(path), size, limit, first
+        self._held: np.ndarray | None = None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        if self._held is not None:
+            return iter(self._held)
+        return islice((fit(frame, self.size) for frame in video.iterate(self.path, 0, self.limit)), self.first, None)
+
+    def hold(self) -> Frames:
+        """Keep the frames in memory from now on, if they are few enough; returns itself."""
+        kept, total = [], 0
+        for frame in self:
+            kept.append(frame)
+            total += frame.nbytes
+            if total > _HOLD:
+                return self
+        self._held = np.stack(kept) if kept else None
+        return self
+
+    def from_frame(self, first: int) -> Frames:
+        """The same frames without those before `first`."""
+        rest = Frames(self.path, self.size, self.limit, first)
+        if self._held is not None and self.first == 0 and len(self._held) > first:
+            rest._held = self._held[first:]
+        return rest
+
+
+@dataclass
+class EvalSet:
+    """Clips by name, all of one size ``(height, width)``, and what is left out of them."""
+
+    name: str
+    paths: dict[str, Path]
+    size: tuple[int, int] | None = SIZE
+    limit: int | None = None
+    chosen: bool = False
+    _digests: dict[str, tuple[str, int]] = field(default_factory=dict, repr=False)
+
+    @property
+    def clips(self) -> list[str]:
+        """Names of the clips, in order."""
+        return list(self.paths)
+
+    def frames(self, clip: str) -> Frames:
+        """The true frames of a clip. Raises ValueError for an unknown name."""
+        if clip not in self.paths:
+            raise ValueError(f"{self.name} has no clip called {clip!r}; it has {', '.join(self.paths)}.")
+        return Frames(self.paths[clip], self.size, self.limit)
+
+    def digest(self, clip: str, frames: Iterable[np.ndarray] | None = None) -> tuple[str, int]:
+        """SHA-256 of a clip's fitted frames and their number; worked out once."""
+        if clip not in self._digests:
+            self._digests[clip] = digest(self.frames(clip) if frames is None else frames)
+        return self._digests[clip]
+
+    def describe(self) -> dict:
+        """What a result has to say of the set: name, size, and what was left out."""
+        size = list(self.size) if self.size else None
+        return {"name": self.name, "size": size, "limit": self.limit, "clips": len(self.paths), "chosen": self.chosen}
+
+
+def open_set(
+    source: str | Path,
+    name: str | None = None,
+    *,
+    split: str | None = None,
+    clips: Sequence[str] | None = None,
+    limit: int | None = None,
+    size: tuple[int, int] | None = SIZE,
+) -> EvalSet:
+    """Find the clips under `source`, which the module describes.
+
+    name: what tables call the set, the folder's name by default. split: a list of ``ImageSets/2017``, for DAVIS.
+    clips: only these. limit: only the first frames of each. size: (height, width) to stretch to, None to keep each
+    clip's own. Raises ValueError or FileNotFoundError for a source without clips, an unknown clip or a wrong limit.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 frame, not {limit}.")
+    root = Path(source)
+    if str(source) == INSTALLED:
+        paths = {key: installed_clips.find(key) for key in installed_clips.NAMES}
+    elif (root / preparation.MANIFEST).is_file():
+        manifest = preparation.read_manifest(root)
+        paths = {clip["clip"]: root / "frames" / clip["clip"] for clip in manifest["clips"]}
+    elif davis := next((d for d in (root, root / "DAVIS") if (d / "JPEGImages/480p").is_dir()), None):
+        root = davis
+        paths = _davis(davis, split)
+    else:
+        paths = {found.clip: found.path for found in preparation.folder_sources(root)}
+    if split is not None and not (root / "ImageSets").is_dir():
+        raise ValueError(f"{source} has no ImageSets: split='{split}' is for DAVIS's own layout.")
+    if clips is not None:
+        if unknown := [clip for clip in clips if clip not in paths]:
+            raise ValueError(f"{source} has no clip called {unknown[0]!r}; it has {', '.join(paths)}.")
+        chosen = len(set(clips)) < len(paths)
+        paths = {clip: path for clip, path in paths.items() if clip in clips}
+    else:
+        chosen = False
+    title = name or (f"{root.name}-{split}" if split else root.name)
+    if not title or set(title) & set('/\\:*?"<>|'):
+        raise ValueError(f"name must be fit for a folder, not {title!r}.")
+    return EvalSet(title, paths, size, limit, chosen)
+
+
+def fit(frame: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """Stretch ``(H, W, 3)`` to ``size`` (height, width), by area when it gets smaller; None leaves it as it is."""
+    if size is None or frame.shape[:2] == tuple(size):
+        return frame
+    smaller = size[0] * size[1] < frame.shape[0] * frame.shape[1]
+    return cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+
+
+def digest(frames: Iterable[np.ndarray]) -> tuple[str, int]:
+    """SHA-256 over the sizes and values of RGB frames, and their number. Raises ValueError where there is none."""
+    total, count = hashlib.sha256(), 0
+    for frame in frames:
+        frame = check_frame(frame, f"frames[{count}]", color=True)
+        total.update(repr(frame.shape).encode())
+        total.update(np.ascontiguousarray(frame).data)
+        count += 1
+    if count == 0:
+        raise ValueError("frames holds no frames.")
+    return total.hexdigest(), count
+
+
+def _davis(root: Path, split: str | None) -> dict[str, Path]:
+    """Clips of DAVIS, all or those of a list."""
+    folder = root / "JPEGImages/480p"
+    if split is None:
+        names = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    else:
+        listed = root / "ImageSets/2017" / f"{split}.txt"
+        if not listed.is_file():
+            have = ", ".join(sorted(p.stem for p in listed.parent.glob("*.txt"))) or "none"
+            raise FileNotFoundError(f"{listed} does not exist; the lists there are: {have}.")
+        names = listed.read_text().split()
+    if lost := [name for name in names if not (folder / name).is_dir()]:
+        raise FileNotFoundError(f"{folder / lost[0]} does not exist: fetch DAVIS again, or choose other clips.")
+    if not names:
+        raise ValueError(f"{folder} holds no clips.")
+    return {name: folder / name for name in names}

@@ -1,0 +1,276 @@
+"""What is measured: our pipeline with a configuration, classical baselines, other systems, or anybody's frames.
+
+A method turns the gray frames of a clip into a folder of PNG frames ``00000.png, 00001.png, ...`` of the input's size.
+Where it takes an exemplar, that is the true first frame (section 4.4). `parse` reads the short form of the command
+line: ``gray``, ``Ours=gcg:mini,use_srg=false``, ``DExemplar=folder:/path/to/frames``, ``system:vcgan``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .. import baselines, profiles
+from ..color import to_gray
+from ..profiles import weights_digest
+from ..video.images import RANDOM_WEIGHTS, check_names, write_frames
+from .clips import Frames
+from .systems import setup as systems
+
+# The rows of Table 1 that are ours: name, profile, options of the pipeline.
+TABLE1_OURS = (
+    ("Ours", "mini", {}),
+    ("Ours*", "mini-concat", {}),
+    ("Ours**", "mini-attention", {}),
+    ("Ours***", "mini", {"use_srg": False}),
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One clip to colour: its name, true frames (of which a method sees the gray, and the first), and the device."""
+
+    clip: str
+    truth: Frames
+    device: str | None = None
+
+    def gray(self) -> np.ndarray:
+        """Gray frames ``(T, H, W)``."""
+        return np.stack([to_gray(frame) for frame in self.truth])
+
+    def first(self) -> np.ndarray:
+        """The exemplar: the true first frame, RGB ``(H, W, 3)``."""
+        return next(iter(self.truth))
+
+
+@dataclass
+class Baseline:
+    """A classical method (`baselines`), or "gray": the input as it is."""
+
+    name: str
+    kind: str
+
+    def identity(self) -> dict:
+        """What decides the result, for telling old results from new ones."""
+        return {"kind": "baseline", "function": self.kind}
+
+    def missing(self) -> str | None:
+        """Why the method cannot run here, or None."""
+        return None
+
+    def run(self, request: Request, folder: Path) -> Path:
+        """Colour a clip into a folder that does not exist yet, and return where its frames are."""
+        return write_frames(_BASELINES[self.kind](request), folder)
+
+    def facts(self) -> dict:
+        """What is worth keeping with the frames that were just made."""
+        return {}
+
+    def close(self) -> None:
+        """Free what was loaded."""
+
+
+@dataclass
+class Pipeline:
+    """`GCGPipeline` with a profile and options; reference "first" gives it the true first frame, "none" nothing.
+
+    options: those of the pipeline, and chunk, the frames held at a time (all, if it is None). prompts: a prompt for
+    each clip, by its name.
+    """
+
+    name: str
+    profile: str = "mini"
+    options: dict = field(default_factory=dict)
+    reference: str = "first"
+    prompts: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+    _pipe: object = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.reference not in ("first", "none"):
+            raise ValueError(f"reference must be 'first' or 'none', not {self.reference!r}.")
+
+    def identity(self) -> dict:
+        """As for `Baseline`; the weights are told by the digest of their files, those of a hub id by its name."""
+        return {
+            "kind": "gcg",
+            "profile": Path(self.profile).name,
+            "weights": weights_digest(self.profile),
+            "options": self.options,
+            "reference": self.reference,
+            "prompts": self.prompts,
+            "seed": self.seed,
+        }
+
+    def missing(self) -> str | None:
+        """As for `Baseline`."""
+        try:
+            profiles.resolve(self.profile)
+        except FileNotFoundError as error:
+            return str(error)
+        return None
+
+    def run(self, request: Request, folder: Path) -> Path:
+        """As for `Baseline`."""
+        import torch
+
+        pipe, gray = self._load(request.device), request.gray()
+        options = {"prompt": self.prompts.get(request.clip, ""), **self.options}
+        chunk = options.pop("chunk", None) or len(gray)
+        options["generator"] = torch.Generator().manual_seed(self.seed)  # on the CPU: the same noise on every device
+        options["reference"] = {0: request.first()} if self.reference == "first" else None
+        return write_frames(pipe.stream(gray, chunk, **options), folder)
+
+    def facts(self) -> dict:
+        """As for `Baseline`: the number of the UNet's parameters, by which a small model is known."""
+        return {} if self._pipe is None else {"unet_parameters": sum(p.numel() for p in self._pipe.unet.parameters())}
+
+    def close(self) -> None:
+        """As for `Baseline`."""
+        self._pipe = None
+
+    def _load(self, device: str | None):
+        if self._pipe is None:
+            import torch
+
+            from ..pipeline import GCGPipeline
+
+            pipe = GCGPipeline.from_pretrained(self.profile)
+            pipe.set_progress_bar_config(disable=True)
+            self._pipe = pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return self._pipe
+
+
+@dataclass
+class Folder:
+    """Frames that somebody else made: ``<clip>/00000.png``, measured where they lie."""
+
+    name: str
+    path: Path
+
+    def identity(self) -> dict:
+        """As for `Baseline`; the frames themselves are compared when they are measured."""
+        return {"kind": "folder"}
+
+    def missing(self) -> str | None:
+        """As for `Baseline`."""
+        if not Path(self.path).is_dir():
+            return f"{self.path} is no folder: give one that holds <clip>/00000.png for every clip."
+        if (Path(self.path) / RANDOM_WEIGHTS).is_file():
+            return _worthless(self.path)
+        return None
+
+    def run(self, request: Request, folder: Path) -> Path:
+        """The clip's own folder, its names checked; nothing is written."""
+        place = Path(self.path) / request.clip
+        if not place.is_dir():
+            raise FileNotFoundError(f"{self.name}: {place} does not exist; put the frames of {request.clip} there.")
+        if (place / RANDOM_WEIGHTS).is_file():
+            raise ValueError(_worthless(place))
+        check_names(place)
+        return place
+
+    def facts(self) -> dict:
+        """As for `Baseline`."""
+        return {}
+
+    def close(self) -> None:
+        """As for `Baseline`."""
+
+
+@dataclass
+class System:
+    """One of the compared systems (`systems`), run by its authors' code in its own environment."""
+
+    name: str
+    system: str
+    root: Path
+
+    def identity(self) -> dict:
+        """As for `Baseline`."""
+        return {"kind": "system", **systems.identity(self.system, self.root)}
+
+    def missing(self) -> str | None:
+        """As for `Baseline`."""
+        return systems.obstacle(self.system, self.root)
+
+    def run(self, request: Request, folder: Path) -> Path:
+        """As for `Baseline`."""
+        aside = folder.with_name(f".{folder.name}.gray-{os.getpid()}")
+        try:
+            gray = (np.repeat(to_gray(frame)[..., None], 3, axis=-1) for frame in request.truth)
+            write_frames(gray, aside)
+            return systems.run(self.system, aside, request.first(), folder, root=self.root, device=request.device)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def facts(self) -> dict:
+        """As for `Baseline`."""
+        return {}
+
+    def close(self) -> None:
+        """As for `Baseline`."""
+
+
+Method = Baseline | Pipeline | Folder | System
+
+
+def parse(text: str, *, seed: int = 0, systems_root: str | Path = "systems") -> Method:
+    """A method from ``[NAME=]KIND[:ARGUMENT][,option=value...]``; kinds: gray, flow, transfer, gcg, folder, system.
+
+    Values are read as JSON where they can be (``false``, ``32``), else as text. Options of gcg are the pipeline's,
+    ``reference=none``, and ``prompts=FILE``, a JSON file ``{"clip": "prompt"}``. Raises ValueError with the form.
+    """
+    found = re.fullmatch(r"(?:([^=:,]+)=)?(\w+)(?::([^,]*))?((?:,\w+=[^,]*)*)", text)
+    kinds = (*_BASELINES, "gcg", "folder", "system")
+    if found is None or found[2] not in kinds:
+        form = f"[NAME=]KIND[:ARGUMENT][,option=value...] with KIND one of {', '.join(kinds)}"
+        raise ValueError(f"'{text}' is no method: write {form}.")
+    name, kind, argument = found[1], found[2], found[3]
+    options = {}
+    for pair in found[4].split(",")[1:]:
+        key, value = pair.split("=", 1)
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    if kind == "gcg":
+        reference = options.pop("reference", "first")
+        file, profile = options.pop("prompts", None), argument or "mini"
+        prompts = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+        return Pipeline(name or Path(profile).name, profile, options, reference, prompts, seed)
+    if options or (kind in _BASELINES) == bool(argument):
+        wanted = "no argument" if kind in _BASELINES else "one argument"
+        raise ValueError(f"'{text}' is no method: {kind} takes {wanted} and no options.")
+    if kind == "folder":
+        return Folder(name or Path(argument).name, Path(argument))
+    if kind == "system":
+        return System(name or systems.get(argument).label, argument, Path(systems_root))
+    return Baseline(name or kind, kind)
+
+
+def table1_methods(*, seed: int = 0, **options) -> list[Method]:
+    """The rows of the mini profile's Table 1: plain gray, global transfer, flow propagation, and ours with ablations.
+
+    options: of the pipeline, for all four of ours.
+    """
+    ours = [Pipeline(name, profile, {**options, **own}, seed=seed) for name, profile, own in TABLE1_OURS]
+    return [*(Baseline(kind, kind) for kind in _BASELINES), *ours]
+
+
+def _worthless(folder: Path) -> str:
+    return f"{folder} was made with random weights, which show that a system runs and nothing else."
+
+
+_BASELINES: dict[str, Callable[[Request], np.ndarray]] = {
+    "gray": lambda request: np.repeat(request.gray()[..., None], 3, axis=-1),
+    "transfer": lambda request: baselines.global_transfer(request.gray(), request.first()),
+    "flow": lambda request: baselines.propagate_by_flow(request.gray(), request.first()),
+}

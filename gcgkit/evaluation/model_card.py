@@ -1,0 +1,228 @@
+"""How good the weights are: the figures of the model card, each from one call.
+
+    python -m gcgkit.evaluation.model_card PART --data DIR [--weights mini] [--json FILE]
+
+PART is ``vae``, ``exemplar``, ``prompt``, ``gate`` or ``memory``. The data folder is the one that ``footage``
+describes; only its six measuring clips and its held-out photographs are looked at (``memory`` needs none of it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from .. import baselines, metrics
+from .. import encoders as conditioning
+from ..color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
+from ..data import captions, footage
+from ..pipeline import GCGPipeline
+from ..utils.commands import parse_size
+from ..utils.files import write_text
+
+PROMPT_WORDS = ("red", "orange", "yellow", "green", "blue", "purple")
+
+
+def vae_quality(pipe: GCGPipeline, data: str | Path, frames: int = 40) -> dict[str, float]:
+    """PSNR (rgb, dB) of true colours sent through the autoencoder alone, L* kept, per clip and in the mean."""
+    result = {}
+    for name, clip in footage.measuring_clips(data, frames):
+        through = []
+        for frame in clip:
+            with torch.no_grad():
+                decoded = conditioning.decode(pipe.vae, conditioning.encode(pipe.vae, frame))
+            through.append(merge_luminance(to_gray(frame), decoded))
+        result[name] = metrics.psnr_rgb(np.stack(through), clip)
+    return _with_mean(result)
+
+
+def exemplar_quality(
+    pipe: GCGPipeline,
+    data: str | Path,
+    frames: int = 40,
+    clips: tuple[str, ...] | None = None,
+    seed: int = 0,
+    **options,
+) -> dict[str, dict[str, float]]:
+    """Exemplar mode: the first frame's colours are given, the others are measured against the truth.
+
+    Per measuring clip: PSNR (rgb, dB) of ours and, for scale, of plain gray, of the first frame's mean AB, of flow
+    propagation and of the true AB on the gray frame's L*; colourfulness and CDC, each over the truth's; seconds.
+    ``options`` go to the pipeline (``reference_mask=True`` shows what is left without guidance).
+    """
+    result = {}
+    for name, clip in footage.measuring_clips(data, frames):
+        if clips and name not in clips:
+            continue
+        gray, started = to_gray(clip), time.monotonic()
+        generator = torch.Generator().manual_seed(seed)
+        ours = pipe(gray, reference={0: clip[0]}, generator=generator, **options).frames
+        seconds = time.monotonic() - started
+        mean_ab = rgb_to_lab(clip[0])[..., 1:].mean((0, 1))
+        psnr = lambda pred: metrics.psnr_rgb(pred[1:], clip[1:])  # noqa: B023, E731
+        result[name] = {
+            "ours": psnr(ours),
+            "gray": psnr(np.repeat(gray[..., None], 3, -1)),
+            "mean_ab": psnr(np.stack([tint(g, mean_ab) for g in gray])),
+            "flow": psnr(baselines.propagate_by_flow(gray, clip[0])),
+            "true_ab": psnr(merge_luminance(gray, clip)),
+            "colorfulness_ratio": metrics.colorfulness(ours) / metrics.colorfulness(clip),
+            "cdc": metrics.cdc([ours]),
+            "cdc_truth": metrics.cdc([clip]),
+            "seconds": seconds,
+        }
+        print(name, {k: round(v, 5 if k.startswith("cdc") else 2) for k, v in result[name].items()}, flush=True)
+    keys = next(iter(result.values()), {})
+    result["mean"] = {key: float(np.mean([r[key] for r in result.values()])) for key in keys}
+    return result
+
+
+def tint(gray: np.ndarray, ab: np.ndarray) -> np.ndarray:
+    """A gray frame (H, W) with one AB everywhere: (H, W, 3)."""
+    lab = rgb_to_lab(np.repeat(gray[..., None], 3, -1))
+    lab[..., 1:] = ab
+    return np.clip(np.rint(lab_to_rgb(lab) * 255), 0, 255).astype(np.uint8)
+
+
+def prompt_quality(
+    pipe: GCGPipeline,
+    data: str | Path,
+    photos: int = 30,
+    words: tuple[str, ...] = PROMPT_WORDS,
+    seed: int = 0,
+    **options,
+) -> dict:
+    """Prompts alone: does a colour word move the mean AB towards its hue, and is the picture still more than a tint?
+
+    Held-out photographs, each with every word and without, same seed. ``moved`` is the share of cases whose shift
+    of the mean AB has a positive cosine with the word's AB; ``variance_ratio`` the median over cases of the AB variance
+    within the picture, over that without the word; ``tinted`` the share of cases where it is below a half.
+    """
+    paths = footage.photo_paths(data, held_out=True)
+    paths = [paths[i] for i in np.linspace(0, len(paths) - 1, photos).round().astype(int)]
+    cosines, ratios = [], []
+    for path in tqdm(paths, desc="prompts", disable=None):
+        gray = to_gray(footage.cover(footage.read_image(path))[None])
+        run = lambda prompt: rgb_to_lab(  # noqa: E731
+            pipe(gray, prompt=prompt, generator=torch.Generator().manual_seed(seed), **options).frames[0]  # noqa: B023
+        )[..., 1:].reshape(-1, 2)
+        plain = run("")
+        for word in words:
+            colored = run(word)
+            toward = rgb_to_lab(np.uint8([[captions.WORD_RGB[word]]]))[0, 0, 1:]
+            shift = colored.mean(0) - plain.mean(0)
+            cosines.append(float(shift @ toward / (np.linalg.norm(shift) * np.linalg.norm(toward) + 1e-9)))
+            ratios.append(float(colored.var(0).sum() / plain.var(0).sum()))
+    cosines, ratios = np.array(cosines), np.array(ratios)
+    by_word = {w: float((cosines[i :: len(words)] > 0).mean()) for i, w in enumerate(words)}
+    return {
+        "cases": len(cosines),
+        "moved": float((cosines > 0).mean()),
+        "moved_by_word": by_word,
+        "variance_ratio": float(np.median(ratios)),
+        "tinted": float((ratios < 0.5).mean()),
+    }
+
+
+def gate_quality(pipe: GCGPipeline, data: str | Path, pairs: int = 30) -> dict[str, float]:
+    """Mean of the trained gate over pairs of frames: masked, with a matching reference, and with another clip's."""
+    clips = list(footage.measuring_clips(data, 40))
+    sums = {"masked": [], "matching": [], "wrong": []}
+    rng = np.random.default_rng(0)
+    for i in range(pairs):
+        clip, other = clips[i % len(clips)][1], clips[(i + 1 + i // len(clips)) % len(clips)][1]
+        if other is clip:
+            other = clips[(i + 1) % len(clips)][1]
+        frame, ref = rng.choice(len(clip), 2, replace=False)
+        code = lambda image: conditioning.encode(pipe.vae, image)  # noqa: E731
+        with torch.no_grad():
+            g = code(to_gray(clip[frame]))
+            sums["masked"].append(pipe.control.hint(g, g * 0, g * 0).gate.mean())
+            for kind, source in (("matching", clip[ref]), ("wrong", other[ref % len(other)])):
+                sums[kind].append(pipe.control.hint(g, code(to_gray(source)), code(source)).gate.mean())
+    return {kind: float(torch.stack(values).mean()) for kind, values in sums.items()}
+
+
+def memory_quality(weights: str = "mini", counts: tuple[int, int] = (40, 400), steps: int = 2) -> dict[str, float]:
+    """Peak memory in MB of colouring clips of two lengths, each in a process of its own, and their ratio.
+
+    ``peak_N`` is the process's peak resident size, ``beyond_frames_N`` the same less the input and output frames.
+    Memory does not depend on ``steps``.
+    """
+    result = {}
+    for count in counts:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            peak = pool.submit(_peak_memory, weights, count, steps).result()
+        frames = count * footage.SIZE[0] * footage.SIZE[1] * (1 + 3) / 1e6  # gray in, RGB out
+        result |= {f"peak_{count}": peak, f"beyond_frames_{count}": peak - frames}
+    few, many = (result[f"beyond_frames_{count}"] for count in counts)
+    return {**result, "ratio": many / few}
+
+
+def _peak_memory(weights: str, count: int, steps: int) -> float:
+    """Peak resident size of this process in MB after colouring ``count`` frames of a moving pattern."""
+    import resource  # not on Windows
+
+    x, y = np.arange(footage.SIZE[1]), np.arange(footage.SIZE[0])[:, None]
+    gray = np.stack([np.uint8(127 + 60 * np.sin(x / 30 + t / 9) + 60 * np.cos(y / 20)) for t in range(count)])
+    pipe = GCGPipeline.from_pretrained(weights)
+    pipe.set_progress_bar_config(disable=True)
+    pipe(gray, num_inference_steps=steps, generator=torch.Generator().manual_seed(0))
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _with_mean(values: dict[str, float]) -> dict[str, float]:
+    return {**values, "mean": float(np.mean(list(values.values())))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["vae", "exemplar", "prompt", "gate", "memory"])
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id")
+    parser.add_argument("--json", type=Path, help="write the result here too")
+    parser.add_argument("--clips", nargs="*", help="exemplar: only these measuring clips")
+    parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("--mask", action="store_true", help="exemplar: with the reference masked")
+    parser.add_argument("--steps", type=int, default=32, help="denoising steps")
+    parser.add_argument("--keyframes", type=int, default=4, help="exemplar: m, the exemplar among them (4)")
+    parser.add_argument("--tau", type=float, help="exemplar: how fast the grid slides (the profile's own)")
+    parser.add_argument("--strength", type=float, help="exemplar: share of the steps, 1 from noise (the profile's own)")
+    parser.add_argument("--hint-weight", type=float, help="exemplar: ColorHint blended in, 0 to 1 (the profile's own)")
+    parser.add_argument("--size", type=parse_size, help="exemplar: WxH that the model works at (the profile's own)")
+    parser.add_argument("--exemplar-alone", action="store_true", help="exemplar: nothing else guides, no sliding grid")
+    args = parser.parse_args()
+    pipe = None if args.part == "memory" else GCGPipeline.from_pretrained(args.weights)
+    if pipe is not None:
+        pipe.set_progress_bar_config(disable=True)
+    steps = {"num_inference_steps": args.steps}
+    if args.part == "vae":
+        result = vae_quality(pipe, args.data, args.frames)
+    elif args.part == "exemplar":
+        clips = tuple(args.clips) if args.clips else None
+        own = {"tau": args.tau, "strength": args.strength, "hint_weight": args.hint_weight}
+        alone = {"num_keyframes": 1, "use_srg": False} if args.exemplar_alone else {"num_keyframes": args.keyframes}
+        options = {**alone, **own, **steps, "reference_mask": args.mask, "working_size": args.size}
+        result = exemplar_quality(pipe, args.data, args.frames, clips, **options)
+    elif args.part == "prompt":
+        result = prompt_quality(pipe, args.data, **steps)
+    elif args.part == "gate":
+        result = gate_quality(pipe, args.data)
+    else:
+        result = memory_quality(args.weights)
+    print(json.dumps(result, indent=1))
+    if args.json:
+        write_text(args.json, json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

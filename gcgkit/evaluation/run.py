@@ -1,0 +1,337 @@
+"""Dataset x method x metrics (section 4): coloured frames, one result per clip, and means with intervals over clips.
+
+    results = evaluate(open_set("DATA/DAVIS", split="val"), table1_methods(), "results")
+
+A folder of results holds::
+
+    frames/<set>/<method>-<key>/<clip>/00000.png   what a method made (not copied for kind "folder")
+    records/<set>/<method>-<key>/<clip>.json       its numbers and where they came from, written whole or not at all
+    cache/                                         numbers by content of the frames
+    results.jsonl                                  all records, one a line
+
+The key stands for everything that decides the frames: a method's configuration and weights, and the size and number of
+the true ones. A run that was killed goes on where it was; what was made is used again only if the true frames are still
+the same. Every process of ``accelerate launch`` takes its share of the clips.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from .. import metrics
+from ..color import to_gray
+from ..metrics import networks
+from ..utils.files import write_text
+from ..video.images import check_names
+from . import columns, provenance
+from .clips import EvalSet, Frames, digest
+from .columns import Metric
+from .methods import Method, Request
+
+TRUTH = "truth"
+NO_COLOR = "the frames hold no colour"
+SCHEMA = 1
+
+
+def evaluate(
+    evalset: EvalSet,
+    methods: Sequence[Method],
+    out: str | Path,
+    *,
+    metric_names: Sequence[str] | None = None,
+    first: int = 1,
+    device: str | None = None,
+    progress: bool = True,
+) -> list[dict]:
+    """Colour every clip with every method and measure it; returns the records of this set and these methods.
+
+    metric_names: those of `columns.METRICS`, all by default. first: the first frame measured; 1 leaves out the frame
+    that methods get as exemplar, for all methods alike. device: as torch names it, a GPU if there is one by default.
+    The true clips are measured too, as the method "truth". Progress goes to the terminal.
+    Raises ValueError for methods of one name, or, after everything else is done, for a method that failed on a clip.
+    """
+    out, wanted = Path(out), columns.choose(metric_names)
+    names = [method.name for method in methods]
+    if len(set(names)) < len(names) or TRUTH in names:
+        raise ValueError(f"methods need names of their own, and none may be called '{TRUTH}': {', '.join(names)}.")
+    if first < 0:
+        raise ValueError(f"first must be at least 0, not {first}.")
+    rank, world, wait = _processes()
+    failures: list[str] = []
+    for method in [None, *methods]:
+        reason = method.missing() if method is not None else None
+        if reason is not None:
+            if rank == 0:
+                _write_absent(out, evalset, method, reason)
+            continue
+        if method is not None:
+            _absent_path(out, evalset, method).unlink(missing_ok=True)
+        clips = evalset.clips[rank::world]
+        title = TRUTH if method is None else method.name
+        try:
+            for clip in tqdm(clips, desc=title, unit="clip", disable=None if progress else True):
+                try:
+                    _evaluate_clip(out, evalset, method, clip, wanted, first, device)
+                except (ValueError, OSError) as error:
+                    failures.append(f"{title}, {clip}: {error}")
+        finally:
+            if method is not None:
+                method.close()
+    wait()
+    if rank == 0:
+        merge(out)
+    wait()
+    if failures:
+        more = f" ({len(failures) - 1} more like it)" if len(failures) > 1 else ""
+        raise ValueError(f"{failures[0]}{more}")
+    return [r for r in read_results(out) if r["set"]["name"] == evalset.name and r["method"] in (TRUTH, *names)]
+
+
+def merge(out: str | Path) -> Path:
+    """Write ``results.jsonl`` from the records of a folder of results, and return its path."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(out).glob("records/*/*/*.json"))]
+    records.sort(key=lambda r: (r["set"]["name"], r["method"], r["key"], r["clip"] or ""))
+    path = Path(out) / "results.jsonl"
+    write_text(path, "".join(json.dumps(record, sort_keys=True) + "\n" for record in records))
+    columns.keep_distances(Path(out), _feature_files(records))
+    return path
+
+
+def setting(record: dict) -> tuple:
+    """What records must share to stand side by side: the set, its frames' size and number, and the first measured."""
+    about = record["set"]
+    return about["name"], about["size"] and tuple(about["size"]), about["limit"], record.get("first")
+
+
+def _feature_files(records: list[dict]) -> Iterator[tuple[list[str], list[str]]]:
+    """Names of a method's files of features and of the truth's, clip by clip, for every set, method and such metric."""
+    truth = {(setting(r), r["clip"]): r["metrics"] for r in records if r["method"] == TRUTH}
+    for name in (metric.name for metric in columns.METRICS.values() if metric.kind == "set"):
+        having = [r for r in records if r["method"] != TRUTH and name in r["metrics"]]
+        for _, own in groupby(having, key=lambda r: (r["set"]["name"], r["method"], r["key"])):
+            pairs = [(r["metrics"][name], truth.get((setting(r), r["clip"]), {}).get(name)) for r in own]
+            if all(other for _, other in pairs):
+                yield [mine for mine, _ in pairs], [other for _, other in pairs]
+
+
+def read_results(path: str | Path) -> list[dict]:
+    """Records of a ``results.jsonl``, or of the folder that holds it; a line cut off at the end is left out.
+
+    Each has "set", "method", "clip", "metrics", "not_measured", "provenance". Raises FileNotFoundError or ValueError.
+    """
+    path = Path(path)
+    path = path / "results.jsonl" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: run gcgkit evaluate first.")
+    records = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            version = record["schema"]
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number}, is no result: run gcgkit evaluate again.") from None
+        if version != SCHEMA:
+            raise ValueError(f"{path}, line {number}, is of schema {version}, not {SCHEMA}: evaluate again.")
+        record["folder"] = str(path.parent)
+        records.append(record)
+    return records
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float] | None:
+    """Percentile bootstrap interval of the mean over clips; None for fewer than two clips. The same seed repeats it."""
+    values = np.asarray(values, np.float64)
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, not {level}.")
+    if len(values) < 2:
+        return None
+    picks = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))  # (R, N)
+    low, high = np.quantile(values[picks].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+# --- one clip --------------------------------------------------------------------------------------------------------
+
+
+def _evaluate_clip(
+    out: Path, evalset: EvalSet, method: Method | None, clip: str, wanted: list[Metric], first: int, device: str | None
+) -> None:
+    """Bring the record of one clip up to date: nothing to do, metrics to add, or all."""
+    truth, (content, count) = evalset.frames(clip), evalset.digest(clip)
+    name, identity = (TRUTH, {"kind": TRUTH}) if method is None else (method.name, method.identity())
+    key = _key(evalset, identity)
+    place = Path(evalset.name) / f"{_slug(name)}-{key[:8]}"
+    path = out / "records" / place / f"{clip}.json"
+    record = _read_record(path, content, first)
+    if method is None:
+        wanted = [metric for metric in wanted if metric.of_truth]
+    pending = [metric for metric in wanted if record is None or not _settled(record, metric)]
+    if record is not None and not pending and identity["kind"] != "folder":
+        return
+    began, made = time.monotonic(), {}
+    pred, pred_content = truth.hold(), content
+    if method is not None:
+        folder, made = _color(out / "frames" / place / clip, method, Request(clip, truth, device), content)
+        began = time.monotonic()
+        pred = _checked(folder, count, truth, foreign=identity["kind"] == "folder")
+        pred_content = digest(pred)[0]
+    if record is not None and record["contents"]["frames"] != pred_content:
+        record, pending = None, wanted
+    if record is None:
+        record = {
+            "schema": SCHEMA, "set": evalset.describe(), "method": name, "identity": identity, "key": key,
+            "clip": clip, "frames": count, "first": first, "contents": {"truth": content, "frames": pred_content},
+            "metrics": {}, "not_measured": {}, "notes": [], "provenance": {},
+        }  # fmt: skip
+    elif not pending:
+        return
+    _measure(record, pending, pred, truth, out / "cache", device)
+    record["set"] = evalset.describe()
+    seconds = {"measuring_seconds": round(time.monotonic() - began, 3)}
+    record["provenance"] = {**record["provenance"], **provenance.of(device), **made, **seconds}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(record, sort_keys=True, indent=1) + "\n")
+
+
+def _color(folder: Path, method: Method, request: Request, content: str) -> tuple[Path, dict]:
+    """The folder of a method's frames, made now unless it is there from a run before, and what making them took."""
+    told = folder / "made.json"
+    if told.is_file():
+        made = json.loads(told.read_text(encoding="utf-8"))
+        if made.pop("truth") == content:
+            return folder, made
+    shutil.rmtree(folder, ignore_errors=True)
+    # All that a method writes on its way lies in here, so that nothing of a killed run outlives the next one.
+    scratch = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    began, aside = time.monotonic(), scratch / "frames"
+    provenance.reset_peak(request.device)
+    try:
+        place = method.run(request, aside)
+    except BaseException:
+        with suppress(OSError):  # a compared system's own output stays in it, to be read
+            scratch.rmdir()
+        raise
+    if place != aside:
+        return place, {}
+    seconds, peak = round(time.monotonic() - began, 3), provenance.peak_memory(request.device)
+    made = {"coloring_seconds": seconds, "peak_mb": peak, "coloured": provenance.now()}
+    made.update(method.facts())
+    write_text(aside / told.name, json.dumps({"truth": content, **made}) + "\n")
+    aside.rename(folder)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return folder, made
+
+
+def _checked(folder: Path, count: int, truth: Frames, foreign: bool) -> Frames:
+    """A method's frames, refused in one sentence if they do not fit the true ones; `foreign` ones may be BGR."""
+    found = check_names(folder)
+    if found != count:
+        raise ValueError(f"{folder} holds {found} frames, the true clip {count}: every frame is needed.")
+    frames = Frames(folder).hold()
+    got, want = next(iter(frames)).shape, next(iter(truth)).shape
+    if got != want:
+        raise ValueError(
+            f"{folder} holds frames of {got[1]}x{got[0]}, the true ones are {want[1]}x{want[0]}: write that size."
+        )
+    if max(int(frame.max()) for frame in frames) <= 1 < max(int(frame.max()) for frame in truth):
+        raise ValueError(f"{folder} holds values of 0 and 1 alone: scale them to 0..255 before writing.")
+    if foreign and metrics.swapped_channels(frames, (to_gray(frame) for frame in truth)):
+        raise ValueError(f"{folder} holds frames with red and blue exchanged: write them as RGB, not BGR.")
+    return frames
+
+
+def _measure(result: dict, wanted: list[Metric], pred: Frames, truth: Frames, cache: Path, device: str | None) -> None:
+    """Fill in the metrics that a record lacks, each with its number or the reason why there is none."""
+    first = result["first"]
+    rest, true_rest = pred.from_frame(first), truth.from_frame(first)
+    contents = (result["contents"]["truth"], result["contents"]["frames"], str(first))
+    for metric in wanted:
+        if metric.name in result["metrics"]:
+            continue
+        try:
+            value = columns.measure(metric, rest, true_rest, cache=cache, contents=contents, device=device)
+        except (networks.NotAtHand, ValueError) as error:
+            result["not_measured"][metric.name] = str(error)
+            continue
+        result["not_measured"].pop(metric.name, None)
+        result["metrics"][metric.name] = value
+        if metric.network:
+            told = result["provenance"].setdefault("networks", {})
+            told[metric.network] = networks.identity(metric.network)
+    if result["metrics"].get("colorfulness") == 0 and not result["notes"]:
+        result["notes"].append(NO_COLOR)
+
+
+def _settled(record: dict, metric: Metric) -> bool:
+    """Whether a record has the metric's number, or a reason for none that still holds."""
+    if metric.name in record["metrics"]:
+        return True
+    lasting = metric.network is None or networks.missing(metric.network) is not None
+    return lasting and metric.name in record["not_measured"]
+
+
+def _read_record(path: Path, content: str, first: int) -> dict | None:
+    """An earlier record of the same true frames, or None."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        same = record["schema"] == SCHEMA and record["contents"]["truth"] == content and record["first"] == first
+    except (OSError, ValueError, KeyError):
+        return None
+    return record if same else None
+
+
+def _write_absent(out: Path, evalset: EvalSet, method: Method, reason: str) -> None:
+    """A record that says why a method has no numbers."""
+    path = _absent_path(out, evalset, method)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "schema": SCHEMA, "set": evalset.describe(), "method": method.name, "identity": {}, "key": "", "clip": None,
+        "absent": reason, "metrics": {}, "not_measured": {}, "notes": [], "provenance": provenance.of(None),
+    }  # fmt: skip
+    write_text(path, json.dumps(record, sort_keys=True, indent=1) + "\n")
+
+
+def _absent_path(out: Path, evalset: EvalSet, method: Method) -> Path:
+    return out / "records" / evalset.name / f"{_slug(method.name)}-absent" / "absent.json"
+
+
+# --- names and processes ---------------------------------------------------------------------------------------------
+
+
+def _key(evalset: EvalSet, identity: dict) -> str:
+    """What decides the frames, as 64 hexadecimal digits. The choice of clips does not."""
+    decided = {"size": evalset.size and list(evalset.size), "limit": evalset.limit, **identity}
+    return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
+
+
+def _slug(name: str) -> str:
+    """A method's name as part of a folder's name; the key behind it keeps Ours* and Ours** apart."""
+    return re.sub(r"[^\w.+-]", "_", name.replace("*", "+"))
+
+
+def _processes():
+    """This process's number, how many there are, and a function that waits for all."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1, lambda: None
+    from accelerate import PartialState
+
+    state = PartialState(timeout=timedelta(days=7))  # one process may colour for hours after another is done
+    return state.process_index, state.num_processes, state.wait_for_everyone

@@ -1,0 +1,419 @@
+"""Table 1 (section 4.4): the paper's numbers and ours, one row per method, in Markdown, LaTeX or HTML.
+
+    print(render(read_results("results")))                 # Markdown; Table(...) shows itself in a notebook
+    python -m gcgkit.evaluation.table results --format latex --out table1.tex
+
+The paper's digits are those printed (``table1.json``). What differs from the paper's setting, be it the data, the
+number of frames or the weights, marks a row with a dagger at its name and at every number, so that no part of it can be
+taken for a number at the paper's scale. In each group the best is bold; the truth and plain gray are scales, not
+competitors. Each of our numbers is a mean over clips with its bootstrap interval; distances between sets (FID,
+FD-EfficientNet) are one number for all frames, without an interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html as escaping
+import json
+import string
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from .. import profiles
+from ..utils.commands import told
+from ..utils.files import write_text
+from .columns import METRICS, set_distance
+from .run import NO_COLOR, TRUTH, bootstrap_interval, read_results, setting
+
+DAGGER = "†"
+FORMATS = ("markdown", "latex", "html")
+PRINTED_PSNR = "psnr"  # the paper does not say of what its PSNR is taken, so it has a column of its own
+SCALES = (TRUTH, "gray")
+_ORDER = (TRUTH, "gray", "transfer", "flow")
+_SETS = {"davis": "DAVIS", "davis-test-dev": "DAVIS", "ldv3": "LDV3", "ldv-test": "LDV3", "ldv": "LDV3"}
+_PAPER_SIZE = [256, 448]
+_PAPER_PARAMETERS = 800_000_000  # a UNet below that is not Stable Diffusion 2.1's
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands at a place of the table: digits with an interval, or the letter of the note that says why not."""
+
+    text: str = "–"
+    interval: str = ""
+    note: str = ""
+    best: bool = False
+
+
+@dataclass
+class Row:
+    """A method: its name, its cells in the order of the columns, and whether it is at the paper's scale."""
+
+    name: str
+    cells: list[Cell]
+    marked: bool = False
+    contends: bool = True
+
+
+@dataclass
+class Group:
+    """Rows of one origin: the paper's own, or ours on one set of clips."""
+
+    title: str
+    rows: list[Row]
+
+
+@dataclass
+class Table:
+    """A rendered table waiting for its format; in a notebook it shows itself."""
+
+    columns: list[tuple[str, str, str]]  # name, label, better
+    sections: list[tuple[str, list[Group]]]
+    notes: list[str] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """GitHub's Markdown."""
+        return _markdown(self)
+
+    def latex(self) -> str:
+        """A ``tabular`` for each section, with booktabs rules."""
+        return _latex(self)
+
+    def html(self) -> str:
+        """HTML tables, without scripts."""
+        return _html(self)
+
+    _repr_html_ = html
+
+
+@lru_cache(maxsize=1)
+def paper() -> dict:
+    """Table 1 as printed: "methods", "metrics", and for each of "datasets" the "values" as strings of digits."""
+    return json.loads(resources.files(__package__).joinpath("table1.json").read_text(encoding="utf-8"))
+
+
+def build(results: Iterable[dict], *, level: float = 0.95) -> Table:
+    """The table of the records that `run.read_results` gives, beside the paper's two halves."""
+    records = list(results)
+    shown = [name for name in METRICS if any(name in r["metrics"] or name in r["not_measured"] for r in records)]
+    columns = _columns(shown)
+    notes = _Notes()
+    groups: dict[str, list[Group]] = {key: [_paper_group(key, columns)] for key in paper()["datasets"]}
+    groups[""] = []
+    together = _side_by_side(records)
+    names = [ours[0]["set"]["name"] for ours in together]
+    for name, ours in zip(names, together, strict=True):
+        half = _SETS.get(name.lower(), next((h for s, h in _SETS.items() if name.lower().startswith(s)), ""))
+        groups[half].append(_our_group(ours, columns, notes, level, first_told=names.count(name) > 1))
+    titles = {key: about["label"] for key, about in paper()["datasets"].items()}
+    sections = [(titles.get(key, "Other clips"), found) for key, found in groups.items() if found]
+    marked = any(row.marked for _, found in sections for group in found for row in group.rows)
+    return Table(columns, sections, [*_explain(records, level, marked), *notes.texts])
+
+
+def render(results: Iterable[dict], form: str = "markdown", *, level: float = 0.95) -> str:
+    """The table as text in one of `FORMATS`. Raises ValueError for another."""
+    if form not in FORMATS:
+        raise ValueError(f"form must be one of {', '.join(FORMATS)}, not {form!r}.")
+    return getattr(build(results, level=level), form)()
+
+
+def below_paper_scale(records: Sequence[dict]) -> list[str]:
+    """Why the records of one method on one set are no numbers at the paper's scale; an empty list where they are."""
+    first, reasons = records[0], []
+    about = first["set"]
+    half = _SETS.get(about["name"].lower())
+    frames = sum(r.get("frames", 0) for r in records)
+    if half is None:
+        reasons.append(f"{about['name']} is not one of the paper's test sets")
+    else:
+        wanted = paper()["datasets"][half]
+        if about["chosen"] or len(records) != wanted["clips"]:
+            reasons.append(f"{len(records)} clips instead of {wanted['clips']}")
+        if about["limit"] is not None or ("frames" in wanted and frames != wanted["frames"]):
+            reasons.append(f"{frames} frames instead of all")
+    if about["size"] != _PAPER_SIZE:
+        reasons.append("another size than 448x256")
+    if first["identity"].get("kind") == "gcg":
+        parameters = min(r["provenance"].get("unet_parameters", 0) for r in records)
+        if first["identity"]["profile"] in profiles.BUNDLED:
+            reasons.append("the mini model's weights")
+        elif parameters < _PAPER_PARAMETERS:
+            reasons.append(f"a UNet of {parameters / 1e6:.1f} million parameters instead of Stable Diffusion's 866")
+    return reasons
+
+
+def _side_by_side(records: Sequence[dict]) -> list[list[dict]]:
+    """Records in groups that may be compared, see `setting`; those of absent methods in every group of their set."""
+    there = [r for r in records if not r.get("absent")]
+    groups = {setting(r): [] for r in [*there, *records]}
+    for record in records:
+        own = setting(record)
+        fitting = [key for key in groups if key[:3] == own[:3] and key[3] is not None] if record.get("absent") else []
+        for key in fitting or [own]:
+            groups[key].append(record)
+    return [group for group in groups.values() if group]
+
+
+class _Notes:
+    """Notes that cells point to, each text once, lettered in order."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def letter(self, reason: str) -> str:
+        """The letter of a reason, a new one if it was not noted before."""
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        index, letters = self.reasons.index(reason), string.ascii_lowercase
+        return letters[index] if index < 26 else letters[index // 26 - 1] + letters[index % 26]
+
+    @property
+    def texts(self) -> list[str]:
+        return [f"({self.letter(reason)}) {reason}" for reason in self.reasons]
+
+
+def _columns(shown: list[str]) -> list[tuple[str, str, str]]:
+    """The paper's metrics in its order, ours among them where they are the same, then those that only we have."""
+    printed = paper()["metrics"]
+    columns = []
+    for name, about in printed.items():
+        label = "PSNR as printed" if name == PRINTED_PSNR else METRICS[name].label
+        columns.append((name, label, about["better"]))
+        if name == PRINTED_PSNR:
+            columns += [(n, METRICS[n].label, METRICS[n].better) for n in ("psnr_rgb", "psnr_luma") if n in shown]
+    known = {name for name, _, _ in columns}
+    return [*columns, *((n, METRICS[n].label, METRICS[n].better) for n in shown if n not in known)]
+
+
+def _paper_group(half: str, columns: list[tuple[str, str, str]]) -> Group:
+    values = paper()["datasets"][half]["values"]
+    rows = [
+        Row(method, [Cell(values[name][method]) if name in values else Cell() for name, _, _ in columns])
+        for method in paper()["methods"]
+    ]
+    _mark_best(rows, columns)
+    return Group("The paper, as printed", rows)
+
+
+def _our_group(records: list[dict], columns, notes: _Notes, level: float, first_told: bool) -> Group:
+    """Our rows on one set, each method with the configuration that it was measured with.
+
+    first_told: whether the title tells the first frame measured, as where the set has a group of another one.
+    """
+    about = records[0]["set"]
+    by_method: dict[tuple[str, str], list[dict]] = {}
+    for record in records:
+        by_method.setdefault((record["method"], record["key"]), []).append(record)
+    truth = {r["clip"]: r for r in records if r["method"] == TRUTH}
+    clips = truth or {r["clip"]: r for r in records if not r.get("absent")}
+    measured = {name for name, key in by_method if key}
+    several = {name for name in measured if sum(n == name for n, key in by_method if key) > 1}
+    order = [*_ORDER, *paper()["methods"]]
+    rank = lambda item: (order.index(item[0]) if item[0] in order else len(order), item)  # noqa: E731
+    shown = [column for column, _, _ in columns]
+    rows = []
+    for name, key in sorted(by_method, key=rank):
+        own = by_method[name, key]
+        if own[0].get("absent"):
+            if name not in measured:
+                note = notes.letter(own[0]["absent"])
+                rows.append(Row(f"{name} {DAGGER}", [Cell("not measured", note=note) for _ in columns], True, False))
+            continue
+        reasons = below_paper_scale(own)
+        cells = [_our_cell(column, own, truth, notes, level, bool(reasons)) for column in shown]
+        title = f"{name} [{key[:8]}]" if name in several else name
+        title += f" ({len(own)} of {len(clips)} clips)" if len(own) < len(clips) else ""
+        gray = name not in SCALES and all(NO_COLOR in r["notes"] for r in own)
+        if gray and "colorfulness" in shown:
+            place, letter = shown.index("colorfulness"), notes.letter(f"{NO_COLOR}: no competitor, as gray is none")
+            cells[place] = replace(cells[place], note=letter)
+        contends = name not in SCALES and not gray and len(own) == len(clips)
+        rows.append(Row(f"{title} {DAGGER}" if reasons else title, cells, bool(reasons), contends))
+    _mark_best(rows, columns)
+    reasons = list(dict.fromkeys(r for own in by_method.values() if own[0]["key"] for r in below_paper_scale(own)))
+    frames = sum(r["frames"] for r in clips.values())
+    size = f"{about['size'][1]}x{about['size'][0]}" if about["size"] else "own size"
+    title = f"Measured here on {about['name']}: {len(clips)} clips, {frames} frames, {size}"
+    if first_told:
+        title += f", from frame {', '.join(sorted({str(r['first']) for r in clips.values()}))} on"
+    return Group(title + (f". {DAGGER} not at the paper's scale: {'; '.join(reasons)}" if reasons else ""), rows)
+
+
+def _our_cell(name: str, records: list[dict], truth: dict, notes: _Notes, level: float, marked: bool) -> Cell:
+    """Mean and interval of a metric over a method's clips, or the note that says why there is none."""
+    if name == PRINTED_PSNR:
+        return Cell()
+    metric, is_truth = METRICS[name], records[0]["method"] == TRUTH
+    if is_truth and (metric.kind == "pair" or (metric.kind == "set" and name in records[0]["metrics"])):
+        return Cell()  # the truth against itself
+    reason = next((r["not_measured"][name] for r in records if name in r["not_measured"]), None)
+    having = [r for r in records if name in r["metrics"]]
+    if len(having) < len(records) or not having:
+        reason = reason or "it was not asked for"
+        where = f" on {len(records) - len(having)} of {len(records)} clips" if having else ""
+        return Cell("not measured", note=notes.letter(f"not measured{where}: {reason}"))
+    interval = None
+    if metric.kind == "set":
+        try:
+            files = [[r["metrics"][name] for r in side] for side in (having, [truth[r["clip"]] for r in having])]
+            value = set_distance(Path(having[0]["folder"]), *files)
+        except (KeyError, OSError, ValueError):
+            return Cell("not measured", note=notes.letter(f"the features of {metric.label} are no longer in the cache"))
+    else:
+        values = [r["metrics"][name] * metric.factor for r in having]
+        value, interval = float(np.mean(values)), bootstrap_interval(values, level=level)
+    mark = DAGGER if marked else ""
+    bounds = ", ".join(f"{bound:.{metric.digits}f}" for bound in interval) if interval else ""
+    return Cell(f"{value:.{metric.digits}f}{mark}", f"[{bounds}]" if bounds else "")
+
+
+def _mark_best(rows: list[Row], columns: list[tuple[str, str, str]]) -> None:
+    """Mark the best digits of each column, as they are shown; equal ones all."""
+    for index, (_, _, better) in enumerate(columns):
+        shown = {
+            i: Decimal(row.cells[index].text.rstrip(DAGGER))
+            for i, row in enumerate(rows)
+            if row.contends and row.cells[index].text[0] in "0123456789-"
+        }
+        if len(shown) < 2 or better not in ("more", "less"):
+            continue
+        best = (max if better == "more" else min)(shown.values())
+        for i, value in shown.items():
+            if value == best:
+                cell = rows[i].cells[index]
+                rows[i].cells[index] = Cell(cell.text, cell.interval, cell.note, True)
+
+
+def _explain(records: list[dict], level: float, marked: bool) -> list[str]:
+    """What the table is, in sentences."""
+    texts = [f"Paper: {paper()['source']}. " + "; ".join(f"{k}: {v}" for k, v in paper()["notes"].items()) + "."]
+    if not records:
+        return texts
+    first = sorted({r["first"] for r in records if "first" in r})
+    texts.append(
+        f"Ours: means over clips of means over frames, with {level:.0%} bootstrap intervals over clips; measured from "
+        f"frame {', '.join(map(str, first))} on (frame 0 is the exemplar). FID and FD-EfficientNet are one number for "
+        "all frames. ST-LPIPS is not LPIPS, FD-EfficientNet is not FID. The truth and gray are scales, no "
+        "competitors: gray or frozen output is steady for free. Bold: best of the group."
+    )
+    if marked:
+        texts.append(f"{DAGGER} not at the paper's scale, and not to be compared with its numbers.")
+    return texts
+
+
+def _markdown(table: Table) -> str:
+    arrows = {"more": " ↑", "less": " ↓"}
+    lines = []
+    for title, groups in table.sections:
+        lines += [f"### {title}", ""]
+        lines.append("| | " + " | ".join(label + arrows.get(better, "") for _, label, better in table.columns) + " |")
+        lines.append("| --- |" + " ---: |" * len(table.columns))
+        for group in groups:
+            lines.append(f"| *{_plain(group.title)}* |" + " |" * len(table.columns))
+            for row in group.rows:
+                lines.append(f"| {_plain(row.name)} | " + " | ".join(_markdown_cell(cell) for cell in row.cells) + " |")
+        lines.append("")
+    return "\n".join([*lines, *(f"- {_plain(note)}" for note in table.notes)]) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes as it is."""
+    return text.replace("|", "\\|").replace("*", "\\*")
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = f"**{cell.text}**" if cell.best else cell.text
+    return " ".join(part for part in (text, cell.interval, f"({cell.note})" if cell.note else "") if part)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", DAGGER: r"$\dagger$", "–": "--", "×10⁻²": r"$\times10^{-2}$",
+    "×10⁻³": r"$\times10^{-3}$", "é": r"\'e", "*": r"$^*$", "[": "{[}", "]": "{]}",
+}  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    for whole in ("×10⁻²", "×10⁻³"):
+        text = text.replace(whole, {"×10⁻²": "\0", "×10⁻³": "\1"}[whole])
+    text = "".join(_LATEX.get(letter, letter) for letter in text)
+    return text.replace("\0", _LATEX["×10⁻²"]).replace("\1", _LATEX["×10⁻³"])
+
+
+def _latex(table: Table) -> str:
+    arrows = {"more": r" $\uparrow$", "less": r" $\downarrow$"}
+    width = len(table.columns) + 1
+    lines = ["% needs \\usepackage{booktabs}"]
+    for title, groups in table.sections:
+        lines += [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
+        heads = (_tex(label) + arrows.get(better, "") for _, label, better in table.columns)
+        lines.append(f"{_tex(title)} & " + " & ".join(heads) + r" \\")
+        for group in groups:
+            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{_tex(group.title)}}}}} \\"]
+            for row in group.rows:
+                cells = []
+                for cell in row.cells:
+                    text = rf"\textbf{{{_tex(cell.text)}}}" if cell.best else _tex(cell.text)
+                    note = f"({cell.note})" if cell.note else ""
+                    cells.append(" ".join(part for part in (text, _tex(cell.interval), note) if part))
+                lines.append(f"{_tex(row.name)} & " + " & ".join(cells) + r" \\")
+        lines += [r"\bottomrule", r"\end{tabular}", ""]
+    return "\n".join([*lines, *(rf"\par\footnotesize {_tex(note)}" for note in table.notes)]) + "\n"
+
+
+def _html(table: Table) -> str:
+    arrows = {"more": " ↑", "less": " ↓"}
+    parts = ['<div class="gcgkit-table">']
+    for title, groups in table.sections:
+        heads = "".join(
+            f"<th>{escaping.escape(label)}{arrows.get(better, '')}</th>" for _, label, better in table.columns
+        )
+        parts.append(f"<h4>{escaping.escape(title)}</h4><table><thead><tr><th></th>{heads}</tr></thead><tbody>")
+        for group in groups:
+            about = escaping.escape(group.title)
+            parts.append(f'<tr><th colspan="{len(table.columns) + 1}" style="text-align:left"><i>{about}</i></th></tr>')
+            for row in group.rows:
+                style = ' style="color:#666;font-style:italic"' if row.marked else ""
+                cells = "".join(_html_cell(cell) for cell in row.cells)
+                parts.append(f"<tr{style}><th>{escaping.escape(row.name)}</th>{cells}</tr>")
+        parts.append("</tbody></table>")
+    parts += [f"<p>{escaping.escape(note)}</p>" for note in table.notes]
+    return "\n".join([*parts, "</div>"]) + "\n"
+
+
+def _html_cell(cell: Cell) -> str:
+    text = f"<b>{escaping.escape(cell.text)}</b>" if cell.best else escaping.escape(cell.text)
+    small = " ".join(part for part in (escaping.escape(cell.interval), f"({cell.note})" if cell.note else "") if part)
+    return f"<td>{text}{f'<br><small>{small}</small>' if small else ''}</td>"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Render results from the command line; returns an exit code."""
+    about = "Table 1 from results, ours below the paper's."
+    parser = argparse.ArgumentParser(prog="python -m gcgkit.evaluation.table", description=about)
+    parser.add_argument("results", nargs="*", type=Path, help="folders of results, or results.jsonl files")
+    parser.add_argument("--format", choices=FORMATS, default="markdown", help="markdown, latex or html (markdown)")
+    parser.add_argument("--out", type=Path, help="file to write; the terminal by default")
+    args = parser.parse_args(argv)
+    return told(lambda: _show(args))
+
+
+def _show(args: argparse.Namespace) -> None:
+    text = render([record for path in args.results for record in read_results(path)], args.format)
+    if args.out is None:
+        print(text, end="")
+    else:
+        write_text(args.out, text)
+        print(f"The table: {args.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Many films, and many processes: which films there are, who works which shot, and what was done in the end.
+
+Processes, on one machine or several that share a disk, need not know of each other: each takes a shot that is neither
+done nor locked, and the one that finds a film's shots complete writes the film. ``accelerate launch`` starts them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..video import film
+from ..video.codecs import IMAGE_SUFFIXES
+from .job import Job, Options
+from .prepare import prepare
+
+# Beside what can be written, what films in a folder are known by.
+READ_SUFFIXES = (*film.FILM_SUFFIXES, ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".vob", ".wmv", ".flv", ".ogv", ".3gp")
+_KEPT_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")  # others may not hold H.264 with any sound
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process: its number, of how many, and its device."""
+
+    index: int = 0
+    count: int = 1
+    device: str = "cpu"
+
+
+def worker(device: str = "auto") -> Worker:
+    """What ``accelerate launch`` made this process, or the only one; each takes its own GPU.
+
+    device: "auto", "cpu" or "cuda". Raises ValueError for "cuda" without a GPU that can be used.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise ValueError("--device cuda: no GPU can be used here; gcgkit doctor tells more, --device cpu does without.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        state = PartialState(cpu=device == "cpu" or not cuda)
+        return Worker(state.process_index, state.num_processes, str(state.device))
+    return Worker(0, 1, "cuda" if cuda and device != "cpu" else "cpu")
+
+
+def films(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
+    """Each film and where it goes: one film or folder of images to ``output``, several films into that folder.
+
+    A folder stands for the films in it. Their names stay; the suffix becomes .mkv where the film's own cannot hold
+    every kind of sound. Raises ValueError for a folder with both films and images, and for equal names.
+    """
+    listed: list[Path] = []
+    for path in inputs:
+        entries = sorted(p for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else []
+        inside = [p for p in entries if p.is_file() and p.suffix.lower() in READ_SUFFIXES]
+        if inside and any(p.suffix.lower() in IMAGE_SUFFIXES for p in entries):
+            raise ValueError(f"{path} holds films and images: name the films one by one.")
+        listed += inside or [path]
+    if len(inputs) == 1 and listed == inputs:
+        return [(inputs[0], output)]
+    if output.suffix.lower() in film.FILM_SUFFIXES or output.is_file():
+        raise ValueError(f"{output} must be a folder for {len(listed)} film(s): give a name without a suffix.")
+    pairs, taken = [], {}
+    for path in listed:
+        suffix = path.suffix.lower() if path.suffix.lower() in _KEPT_SUFFIXES else ".mkv"
+        place = output / (path.name if path.is_dir() else path.stem + suffix)
+        if place in taken:
+            raise ValueError(f"{path} and {taken[place]} would both become {place}: rename one of them.")
+        taken[place] = path
+        pairs.append((path, place))
+    return pairs
+
+
+def check_options(pairs: list[tuple[Path, Path]], options: Options, me: Worker) -> None:
+    """Refuse options that cannot hold for several films, or for several processes."""
+    single = {"--job": options.job, "--shots": options.shots, "--only-shots": options.only_shots}
+    single["--reference N="] = any(number is not None for number, _ in options.references) or None
+    for flag, value in single.items():
+        if len(pairs) > 1 and value is not None:
+            raise ValueError(f"{flag} is for one film, and there are {len(pairs)}: colour that one by itself.")
+    if me.count > 1 and (options.restart or options.clean):
+        flag = "--restart" if options.restart else "--clean"
+        raise ValueError(f"{flag} is for one process: the {me.count} would remove what the others make.")
+
+
+def colorize(
+    pairs: list[tuple[Path, Path]], options: Options, ladder: Callable, me: Worker, say: Callable[[str], None] = print
+) -> None:
+    """Colour films in turn, shot by shot, and write each as soon as its last shot is done.
+
+    ladder: as for ``Job.work``, a ``load.Loader`` for one. With several films a fault of one, told on stderr, does
+    not keep the others; ValueError at the end then says how many failed. With one film its fault is raised.
+    """
+    check_options(pairs, options, me)
+    failed = 0
+    for source, output in pairs:
+        try:
+            _color_film(prepare(source, output, options), ladder, me, say)
+        except (ValueError, OSError) as error:
+            if len(pairs) == 1:
+                raise
+            failed += 1
+            print("gcgkit:", f"{source}:", " ".join(str(error).split()), file=sys.stderr)
+    if failed:
+        raise ValueError(f"{failed} of {len(pairs)} films failed, as told above; the others are done or in work.")
+
+
+def _color_film(job: Job, ladder: Callable, me: Worker, say: Callable[[str], None]) -> None:
+    """One film: what is missing of it, its preview, or the film itself, and a line on what was done."""
+    from tqdm import tqdm
+
+    for note in job.notes if me.index == 0 else ():
+        say(note)
+    if job.options.preview is None and job.finished():
+        say(_farewell(job) + f"Nothing is left to do: {job.output}")
+        return
+    started, count = time.monotonic(), 0
+    preview = job.options.preview is not None
+    missing = None if preview else job.missing()
+    bar = tqdm(
+        total=None if preview else job.record.num_frames,
+        initial=0 if preview else job.record.num_frames - missing,
+        desc=f"Keyframes of {job.source.name}" if preview else f"Colouring {job.source.name}",
+        unit="keyframe" if preview else "frame",
+        disable=None if me.index == 0 else True,
+        smoothing=0.05,
+    )
+    with bar:
+        tell = lambda text: bar.write(text) if not bar.disable else say(text)  # noqa: E731
+        if hasattr(ladder, "say"):
+            ladder.say = tell
+        for done in job.work(ladder, tell, bar.set_postfix_str, me.index * len(job.own) // me.count):
+            bar.update(done)
+            count += done
+    if preview:
+        if me.index == 0:
+            sheets = job.preview()
+            say(
+                f"Coloured {count} keyframe(s), all of them shown in {', '.join(map(str, sheets))}. Edit "
+                f"{job.folder.shots_file} or paint over pictures in {job.folder.keyframes} if you like, then give the "
+                "command without --preview."
+            )
+        return
+    written = job.join()
+    seconds = time.monotonic() - started
+    each = f" in {seconds:.1f} s, {seconds / count:.2f} s each" if count else ""
+    if written:
+        say(_farewell(job) + f"Coloured {count} frame(s){each}: {job.output}")
+    elif job.finished():
+        say(f"Coloured {count} frame(s){each}; another process has written {job.output}")
+    else:
+        say(f"Coloured {count} frame(s){each}; {job.output} is written once the shots that are left are done.")
+
+
+def _farewell(job: Job) -> str:
+    """Remove the job's folder if that was asked for, or say that it can be."""
+    if job.options.clean:
+        job.folder.remove()
+        return ""
+    return f"{job.folder.path} keeps all frames for changes; the command with --clean removes it.\n"

@@ -1,0 +1,320 @@
+"""A film coloured as a job: killed at any moment, the same command goes on where it was.
+
+``prepare.prepare`` makes or opens a ``Job``; ``Job.work`` colours the shots that nobody else is working on, and
+``Job.join`` writes the film once all are done. Any number of processes may do so at once, and between two runs a
+person may edit the list of shots and paint over keyframes: what is done stays, as far as it still holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from filelock import Timeout
+
+from ..utils.commands import size_of
+from ..utils.files import file_sha256
+from ..video import film
+from ..video.codecs import read_image
+from .folder import JobFolder, JobRecord, ShotRecord, numbered, read_shot_record, write_json
+from .preview import write_sheets
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to do with a film; None leaves an option as the job has it, or at its default (``prepare``).
+
+    prompt .. chunk: as for ``settings.Settings`` and ``GCGPipeline.stream``; chunk is the length of a segment, each
+    with num_keyframes keyframes of its own. size: "WxH" that the model works at, "" for its own. dtype: of the weights.
+    references: (frame number or None, picture file).
+    shots: a list of shots as CSV instead of the cuts found. profile: a bundled name, a folder, a hub id.
+    preview: colour so many keyframes a segment, and stop. only_shots: their numbers, from 1. job: the folder.
+    lossless: of the film written. force: write over a file that is there. restart: forget what the folder holds.
+    clean: remove the folder once the film is written.
+    """
+
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    num_keyframes: int | None = None
+    num_inference_steps: int | None = None
+    size: str | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    chunk: int | None = None
+    dtype: str | None = None
+    references: tuple[tuple[int | None, Path], ...] = ()
+    shots: Path | None = None
+    profile: str | None = None
+    preview: int | None = None
+    only_shots: frozenset[int] | None = None
+    job: Path | None = None
+    lossless: bool = False
+    force: bool = False
+    restart: bool = False
+    clean: bool = False
+
+    def __post_init__(self):
+        if self.preview is not None:
+            if self.num_keyframes not in (None, self.preview):
+                raise ValueError(f"--preview {self.preview} and --keyframes {self.num_keyframes} differ: give one.")
+            object.__setattr__(self, "num_keyframes", self.preview)
+
+
+@dataclass
+class Job:
+    """A film's job: what it is, and its shots as they are listed now; ``own`` are the ones that this run may work."""
+
+    source: Path
+    output: Path
+    options: Options
+    folder: JobFolder
+    record: JobRecord
+    shots: list
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def own(self) -> list[int]:
+        """Indices of the shots that were asked for."""
+        only = self.options.only_shots
+        return [i for i in range(len(self.shots)) if only is None or i + 1 in only]
+
+    def finished(self) -> bool:
+        """Whether the film is written, from these very shots."""
+        written = read_written(self.folder)
+        if written is None or not is_written(written, self.output):
+            return False
+        return written["lossless"] == self.options.lossless and written["inputs"] == self._inputs()
+
+    def missing(self) -> int:
+        """How many frames of the shots asked for are not done, taking what lies there as it is."""
+        done = self.folder.done()
+        return sum(n not in done for i in self.own for n in range(self.shots[i].first, self.shots[i].last + 1))
+
+    def work(
+        self,
+        ladder: Callable,
+        say: Callable[[str], None] = print,
+        show: Callable[[str], None] | None = None,
+        start: int = 0,
+    ) -> Iterator[int]:
+        """Colour the shots that are neither done nor worked on elsewhere, and yield how many frames came, as they come.
+
+        ladder(profile, dtype) gives the ``MemoryLadder`` with the pipeline, and is called only if there is work.
+        With ``Options.preview`` only keyframes are coloured. start: the shot to begin with, for runs side by side.
+        """
+        from .shot import ShotRun
+
+        order = self.own[start % max(1, len(self.own)) :] + self.own[: start % max(1, len(self.own))]
+        for index in order:
+            shot = self.shots[index]
+            lock = self.folder.shot_lock(shot.first)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            try:
+                plan = self._plan(index, Pictures(self.folder, self.shots))
+                self._set_aside_if_changed(index, plan, say)
+                preview = self.options.preview is not None
+                if self._is_done(plan) or (preview and self._has_keyframes(plan)):
+                    continue
+                ready = ladder(self.record.profile, self.record.settings["dtype"])
+                run = ShotRun(ready, self.source, plan, self.folder, show)
+                if preview:
+                    for numbers in run.color_keyframes():
+                        yield len(numbers)
+                else:
+                    for _ in run.color_frames():
+                        yield 1
+            finally:
+                lock.release()
+
+    def preview(self) -> list[Path]:
+        """Contact sheets of all keyframes, one row a shot; their paths."""
+        rows = []
+        for index in self.own:
+            shot = self.shots[index]
+            files = {n: p for n, p in numbered(self.folder.keyframes).items() if shot.first <= n <= shot.last}
+            rows.append((f"shot {index + 1}, frames {shot.first} to {shot.last}: {shot.prompt}", files))
+        return write_sheets(rows, self.folder.path)
+
+    def join(self) -> bool:
+        """Write the film if all its shots are done; False where some are not, or another process is writing it."""
+        lock = self.folder.join_lock()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        try:
+            if self.finished():
+                return False
+            pictures = Pictures(self.folder, self.shots)
+            if not all(self._is_done(self._plan(i, pictures)) for i in range(len(self.shots))):
+                return False
+            filled = self.output.is_dir() and any(self.output.iterdir())
+            if filled and read_written(self.folder):
+                raise ValueError(f"{self.output} holds an earlier result: move it away, or name a new folder.")
+            # a folder of images has its name once it is whole: it only was not noted
+            if not (filled and self.folder.writing(self.output)):
+                write_json(self.folder.writing_file, {"path": str(self.output.absolute())})
+                frames = (_finished_frame(self.folder.frame_file(n)) for n in range(self.record.num_frames))
+                film.write(self.output, frames, self.source, lossless=self.options.lossless)
+            stat = self.output.stat()
+            facts = {"path": str(self.output.absolute()), "size": stat.st_size, "changed": stat.st_mtime_ns}
+            facts |= {"lossless": self.options.lossless, "inputs": self._inputs()}
+            write_json(self.folder.written_file, facts)
+            self.folder.writing_file.unlink(missing_ok=True)
+            self.folder.log("written", path=str(self.output))
+            return True
+        finally:
+            lock.release()
+
+    def _inputs(self) -> str:
+        """A digest of what all shots' colours come from."""
+        pictures = Pictures(self.folder, self.shots)
+        return _digest([self._plan(i, pictures).inputs for i in range(len(self.shots))])
+
+    def _plan(self, index: int, pictures: Pictures):
+        """What a shot's colours come from, with the pictures as they lie there now."""
+        from .shot import ShotPlan
+
+        shot, settings = self.shots[index], self.record.settings
+        exemplars, painted, outside = pictures.exemplars[index], pictures.painted[index], pictures.of_scene(index)
+        inputs = _digest(
+            [shot.first, shot.last, shot.prompt, shot.negative_prompt, shot.keyframes]
+            + [sorted((n, digest) for n, (_, digest) in part.items()) for part in (exemplars, painted)]
+            + [[digest for _, digest in outside]]
+        )
+        options = {name: settings[name] for name in ("num_keyframes", "num_inference_steps", "guidance_scale")}
+        options["working_size"] = size_of(settings["size"])
+        if shot.keyframes is not None:
+            options["num_keyframes"] = shot.keyframes
+        return ShotPlan(
+            shot.first,
+            shot.last,
+            inputs,
+            {**options, "prompt": shot.prompt, "negative_prompt": shot.negative_prompt},
+            settings["seed"],
+            settings["chunk"],
+            {n: path for n, (path, _) in exemplars.items()},
+            tuple(path for path, _ in outside),
+            frozenset(painted),
+        )
+
+    def _set_aside_if_changed(self, index: int, plan, say: Callable) -> None:
+        """Move away what a shot has from other inputs than it has now."""
+        record = self.folder.read_shot(plan.first)
+        if record is None:
+            stale = any(self.folder.frame_file(n).exists() for n in plan.frames)
+        else:
+            stale = record.inputs != plan.inputs
+            stale = stale or not all(self.folder.keyframe_file(n).exists() for n in record.keyframes)
+        if stale:
+            moved = self.folder.set_aside(plan.first, plan.last, record)
+            kept = f"{moved} finished frame(s) of it go to {self.folder.replaced}" if moved else "nothing is lost"
+            say(f"Shot {index + 1} is coloured anew, as it has changed; {kept}.")
+            self.folder.log("set aside", shot=index + 1, frames=moved)
+
+    def _is_done(self, plan) -> bool:
+        record = self.folder.read_shot(plan.first)
+        if record is None or record.inputs != plan.inputs:
+            return False
+        files = [*map(self.folder.frame_file, plan.frames), *map(self.folder.keyframe_file, record.keyframes)]
+        return all(file.exists() for file in files)
+
+    def _has_keyframes(self, plan) -> bool:
+        record = self.folder.read_shot(plan.first)
+        return record is not None and all(any(n in part for n in record.keyframes) for part in plan.segments)
+
+
+class Pictures:
+    """Exemplars and painted keyframes of all shots as they lie there now: by shot, ``{frame: (file, digest)}``."""
+
+    def __init__(self, folder: JobFolder, listed: list):
+        self.listed = listed
+        with folder.lock:
+            files = numbered(folder.keyframes)
+            # ours are in some record, of a shot that may have had other borders; any other file is a person's
+            known = {n: set() for n in files}
+            for path in folder.shots.glob("*.json"):
+                for number, (digest, by_hand) in _shot_record(path).keyframes.items():
+                    if number in known and not by_hand:
+                        known[number].add(digest)
+            digests = {n: _sha256(path) for n, path in files.items()}
+        by_hand = {n: (files[n], digest) for n, digest in digests.items() if digest not in known[n]}
+        self.painted = [{n: p for n, p in by_hand.items() if s.first <= n <= s.last} for s in listed]
+        self.exemplars = [
+            {
+                n: (path, _sha256(path))
+                for n, path in ((n, folder.path / text) for n, text in shot.exemplars.items())
+                if n not in painted
+            }
+            for shot, painted in zip(listed, self.painted, strict=True)
+        ]
+        shared = sorted(p for p in folder.exemplars.glob("outside.*"))
+        self.outside = [(path, _sha256(path)) for path in shared]
+
+    def of_scene(self, index: int) -> list[tuple[Path, str]]:
+        """Pictures that guide a shot from outside: the film's, and those of other shots of the same set."""
+        scene, found = self.listed[index].scene, list(self.outside)
+        for other, shot in enumerate(self.listed):
+            if scene and shot.scene == scene and other != index:
+                found += [*self.exemplars[other].values(), *self.painted[other].values()]
+        return found
+
+
+def _finished_frame(path: Path):
+    try:
+        return read_image(path)
+    except (ValueError, OSError):
+        raise ValueError(f"{path} is damaged: delete it and give the same command again.") from None
+
+
+def read_written(folder: JobFolder) -> dict | None:
+    """What the job wrote, if it did: path, size and time of the film, whether lossless, and digest of its inputs."""
+    try:
+        facts = json.loads(folder.written_file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    wanted = {"path", "size", "changed", "lossless", "inputs"}
+    return facts if isinstance(facts, dict) and set(facts) == wanted else None
+
+
+def is_written(written: dict, output: Path) -> bool:
+    if not output.exists() or written["path"] != str(output.absolute()):
+        return False
+    stat = output.stat()
+    return output.is_dir() or (written["size"], written["changed"]) == (stat.st_size, stat.st_mtime_ns)
+
+
+def _sha256(path: Path) -> str:
+    """A file's digest, worked out again only when the file has changed."""
+    return _sha256_of(path, _state(path))
+
+
+def _shot_record(path: Path) -> ShotRecord:
+    return _shot_record_of(path, _state(path))
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=100_000)
+def _sha256_of(path: Path, state: tuple[int, int, int]) -> str:
+    return file_sha256(path, progress=False)
+
+
+@lru_cache(maxsize=100_000)
+def _shot_record_of(path: Path, state: tuple[int, int, int]) -> ShotRecord:
+    return read_shot_record(path)
+
+
+def _digest(value) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+

@@ -1,0 +1,246 @@
+"""Colours a shot of a film into its job's folder, frame by frame, and goes on where an earlier run ended (§3.3, §3.4).
+
+A shot is coloured as ``GCGPipeline.stream`` colours a film of its own: in segments, each with keyframes that have those
+of the segment before as references, and then frame after frame. Every frame follows from the seed, its number, the
+keyframes and the finished frames before it, and all of these are in the folder: after a kill the same frames come out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..color import to_gray
+from ..references import (
+    OUTSIDE,
+    Reference,
+    ReferencePool,
+    check_exemplars,
+    choose_keyframes,
+    fit_exemplar,
+    on_luminance,
+)
+from ..settings import Settings
+from ..stages import Run, color_frame, color_jointly
+from ..video import film
+from ..video.codecs import read_image
+from .folder import JobFolder, write_png
+from .memory_ladder import MemoryLadder
+
+
+@dataclass(frozen=True)
+class ShotPlan:
+    """What a shot's colours come from.
+
+    first, last: its frame numbers, both included. inputs: a digest of all that is here. settings: options of
+    ``settings.Settings``. exemplars: picture files of coloured frames of the shot. outside: those of pictures that are
+    no frames of it. painted: numbers of keyframe files that a person made.
+    """
+
+    first: int
+    last: int
+    inputs: str
+    settings: dict
+    seed: int = 0
+    chunk: int = 64
+    exemplars: dict[int, Path] = field(default_factory=dict)
+    outside: tuple[Path, ...] = ()
+    painted: frozenset[int] = frozenset()
+
+    @property
+    def frames(self) -> range:
+        """All frame numbers."""
+        return range(self.first, self.last + 1)
+
+    @property
+    def segments(self) -> list[range]:
+        """Frame numbers of each segment, ``chunk`` of them at most."""
+        return [range(i, min(i + self.chunk, self.last + 1)) for i in range(self.first, self.last + 1, self.chunk)]
+
+
+class ShotRun:
+    """One shot being coloured; ``show(text)`` hears of each denoising step."""
+
+    def __init__(
+        self, ladder: MemoryLadder, source, plan: ShotPlan, folder: JobFolder, show: Callable[[str], None] | None = None
+    ):
+        self.ladder, self.source, self.plan, self.folder = ladder, source, plan, folder
+        self.settings = Settings(**plan.settings, callback_on_step_end=None if show is None else _steps_to(show))
+        self.run: Run | None = None  # its canvas wants the size of a frame
+        self.pool = ReferencePool(self.settings.dissimilarity, self.settings.past_window, self.settings.network)
+        self.outside: list[Reference] = []
+        self._reader, self._position = iter(()), -1
+        self._keys: set[int] | None = None
+        self._references: dict[int, list[Reference]] = {}  # by segment, of the last two
+
+    def color_keyframes(self) -> Iterator[list[int]]:
+        """Colour the keyframes that are not there yet, and yield each segment's numbers."""
+        for index, numbers in enumerate(self.plan.segments):
+            if not self._recorded(index):
+                yield self._stage_one(index, self._read(numbers))
+
+    def color_frames(self) -> Iterator[int]:
+        """Colour all frames that are not there yet, keyframes first in each segment; yield each frame's number."""
+        for index, numbers in enumerate(self.plan.segments):
+            todo = [number for number in numbers if not self.folder.frame_file(number).exists()]
+            if not todo:
+                continue
+            gray = self._read(numbers)
+            if not self._recorded(index):
+                self._stage_one(index, gray)
+            yield from self._stage_two(index, gray, set(todo))
+
+    @torch.no_grad()
+    def _stage_one(self, index: int, gray: dict[int, np.ndarray]) -> list[int]:
+        """Keyframes of a segment, jointly (§3.3), kept together; returns their numbers."""
+        plan, run = self.plan, self._run(gray)
+        numbers = plan.segments[index]
+        given = self._given(gray)
+        others = [*self._carried(index), *self.outside]
+        clip, local = np.stack(list(gray.values())), {n - numbers[0]: frame for n, frame in given.items()}
+        chosen = self.ladder.run(lambda _: choose_keyframes(local, clip, run.settings, run.encode, run.seed))
+        todo = [n + numbers[0] for n in chosen if n not in local]
+        self.folder.log("colour keyframes", frames=todo)
+
+        def work(group: int | None) -> dict[int, np.ndarray]:
+            references = [*others, *run.references(list(given), [gray[n] for n in given], list(given.values()))]
+            colored, size = dict(given), group or max(1, len(todo))
+            for part in (todo[i : i + size] for i in range(0, len(todo), size)):
+                result, _ = color_jointly(run, np.stack([gray[n] for n in part]), tuple(part), references)
+                colored.update(zip(part, result, strict=True))
+                if part[-1] != todo[-1]:
+                    references += run.references(part, [gray[n] for n in part], [colored[n] for n in part])
+            return colored
+
+        colored = self.ladder.run(work, len(todo))
+        self.folder.commit(plan.first, plan.inputs, colored, plan.painted & set(numbers))
+        self._keys = None
+        self.folder.log("keyframes done", frames=sorted(colored))
+        return sorted(colored)
+
+    @torch.no_grad()
+    def _stage_two(self, index: int, gray: dict[int, np.ndarray], todo: set[int]) -> Iterator[int]:
+        """A segment's frames in order (§3.4), each written as soon as it is done."""
+        run, keys = self._run(gray), self._keyframes(index, gray)
+        self.pool.keys = [*self._carried(index), *self._segment_references(index, gray), *self.outside]
+        for number, image in gray.items():
+            if number not in todo:
+                continue
+            if number in keys:
+                write_png(self.folder.frame_file(number), keys[number])
+                self.folder.log("keyframe kept", frame=number)
+                yield number
+                continue
+            self._fill_pool(number, gray)
+            started = time.monotonic()
+            self.folder.log("colour", frame=number)
+            colored, reference, _ = self.ladder.run(lambda _, n=number, g=image: color_frame(run, g, n, self.pool))
+            write_png(self.folder.frame_file(number), colored)
+            if reference is not None:
+                self.pool.past.append(reference)
+            self.folder.log("done", frame=number, seconds=round(time.monotonic() - started, 3))
+            yield number
+
+    def _run(self, gray: dict[int, np.ndarray]) -> Run:
+        if self.run is None:
+            size = next(iter(gray.values())).shape
+            # a generator on the CPU: the same noise on every device
+            seeded = torch.Generator().manual_seed
+            self.run = self.ladder.run(lambda _: Run(self.ladder.pipe, size, self.settings, seeded(self.plan.seed)))
+            for path in self.plan.outside:
+                picture = check_exemplars(read_image(path), None, size)[OUTSIDE]
+                self.outside.append(self._encode(OUTSIDE, to_gray(picture), picture))
+        return self.run
+
+    def _read(self, numbers: range) -> dict[int, np.ndarray]:
+        """Gray frames ``(H, W)`` by number; segment after segment is read in one go through the film."""
+        if self._position != numbers[0]:
+            self._reader = film.frames(self.source, numbers[0], self.plan.last + 1)
+        gray = {}
+        for number in numbers:
+            frame = next(self._reader, None)
+            if frame is None:
+                raise ValueError(f"{self.source} ends before its frame {number}: it has changed, or is damaged there.")
+            gray[number] = to_gray(frame)
+        self._position = numbers[-1] + 1
+        return gray
+
+    def _read_some(self, numbers: list[int], at_hand: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Gray frames by number, from those at hand or the film."""
+        missing = {n for n in numbers if n not in at_hand}
+        found = {n: at_hand[n] for n in numbers if n not in missing}
+        if missing:
+            first = min(missing)
+            for number, frame in enumerate(film.frames(self.source, first, max(missing) + 1), first):
+                if number in missing:
+                    found[number] = to_gray(frame)
+        return {n: found[n] for n in numbers}
+
+    def _given(self, gray: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Exemplars and painted keyframes of a segment on the film's own L*."""
+        files = {n: path for n, path in self.plan.exemplars.items() if n in gray}
+        files |= {n: self.folder.keyframe_file(n) for n in self.plan.painted & set(gray)}
+        return {n: self._fitted(n, gray[n], read_image(path)) for n, path in sorted(files.items())}
+
+    def _fitted(self, number: int, gray: np.ndarray, picture: np.ndarray) -> np.ndarray:
+        return on_luminance(gray, fit_exemplar(picture, gray.shape, f"the exemplar of frame {number}"))
+
+    def _encode(self, number: int, gray: np.ndarray, colored: np.ndarray) -> Reference:
+        return self.ladder.run(lambda _: self.run.reference(number, gray, colored))
+
+    def _recorded(self, index: int) -> list[int]:
+        if self._keys is None:  # nobody else writes it while this shot is locked
+            record = self.folder.read_shot(self.plan.first)
+            self._keys = set(record.keyframes if record else ())
+        return [n for n in self.plan.segments[index] if n in self._keys]
+
+    def _keyframes(self, index: int, gray: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """A segment's coloured keyframes ``(H, W, 3)``, as they lie in the folder."""
+        frames = {n: read_image(self.folder.keyframe_file(n)) for n in self._recorded(index)}
+        return {n: self._fitted(n, gray[n], f) if n in self.plan.painted else f for n, f in frames.items()}
+
+    def _segment_references(self, index: int, at_hand: dict[int, np.ndarray]) -> list[Reference]:
+        """A segment's keyframes as references."""
+        if index not in self._references:
+            gray = self._read_some(self._recorded(index), at_hand)
+            self._run(gray)
+            colored = self._keyframes(index, gray)
+            self._references[index] = [self._encode(n, gray[n], frame) for n, frame in colored.items()]
+            for old in [i for i in self._references if i < index - 1]:
+                del self._references[old]
+        return self._references[index]
+
+    def _carried(self, index: int) -> list[Reference]:
+        return self._segment_references(index - 1, {}) if index else []
+
+    def _fill_pool(self, number: int, at_hand: dict[int, np.ndarray]) -> None:
+        """See that the pool holds the latest finished frames before a number, also after a gap or a restart."""
+        window, wanted = self.pool.past.maxlen, []
+        for before in range(number - 1, self.plan.first - 1, -1):
+            if len(wanted) == window:
+                break
+            if before not in self._keys:
+                wanted.insert(0, before)
+        if [reference.frame for reference in self.pool.past] == wanted:
+            return
+        held = {reference.frame: reference for reference in self.pool.past}
+        gray = self._read_some([n for n in wanted if n not in held], at_hand)
+        for n, image in gray.items():
+            held[n] = self._encode(n, image, read_image(self.folder.frame_file(n)))
+        self.pool.past.clear()
+        self.pool.past.extend(held[n] for n in wanted)
+
+
+def _steps_to(show: Callable[[str], None]) -> Callable:
+    """The pipeline's callback that tells each step."""
+
+    def tell(pipe, step: int, timestep, state: dict) -> dict:
+        show(f"{'keyframes, ' * (state['stage'] == 'keyframes')}step {step + 1}")
+        return {}
+
+    return tell

@@ -1,0 +1,440 @@
+"""Pictures that several notebooks draw: frames, maps, curves, bars, a roofline, distances and who guided whom.
+
+Each function returns a `Picture`, which a notebook shows with its caption: drawings as PNG, photographs as JPEG.
+Colours are Okabe and Ito's and maps are cividis, which colour-blind readers can tell apart; lines differ in their marks
+too. Letters are large enough to be read at half size.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..training.log import read_log
+
+# Okabe and Ito (2008), without their yellow, which is faint on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":")
+CMAP = "cividis"
+WIDTH = 8.0  # inches of every picture: a notebook's column
+FONT_SIZE = 13
+LARGEST = 900_000  # bytes of a PNG
+LIGHT = 80_000  # bytes up to which a notebook keeps the PNG; what is richer is a photograph, which JPEG keeps smaller
+_JPEG = {"quality": 80, "subsampling": 0, "optimize": True}  # colours at full resolution: they are what matters here
+_DPI = (120, 100, 84, 70, 58, 48)
+_LETTERS_PER_LINE = 92
+
+
+class Picture:
+    """A matplotlib figure outside pyplot's state that a notebook shows with its caption as text.
+
+    What is not found here is the figure's own, such as ``subplots`` and ``axes``.
+
+    Args:
+        height: inches, without the caption, for which room is added.
+        caption: what the picture shows, in words that stand alone; printed below it.
+    """
+
+    def __init__(self, height: float = 4.0, caption: str = "", width: float = WIDTH):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self.figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(self.figure)
+        self._tell(caption)
+
+    def _tell(self, caption: str) -> None:
+        """Write the caption below the figure, which grows by its lines."""
+        self.caption = " ".join(caption.split())
+        width, height = self.figure.get_size_inches()
+        if lines := textwrap.wrap(self.caption, int(_LETTERS_PER_LINE * width / WIDTH)):
+            self.figure.set_size_inches(width, height + 0.24 * len(lines))
+            self.figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=FONT_SIZE - 1)
+
+    def __getattr__(self, name: str):
+        if name == "figure":  # not made yet
+            raise AttributeError(name)
+        return getattr(self.figure, name)
+
+    def png(self) -> bytes:
+        """The picture as PNG, at most `LARGEST` bytes: what is too rich in detail is drawn smaller."""
+        for dpi in _DPI:
+            buffer = io.BytesIO()
+            self.figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+            if buffer.tell() <= LARGEST:
+                break
+        return buffer.getvalue()
+
+    def stored(self) -> tuple[str, bytes]:
+        """What a notebook keeps: media type and bytes, PNG up to `LIGHT` bytes and JPEG beyond."""
+        png = self.png()
+        if len(png) <= LIGHT:
+            return "image/png", png
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="jpeg", dpi=_DPI[0], facecolor="white", pil_kwargs=_JPEG)
+        return "image/jpeg", buffer.getvalue()
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        kind, data = self.stored()
+        text = self.caption or "a picture"
+        return {kind: base64.b64encode(data).decode(), "text/plain": text}, {kind: {"alt": text}}
+
+
+def captioned(figure, caption: str) -> Picture:
+    """A matplotlib figure that was drawn elsewhere, such as by ``dataset.show_batch``, with a caption below it."""
+    picture = Picture.__new__(Picture)
+    picture.figure = figure
+    figure.set_layout_engine("constrained")
+    picture._tell(caption)
+    return picture
+
+
+def frames(
+    clips: Mapping[str, Sequence], picks: Sequence[int] | None = None, *, caption: str = "", numbers=None
+) -> Picture:
+    """Clips one below the other, some frames of each: ``{label: (T, H, W) or (T, H, W, 3)}``, uint8.
+
+    picks: positions of the frames that are shown, four evenly spread ones by default. numbers: what the columns are
+    called, words or
+    frame numbers, the positions by default.
+    """
+    if not clips:
+        raise ValueError("clips is empty: give at least one {label: frames}.")
+    count = len(next(iter(clips.values())))
+    if picks is None:
+        picks = np.unique(np.linspace(0, count - 1, min(4, count)).round().astype(int))
+    numbers = picks if numbers is None else numbers
+    height, width = np.shape(next(iter(clips.values()))[0])[:2]
+    tile = WIDTH / (len(picks) + 0.25)
+    with _style():
+        picture = Picture(len(clips) * (tile * height / width + 0.12) + 0.35, caption)
+        grid = picture.subplots(len(clips), len(picks), squeeze=False)
+        for row, (line, (label, clip)) in enumerate(zip(grid, clips.items(), strict=True)):
+            for axes, pick, number in zip(line, picks, numbers, strict=True):
+                _show(axes, clip[pick])
+                if row == 0:
+                    axes.set_title(number if isinstance(number, str) else f"frame {number}")
+            line[0].set_ylabel(textwrap.fill(label, 14), fontsize=FONT_SIZE - 1)
+    return picture
+
+
+def gallery(images: Mapping[str, np.ndarray], *, columns: int = 3, caption: str = "") -> Picture:
+    """Labelled pictures side by side: ``{label: (H, W) or (H, W, 3)}``, uint8."""
+    height, width = np.shape(next(iter(images.values())))[:2]
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    titles = max(len(textwrap.wrap(label, 84 // columns)) for label in images)
+    with _style():
+        picture = Picture(rows * (WIDTH / columns * height / width + 0.27 * titles) + 0.15, caption)
+        for axes, (label, image) in zip(_cells(picture, rows, columns, len(images)), images.items(), strict=True):
+            _show(axes, image)
+            axes.set_title(textwrap.fill(label, 84 // columns))
+    return picture
+
+
+def maps(
+    values: Mapping[str, np.ndarray],
+    *,
+    unit: str,
+    limits: tuple[float, float] | None = None,
+    columns: int = 2,
+    caption: str = "",
+    cmap: str = CMAP,
+) -> Picture:
+    """Maps ``{label: (h, w)}`` under one colour bar, whose label is ``unit``; limits: from the values by default."""
+    arrays = {label: _array(value) for label, value in values.items()}
+    low, high = limits or (min(a.min() for a in arrays.values()), max(a.max() for a in arrays.values()))
+    height, width = next(iter(arrays.values())).shape
+    columns = min(columns, len(arrays))
+    rows = math.ceil(len(arrays) / columns)
+    with _style():
+        picture = Picture(max(2.2, rows * ((WIDTH - 1) / columns * height / width + 0.4)), caption)
+        cells = _cells(picture, rows, columns, len(arrays))
+        for axes, (label, array) in zip(cells, arrays.items(), strict=True):
+            drawn = axes.imshow(array, vmin=low, vmax=high, cmap=cmap)
+            axes.set_title(textwrap.fill(label, 78 // columns))
+            axes.set_xticks([]), axes.set_yticks([])
+        picture.colorbar(drawn, ax=cells, label=unit, shrink=0.9, aspect=25)
+    return picture
+
+
+def attention(
+    frame: np.ndarray, reference: np.ndarray, weights: np.ndarray, box: tuple[float, float, float, float], *,
+    caption: str = "",
+) -> Picture:  # fmt: skip
+    """Where a patch of a gray frame looks in the reference, in two panels.
+
+    frame ``(H, W)`` or ``(H, W, 3)``, reference likewise; weights ``(h', w')`` over the reference, which are drawn as
+    light on the darkened reference, the largest brightest; box: left, top, width, height of the patch, in pixels.
+    """
+    from matplotlib.patches import Rectangle
+
+    weights = _array(weights)
+    top = float(weights.max())
+    light = (weights / top if top > 0 else weights) ** 0.5  # the root shows what is weak too
+    light = np.kron(light, np.ones((8, 8)))
+    rows = (np.arange(reference.shape[0]) * light.shape[0] / reference.shape[0]).astype(int)
+    columns = (np.arange(reference.shape[1]) * light.shape[1] / reference.shape[1]).astype(int)
+    lit = as_rgb(reference) * (0.15 + 0.85 * light[rows][:, columns, None])
+    with _style():
+        picture = Picture(WIDTH / 2 * frame.shape[0] / frame.shape[1] + 0.4, caption)
+        left, right = picture.subplots(1, 2)
+        _show(left, frame)
+        left.add_patch(Rectangle(box[:2], box[2], box[3], fill=False, edgecolor="white", linewidth=4))
+        left.add_patch(Rectangle(box[:2], box[2], box[3], fill=False, edgecolor=COLORS[1], linewidth=2))
+        left.set_title("the patch that asks")
+        _show(right, lit.astype(np.uint8))
+        right.set_title(f"where it looks (largest weight {top:.3f})")
+    return picture
+
+
+def gates(cases: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], *, caption: str = "") -> Picture:
+    """References, what the gate lets through (Eq. 4) and ColorHints (Eq. 5), a row each.
+
+    cases: ``{label: (reference (H, W, 3), gate (h, w) in 0..1, hint (H, W, 3))}``; pictures uint8.
+    """
+    height, width = np.shape(next(iter(cases.values()))[0])[:2]
+    with _style():
+        picture = Picture(len(cases) * (WIDTH / 3.6 * height / width + 0.12) + 0.5, caption)
+        grid = picture.subplots(len(cases), 3, squeeze=False)
+        for row, (label, (reference, gate, hint)) in zip(grid, cases.items(), strict=True):
+            gate = _array(gate)
+            _show(row[0], reference)
+            row[0].set_ylabel(textwrap.fill(label, 14), fontsize=FONT_SIZE - 1)
+            drawn = row[1].imshow(gate, vmin=0, vmax=1, cmap=CMAP)
+            row[1].set_xticks([]), row[1].set_yticks([])
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2}
+            row[1].text(0.98, 0.05, f"mean {gate.mean():.2f}", transform=row[1].transAxes, ha="right", bbox=box)
+            _show(row[2], hint)
+        for axes, title in zip(grid[0], ("reference", "gate", "ColorHint"), strict=True):
+            axes.set_title(title)
+        picture.colorbar(drawn, ax=grid, label="gate (0 closed, 1 open)", shrink=0.9, aspect=25)
+    return picture
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    caption: str = "",
+    height: float = 3.6,
+    xscale: str = "linear",
+    yscale: str = "linear",
+    marks: bool = True,
+    from_zero: bool = False,
+) -> Picture:
+    """Curves ``{label: (x, y)}`` that differ in colour, mark and dash; labels carry units.
+
+    from_zero: y begins at 0, so that heights can be compared, and not only differences.
+    """
+    columns = 3 if max(map(len, series), default=0) <= 24 else 2
+    keys = math.ceil(len(series) / columns) if len(series) > 1 else 0  # lines of the legend, which lies above
+    with _style():
+        picture = Picture(height + 0.24 * keys, caption)
+        axes = picture.subplots()
+        for i, (label, (x, y)) in enumerate(series.items()):
+            axes.plot(
+                x, y, label=label, color=COLORS[i % len(COLORS)], linestyle=DASHES[i % len(DASHES)],
+                marker=MARKS[i % len(MARKS)] if marks else None, linewidth=2, markersize=6,
+            )  # fmt: skip
+        axes.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
+        if from_zero:
+            axes.set_ylim(bottom=0)
+        if xscale == "linear" and all(float(value).is_integer() for x, _ in series.values() for value in x):
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        places = sorted({float(value) for x, _ in series.values() for value in x})
+        if xscale == "log" and len(places) <= 12:  # measured at a few places: those are the ticks
+            axes.set_xticks(places, [f"{place:g}" for place in places])
+            axes.set_xticks([], minor=True)
+        axes.grid(alpha=0.3)
+        if keys:
+            place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": columns, "frameon": False}
+            axes.legend(fontsize=FONT_SIZE - 2, **place)
+    return picture
+
+
+def bars(values: Mapping[str, float], *, ylabel: str, caption: str = "", form: str = "{:.2f}") -> Picture:
+    """Bars ``{label: value}``, lying, with the value at the end of each."""
+    names = list(values)
+    with _style():
+        picture = Picture(0.45 * len(names) + 0.8, caption)
+        axes = picture.subplots()
+        drawn = axes.barh(names, [values[name] for name in names], color=COLORS[0])
+        axes.bar_label(drawn, [form.format(values[name]) for name in names], padding=4)
+        axes.invert_yaxis()
+        axes.margins(x=0.15 if min(values.values(), default=0) >= 0 else 0.25)  # room for the numbers at the ends
+        axes.set_xlabel(ylabel)
+        axes.spines[["top", "right"]].set_visible(False)
+    return picture
+
+
+def roofline(points: Mapping[str, tuple[float, float]], peak: float, bandwidth: float, *, caption: str = "") -> Picture:
+    """Speed against how much is computed per byte, below the roof that peak and memory make (Williams et al., 2009).
+
+    points: ``{label: (operations per byte, operations per second)}``. peak: operations per second. bandwidth: bytes per
+    second. Where the slanted part of the roof is above a point, memory holds it back; elsewhere the peak does.
+    """
+    with _style():
+        picture = Picture(4.6, caption)
+        axes = picture.subplots()
+        ridge = peak / bandwidth
+        ends = [min([ridge, *(x for x, _ in points.values())]) / 2, max([ridge, *(x for x, _ in points.values())]) * 2]
+        axes.plot([ends[0], ridge, ends[1]], [bandwidth * ends[0], peak, peak], color=COLORS[-1], label="roof")
+        for i, (label, (x, y)) in enumerate(points.items()):
+            axes.scatter(x, y, label=label, color=COLORS[i % len(COLORS)], marker=MARKS[i % len(MARKS)], s=70, zorder=3)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set(xlabel="operations per byte", ylabel="operations per second")
+        axes.grid(alpha=0.3)
+        picture.figure.legend(loc="outside right upper", fontsize=FONT_SIZE - 2)
+    return picture
+
+
+def distances(
+    distance: np.ndarray, chosen: Mapping[str, Sequence[int]], *, label: str = "D", caption: str = ""
+) -> Picture:
+    """Dissimilarities of all pairs of frames ``(T, T)``, and below it which frames each method chose.
+
+    label: what D is, for the colour bar.
+    """
+    distance = _array(distance)
+    with _style():
+        picture = Picture(4.6 + 0.35 * len(chosen), caption, width=0.75 * WIDTH)
+        matrix, below = picture.subplots(2, 1, height_ratios=(4.2, 0.35 * len(chosen) + 0.2), sharex=True)
+        drawn = matrix.imshow(distance, cmap=CMAP, aspect="auto", origin="upper")
+        matrix.set_ylabel("frame")
+        picture.colorbar(drawn, ax=matrix, label=label)
+        for i, (_, numbers) in enumerate(chosen.items()):
+            below.scatter(
+                numbers, [i] * len(numbers), color=COLORS[i % len(COLORS)], marker=MARKS[i % len(MARKS)], s=60
+            )
+        below.set_yticks(range(len(chosen)), list(chosen))
+        below.set_ylim(len(chosen) - 0.5, -0.5)
+        below.set_xlabel("frame")
+        below.grid(alpha=0.3, axis="x")
+        for axis in (matrix.yaxis, below.xaxis):
+            axis.get_major_locator().set_params(integer=True)
+    return picture
+
+
+def timeline(
+    runs: Sequence[tuple[int, Sequence[int], Sequence[int]]], frame: int, num_frames: int, *, caption: str = ""
+) -> Picture:
+    """Which frames guided one frame at each denoising step (Eq. 10).
+
+    runs: ``ReferenceRun`` (steps, keyframes, past) as in ``GCGOutput.references[frame]``, first step first.
+    """
+    from matplotlib.patches import Patch, Rectangle
+
+    with _style():
+        picture = Picture(max(2.6, 0.24 * num_frames + 1.2), caption)
+        axes = picture.subplots()
+        start = 0
+        for steps, keys, past in runs:
+            for numbers, color, hatch in ((keys, COLORS[0], ""), (past, COLORS[4], "///")):
+                for number in numbers:
+                    axes.add_patch(
+                        Rectangle((start, number - 0.4), steps, 0.8, facecolor=color, hatch=hatch, edgecolor="white")
+                    )
+            start += steps
+        axes.axhline(frame, color=COLORS[1], linewidth=2, linestyle="--")
+        axes.set(xlim=(0, max(start, 1)), ylim=(num_frames - 0.4, -0.6))
+        axes.set(xlabel="denoising step done with references (noise falls to the right)", ylabel="frame that guides")
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        keys = [
+            Patch(facecolor=COLORS[0], label="keyframe"),
+            Patch(facecolor=COLORS[4], hatch="///", edgecolor="white", label="earlier frame"),
+            Patch(facecolor=COLORS[1], label=f"frame {frame}, being coloured"),
+        ]
+        picture.legend(handles=keys, loc="outside upper center", ncols=3, fontsize=FONT_SIZE - 2)
+    return picture
+
+
+def plot_losses(log: str | Path | Mapping[str, str | Path], smooth: int = 5, names: tuple[str, ...] = ()):
+    """Plot the loss of one run (its folder), or of several ``{label: folder}``, over training steps.
+
+    Thin lines are the log's own values, thick ones their running mean over ``smooth`` lines. A single run also shows
+    its loss by kind of reference; ``names`` picks other entries instead. Returns a matplotlib figure. Raises
+    FileNotFoundError for a folder without a log, ValueError for a log without such entries.
+    """
+    from matplotlib import pyplot
+
+    runs = dict(log) if isinstance(log, Mapping) else {"": log}
+    with pyplot.rc_context({"font.size": FONT_SIZE}):
+        figure, axis = pyplot.subplots(figsize=(WIDTH, 4))
+    styles = ["-", "--", "-.", ":"]  # told apart without colours too
+    drawn = 0
+    for label, folder in runs.items():
+        if not (Path(folder) / "log.jsonl").is_file():
+            pyplot.close(figure)
+            raise FileNotFoundError(f"{folder} holds no log.jsonl: give the folder that a training run wrote to.")
+        lines = read_log(folder)
+        kinds = ("loss_mask", "loss_single", "loss_grid", "loss_unrelated") if len(runs) == 1 else ()
+        for name in names or ("loss", *kinds):
+            points = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), (int, float))]
+            if not points:
+                continue
+            steps, values = np.array(points).T
+            style, shade = styles[drawn % 4], COLORS[drawn % len(COLORS)]
+            axis.plot(steps, values, color=shade, linewidth=0.6, alpha=0.4)
+            title = " ".join(part for part in (label, name.replace("_", ", ")) if part)
+            axis.plot(steps, running_mean(values, smooth), style, color=shade, linewidth=1.8, label=title)
+            drawn += 1
+    if not drawn:
+        pyplot.close(figure)
+        raise ValueError(f"the log has no entry named {', '.join(names or ('loss',))}.")
+    axis.set_xlabel("training step", fontsize=FONT_SIZE)
+    axis.set_ylabel("loss (mean squared error)" if not names else ", ".join(names), fontsize=FONT_SIZE)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=FONT_SIZE - 2)
+    figure.tight_layout()
+    pyplot.close(figure)  # or a notebook would show it twice
+    return figure
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean of each value and the ``width`` - 1 before it, of fewer at the start: ``(N,)`` -> ``(N,)``."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - max(1, width))
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def as_rgb(image) -> np.ndarray:
+    """``(H, W, 3)`` of a frame ``(H, W)`` or ``(H, W, 3)``."""
+    image = _array(image)
+    return np.repeat(image[..., None], 3, -1) if image.ndim == 2 else image
+
+
+def _style():
+    from matplotlib import rc_context
+
+    return rc_context({"font.size": FONT_SIZE, "axes.titlesize": FONT_SIZE, "hatch.linewidth": 1.5})
+
+
+def _array(values) -> np.ndarray:
+    """A NumPy array of an array or of a tensor on any device."""
+    return values.detach().cpu().float().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
+def _show(axes, image) -> None:
+    axes.imshow(as_rgb(image))
+    axes.set_xticks([]), axes.set_yticks([])
+
+
+def _cells(picture: Picture, rows: int, columns: int, used: int) -> list:
+    """Axes row by row; those beyond ``used`` are taken away."""
+    cells = picture.subplots(rows, columns, squeeze=False).reshape(-1).tolist()
+    for axes in cells[used:]:
+        axes.remove()
+    return cells[:used]

@@ -1,0 +1,101 @@
+"""What measurements of speed share: a clock that waits for the device, cases in turns, peak memory, the machine."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+
+from ..pipeline import GCGPipeline
+from .notebook import device
+
+
+def machine() -> dict:
+    """What a figure belongs to: device, PyTorch's version, CPU threads."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {"device": name, "torch": torch.__version__, "threads": torch.get_num_threads()}
+
+
+def now() -> float:
+    """Seconds, once all that the device was told to do is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def clock(work: Callable[[], object]) -> tuple[float, object]:
+    """Seconds that some work takes, the device's included, and its result."""
+    started = now()
+    result = work()
+    return now() - started, result
+
+
+def compare(
+    cases: dict[str, Callable[[], object]], repeats: int, warmup: int = 1
+) -> tuple[dict[str, list[float]], dict[str, object]]:
+    """Seconds of each case, ``repeats`` times in turns after some to warm up, and each one's last result."""
+    seconds, results = defaultdict(list), {}
+    for turn in range(-warmup, repeats):
+        for name, work in cases.items():
+            spent, results[name] = clock(work)
+            if turn >= 0:
+                seconds[name].append(spent)
+    return dict(seconds), results
+
+
+def peak_memory(work: Callable[[], object]) -> int | None:
+    """Bytes that some work needs at its height beyond what was held before; None where that cannot be told.
+
+    On a GPU what PyTorch allocates; on Linux the process's resident size, looked at every few milliseconds.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    before = _resident()
+    if before is None:
+        work()
+        return None
+    highest, done = [before], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            highest[0] = max(highest[0], _resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
+    return highest[0] - before
+
+
+def _resident() -> int | None:
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            return next(int(entry.split()[1]) * 1024 for entry in status if entry.startswith("VmRSS:"))
+    except (OSError, StopIteration):
+        return None
+
+
+def line(name: str, seconds: list[float], frames: int, more: str = "") -> str:
+    """One case for the screen: median and range, and frames per second."""
+    middle = statistics.median(seconds)
+    spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
+    return f"{name:28} {middle:8.2f} s ({spread})  {frames / middle:7.3f} frames/s  {more}".rstrip()
+
+
+def load(weights: str) -> GCGPipeline:
+    """The pipeline to measure, quiet, on the best device here."""
+    pipe = GCGPipeline.from_pretrained(weights).to(device())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

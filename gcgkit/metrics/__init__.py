@@ -1,0 +1,239 @@
+"""Measures of colourized video (section 4.3): fidelity, vividness and steadiness of colour.
+
+Clips are RGB uint8 arrays ``(T, H, W, 3)``, or any iterable of frames ``(H, W, 3)``, which is read one frame at a
+time. Measures of colour alone are misled easily: gray or frozen output has the best CDC, so the true clip's own value
+belongs beside it. The metrics that are neural networks are described in `networks`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import cv2
+import numpy as np
+
+from ..baselines import optical_flow, warp
+from ..color import lightness, lightness_of_gray, rgb_to_lab, to_gray
+from ..utils.checks import check_frame, check_frames, each_frame, frame_pairs
+from .networks import clip_iqa, fd_efficientnet, fid, lpips, musiq, st_lpips
+
+__all__ = [
+    "CDC_GAPS",
+    "COLORFULNESS_FORMS",
+    "PSNR_CAP",
+    "cdc",
+    "clip_iqa",
+    "colorfulness",
+    "fd_efficientnet",
+    "fid",
+    "flow_warp_error",
+    "lpips",
+    "mean_color_spread",
+    "musiq",
+    "psnr_luma",
+    "psnr_rgb",
+    "st_lpips",
+    "swapped_channels",
+]
+
+PSNR_CAP = 100.0
+COLORFULNESS_FORMS = ("2003", "abs")
+CDC_GAPS = (1, 2, 4)
+
+
+def psnr_rgb(pred, target) -> float:
+    """Mean over frames of the PSNR of red, green and blue together, in dB, peak 255.
+
+    pred, target: clips of one size and length. Each frame counts at most 100 dB (`PSNR_CAP`), so that an identical
+    frame does not make the mean infinite. Raises ValueError if type, size or length do not fit.
+    """
+    values = []
+    for a, b in frame_pairs(pred, target, ("pred", "target")):
+        difference = np.subtract(a, b, dtype=np.int32)  # signed: uint8 differences would wrap
+        values.append(_decibels(float(np.square(difference).mean(dtype=np.float64)), 255.0))
+    return float(np.mean(values))
+
+
+def psnr_luma(pred, target) -> float:
+    """Mean over frames of the PSNR of CIELAB lightness L*, in dB, peak 100; else as `psnr_rgb`.
+
+    A colourizer that keeps its input's lightness scores high here whatever its colours are.
+    """
+    values = []
+    for a, b in frame_pairs(pred, target, ("pred", "target")):
+        values.append(_decibels(float(np.square(lightness(a) - lightness(b)).mean()), 100.0))
+    return float(np.mean(values))
+
+
+def colorfulness(frames, form: str = "2003") -> float:
+    """Colourfulness of Hasler and Suesstrunk (2003), mean over frames; 0 for gray, about 109 at "extremely colourful".
+
+    With rg = R - G and yb = (R + G)/2 - B it is sqrt(var rg + var yb) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2), their
+    third and cheapest formula. form="2003" is this; form="abs" takes |rg| and |yb| first, as several public codes do.
+    Raises ValueError for wrong frames or an unknown form.
+    """
+    if form not in COLORFULNESS_FORMS:
+        raise ValueError(f"form must be one of {', '.join(COLORFULNESS_FORMS)}, not {form!r}.")
+    values = []
+    for frame in each_frame(frames, "frames"):
+        red, green, blue = (channel.astype(np.float32) for channel in cv2.split(frame))
+        rg, yb = red - green, (red + green) / 2 - blue
+        if form == "abs":
+            rg, yb = np.abs(rg), np.abs(yb)
+        (rg_mean, rg_deviation), (yb_mean, yb_deviation) = _mean_deviation(rg), _mean_deviation(yb)
+        values.append(math.hypot(rg_deviation, yb_deviation) + 0.3 * math.hypot(rg_mean, yb_mean))
+    if not values:
+        raise ValueError("frames holds no frames.")
+    return float(np.mean(values))
+
+
+def cdc(videos: Iterable) -> float:
+    """Colour Distribution Consistency (Liu et al., TCVC): how much colour histograms change in time; less is steadier.
+
+    videos: a list of clips, each with 5 frames or more; a single array ``(T, H, W, 3)`` counts as one clip. The
+    Jensen-Shannon divergence (natural logarithm, at most ln 2) of the 256-bin histograms of frames t and t + d is
+    averaged over t, then over the channels, the videos and d = 1, 2, 4. Not multiplied by 100. Raises ValueError for
+    a shorter clip or no clip.
+    """
+    if isinstance(videos, np.ndarray) and videos.ndim == 4:
+        videos = [videos]
+    values = []
+    for number, video in enumerate(videos):
+        name = f"videos[{number}]"
+        histograms = np.array([_histograms(frame) for frame in each_frame(video, name)])  # (T, 3, 256)
+        if len(histograms) <= max(CDC_GAPS):
+            raise ValueError(f"{name} has {len(histograms)} frame(s); CDC needs at least {max(CDC_GAPS) + 1}.")
+        values.append([_jensen_shannon(histograms[:-gap], histograms[gap:]).mean() for gap in CDC_GAPS])
+    if not values:
+        raise ValueError("videos is empty; CDC needs at least one clip.")
+    return float(np.mean(values))
+
+
+def mean_color_spread(frames) -> float:
+    """How far the mean colours of frames lie apart, in units of CIELAB's a* and b*: 0 where all are alike.
+
+    Each frame's mean a* and b* is a point; this is the root mean square distance of the points from their centre.
+    frames: a clip, or keyframes that should agree (§3.3). It knows nothing of where a colour is, nor whether it is
+    right: gray frames agree perfectly. Raises ValueError for no frames or wrong ones.
+    """
+    means = np.array([rgb_to_lab(frame)[..., 1:].mean((0, 1)) for frame in each_frame(frames)])  # (T, 2)
+    if not len(means):
+        raise ValueError("frames holds no frames.")
+    return float(np.sqrt(means.var(axis=0).sum()))
+
+
+def flow_warp_error(frames, gray) -> float:
+    """Mean squared RGB difference, in 0..1, of each frame and the one before it warped along optical flow.
+
+    frames: RGB clip ``(T, H, W, 3)``; gray: the true gray clip ``(T, H, W)``, or an iterable of its frames, on which
+    DIS optical flow is computed, so that all methods are measured along the same motion. Only pixels that are visible
+    in both frames count (forward and backward flow agree); pairs without any, such as cuts, are left out. Less is
+    steadier. The mean is over pairs. Raises ValueError if sizes or lengths differ, for fewer than 2 frames, or where
+    no pair can be compared.
+    """
+    values, previous, count = [], None, 0
+    source = _each_gray(gray)
+    for frame in each_frame(frames, "frames"):
+        gray_frame = next(source, None)
+        if gray_frame is None:
+            raise ValueError(f"frames has more frames than gray ({count}); both must have the same number.")
+        if frame.shape[:2] != gray_frame.shape:
+            raise ValueError(f"frames and gray differ in size: {frame.shape[:2]} and {gray_frame.shape}.")
+        if previous is not None:
+            values.append(_warp_error(previous[0], frame, previous[1], gray_frame))
+        previous, count = (frame, gray_frame), count + 1
+    if next(source, None) is not None:
+        raise ValueError(f"gray has more frames than frames ({count}); both must have the same number.")
+    if count < 2:
+        raise ValueError(f"gray holds {count} frame(s), too few: 2 are needed.")
+    values = [value for value in values if value is not None]
+    if not values:
+        raise ValueError("flow_warp_error is undefined for this clip: no pixel is seen in two frames running.")
+    return float(np.mean(values))
+
+
+def swapped_channels(frames, gray) -> bool:
+    """Whether RGB frames seem to have red and blue exchanged, judged by the lightness that they should have.
+
+    frames: RGB clip; gray: the true gray clip, arrays or streams. A method keeps the input's luma or its L*, more or
+    less. True where neither is kept, and exchanging red and blue brings one of them four times as near: a mere tint
+    cannot do that, for red weighs three times as much as blue in both. Gray frames give no sign. Raises ValueError
+    where the clips differ in length or size.
+    """
+    straight, swapped, count = np.zeros(2), np.zeros(2), 0
+    source = _each_gray(gray)
+    for frame in each_frame(frames, "frames"):
+        wanted = next(source, None)
+        if wanted is None or wanted.shape != frame.shape[:2]:
+            raise ValueError("frames and gray must have the same number of frames and one size.")
+        straight += _lightness_gaps(frame, wanted)
+        swapped += _lightness_gaps(frame[..., ::-1], wanted)
+        count += 1
+    nearer = int(np.argmin(swapped))
+    return count > 0 and bool(swapped[nearer] < straight[nearer] / 4 and straight.min() > 0.25 * count)
+
+
+def _lightness_gaps(frame: np.ndarray, gray: np.ndarray) -> np.ndarray:
+    """Mean absolute differences of a frame's luma and L* from a gray frame's, both of 100."""
+    luma = np.abs(to_gray(frame).astype(np.int16) - gray).mean() / 2.55
+    return np.array([luma, np.abs(rgb_to_lab(frame)[..., 0] - lightness_of_gray(gray)).mean()])
+
+
+def _each_gray(gray) -> Iterator[np.ndarray]:
+    """The gray frames ``(H, W)`` of an array or of any iterable, each checked."""
+    if isinstance(gray, (np.ndarray, list, tuple)):
+        gray = check_frames(gray, "gray", color=False)
+    for index, frame in enumerate(gray):
+        yield check_frame(frame, f"gray[{index}]", color=False)
+
+
+def _warp_error(previous: np.ndarray, frame: np.ndarray, previous_gray: np.ndarray, gray: np.ndarray) -> float | None:
+    """Mean squared difference over pixels seen in both frames; None if there are none."""
+    backward = optical_flow(gray, previous_gray)  # (H, W, 2)
+    forward = optical_flow(previous_gray, gray)
+    visible = _visible(backward, forward)
+    if not visible.any():
+        return None
+    difference = frame.astype(np.float32) / 255 - warp(previous.astype(np.float32) / 255, backward)
+    return float(np.square(difference)[visible].mean(dtype=np.float64))
+
+
+def _visible(flow: np.ndarray, back_flow: np.ndarray) -> np.ndarray:
+    """Pixels whose flow stays inside and leads back within the bound of Sundaram et al. (2010): bool ``(H, W)``."""
+    height, width = flow.shape[:2]
+    x = np.arange(width)[None, :] + flow[..., 0]
+    y = np.arange(height)[:, None] + flow[..., 1]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    returned = warp(back_flow, flow)
+    gap = np.square(flow + returned).sum(axis=-1)
+    bound = 0.01 * (np.square(flow).sum(axis=-1) + np.square(returned).sum(axis=-1)) + 0.5
+    return inside & (gap <= bound)
+
+
+def _decibels(mean_square: float, peak: float) -> float:
+    return PSNR_CAP if mean_square == 0 else min(PSNR_CAP, 10 * math.log10(peak**2 / mean_square))
+
+
+def _mean_deviation(values: np.ndarray) -> tuple[float, float]:
+    """Mean and population standard deviation, accumulated in float64."""
+    mean, deviation = cv2.meanStdDev(values)
+    return float(mean[0, 0]), float(deviation[0, 0])
+
+
+def _histograms(frame: np.ndarray) -> np.ndarray:
+    """Share of the pixels at each of 256 values, per channel: ``(3, 256)``."""
+    counts = [np.bincount(channel.reshape(-1), minlength=256) for channel in cv2.split(frame)]
+    return np.array(counts) / (frame.shape[0] * frame.shape[1])
+
+
+def _jensen_shannon(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """JS(P, Q) = KL(P | M)/2 + KL(Q | M)/2 with M the mean of both, over the last axis; 0 log 0 is 0."""
+    middle = (p + q) / 2
+
+    def divergence(distribution):
+        # Where the distribution is 0, the ratio is set to 1, so that the term is 0; M is positive wherever it is not.
+        ratio = np.divide(distribution, middle, out=np.ones_like(middle), where=distribution > 0)
+        return (distribution * np.log(ratio)).sum(axis=-1)
+
+    return (divergence(p) + divergence(q)) / 2

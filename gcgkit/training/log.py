@@ -1,0 +1,98 @@
+"""The log of a training run: JSON lines, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..utils.files import write_text
+
+
+class TrainingLog:
+    """``log.jsonl`` in a run's folder, and ``tensorboard/`` beside it where that package is there.
+
+    What an earlier run wrote after ``step`` is dropped: it comes again.
+    """
+
+    def __init__(self, folder: str | Path, step: int = 0):
+        self.folder = Path(folder)
+        _cut_log(self.folder / "log.jsonl", step)
+        self._file = (self.folder / "log.jsonl").open("a", encoding="utf-8")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.board = None
+        else:
+            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Add one line; it has a ``step``. Its numbers, and those one level down, go to TensorBoard too."""
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self.board is not None:
+            for name, value in _numbers(line):
+                self.board.add_scalar(name, value, line["step"])
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None:
+        """An RGB picture ``(H, W, 3)`` for TensorBoard."""
+        if self.board is not None:
+            self.board.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def _cut_log(path: Path, last: int) -> None:
+    """Drop the lines after step ``last``, which a resumed run writes again, and one that was torn by the end."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] <= last:
+                kept.append(line + "\n")
+        except ValueError:
+            break
+    write_text(path, "".join(kept))
+
+
+def read_log(folder: str | Path) -> list[dict]:
+    """Lines of a run's ``log.jsonl`` as dictionaries, in order of steps."""
+    with (Path(folder) / "log.jsonl").open() as log:
+        return [json.loads(line) for line in log]
+
+
+def _numbers(values: dict[str, Any], above: str = "") -> list[tuple[str, float]]:
+    found = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found += _numbers(value, f"{above}{name}/")
+        elif isinstance(value, (int, float)) and name != "step":
+            found.append((above + name, float(value)))
+    return found
+
+
+class Sums:
+    """Means of named values over the steps since the last log line, kept so that a resumed run has the same."""
+
+    def __init__(self, sums: dict[str, list[float]] | None = None):
+        self.sums: dict[str, list[Any]] = {name: list(pair) for name, pair in (sums or {}).items()}
+
+    def add(self, name: str, total, count: float) -> None:
+        """Add ``count`` values that sum up to ``total``, a number or a tensor, which is not waited for."""
+        held = self.sums.setdefault(name, [0.0, 0.0])
+        held[0], held[1] = held[0] + total, held[1] + count
+
+    def numbers(self) -> dict[str, list[float]]:
+        """Sums and counts as plain numbers."""
+        return {name: [float(total), float(count)] for name, (total, count) in self.sums.items()}
+
+    @staticmethod
+    def means(numbers: dict[str, list[float]]) -> dict[str, float]:
+        """Means, rounded to what is worth reading; None would not be JSON, so what is not finite stays out."""
+        found = {name: total / count for name, (total, count) in numbers.items() if count}
+        return {name: float(f"{mean:.7g}") for name, mean in found.items() if math.isfinite(mean)}

@@ -1,0 +1,1 @@
+"""How the bundled mini weights are made, stage by stage."""

@@ -1,0 +1,227 @@
+"""What the mini model is made of before it learns to colour: the autoencoder, the tokenizer, text and image encoder.
+
+The first two stages of the recipe in ``mini``, and the setting of its guidance at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from diffusers import ModelMixin
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from ... import encoders as conditioning
+from ... import profiles
+from ...color import tensor_lab_to_rgb, tensor_rgb_to_lab
+from ...data import augment as pairs
+from ...data import captions, footage
+from ...guidance import GatedColorGuidance
+from ...vae import LumaChromaAutoencoder
+from .. import fit as training
+
+WIDTH = 96  # of text and image tokens
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def save(model: ModelMixin, folder: Path) -> None:
+    """Save a trained model; safetensors takes no channels-last weights."""
+    model.requires_grad_(True).to(memory_format=torch.contiguous_format).save_pretrained(folder)
+
+
+def calibrate(guidance: GatedColorGuidance, sharpness: float = 1.0, null_shift: float = 0.0) -> None:
+    """Set a trained guidance by two numbers, in place: how sharply it matches, and when its gate opens.
+
+    sharpness: factor on the colour attention's logits; above 1 a token's colour comes from fewer reference tokens.
+    null_shift: added to the logit of the gate's null token, where it has one; below 0 poorer matches open the gate.
+    Training minimises a squared error, which likes pale means and half-open gates better than the eye does.
+    """
+    with torch.no_grad():
+        if guidance.cga is not None:
+            guidance.cga.to_q.weight.mul_(sharpness)
+        if guidance.cdga is not None and guidance.cdga.null_logit is not None:
+            guidance.cdga.null_logit.add_(null_shift)
+
+
+# --- stage 1: the autoencoder ---------------------------------------------------------------------------------------
+
+
+def load_frames(data: Path, per_clip: int = 40) -> np.ndarray:
+    """Every training photograph and ``per_clip`` frames of every training clip: ``(N, 256, 448, 3)`` uint8."""
+    rng = np.random.default_rng(0)
+    frames = [footage.cover(footage.read_image(p), at=rng.random()) for p in footage.photo_paths(data)]
+    for _, clip in footage.training_clips(data):
+        frames.extend(clip[np.linspace(0, len(clip) - 1, min(per_clip, len(clip))).astype(int)])
+    return np.stack(frames)
+
+
+def random_crops(frames: np.ndarray, size: tuple[int, int], batch: int, generator: torch.Generator) -> torch.Tensor:
+    """Random crops, half of them mirrored, as ``(B, 3, h, w)`` in [-1, 1]."""
+    height, width = size
+    draw = lambda high: int(torch.randint(high, (1,), generator=generator))  # noqa: E731
+    crops = []
+    for _ in range(batch):
+        frame = frames[draw(len(frames))]
+        top, left = draw(frame.shape[0] - height + 1), draw(frame.shape[1] - width + 1)
+        crop = frame[top : top + height, left : left + width]
+        crops.append(crop[:, ::-1] if draw(2) else crop)
+    return to_tensor(np.stack(crops))
+
+
+def to_tensor(frames: np.ndarray) -> torch.Tensor:
+    """uint8 ``(N, H, W, 3)`` -> float ``(N, 3, H, W)`` in [-1, 1]."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train_vae(data: Path, out: Path, steps: int = 2100, batch: int = 8, width: int = 48) -> None:
+    """The autoencoder, trained on the AB channels that it will be asked for, and on the picture as a whole."""
+    torch.manual_seed(0)
+    vae, frames = LumaChromaAutoencoder(width=width), load_frames(data)
+
+    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        x = random_crops(frames, (128, 192), batch, generator).to(device())
+        z = vae.encode(x).latent_dist.mode()
+        # noise as large as what a denoiser leaves behind, so that the decoder forgives it
+        spread = z.detach().std((0, 2, 3), keepdim=True) * 0.03
+        z = z + spread * torch.randn(z.shape, generator=generator).to(device())
+        y = vae.decode(z).sample.float()
+        target, result = tensor_rgb_to_lab(x / 2 + 0.5), tensor_rgb_to_lab(y / 2 + 0.5)
+        merged = tensor_lab_to_rgb(torch.cat([target[:, :1], result[:, 1:]], 1))
+        merged_error = (merged - (x / 2 + 0.5)).square().mean()  # what remains when the input's L* is put back
+        picture = (y - x).square().mean()
+        ab = (result[:, 1:] - target[:, 1:]).abs().mean() / 100
+        return {"loss": 20 * merged_error + picture + ab, "merged": merged_error, "picture": picture, "ab": ab}
+
+    training.fit(out / "vae", {"vae": vae}, loss, steps=steps, learning_rate=1.5e-3, title="autoencoder")
+    with torch.no_grad():
+        sample = frames[:: max(1, len(frames) // 256)]
+        raw = torch.cat([vae.encode(x.to(device())).latent_dist.mode() for x in to_tensor(sample).split(8)])
+    vae.register_to_config(latent_std=[round(float(s), 4) for s in raw.std((0, 2, 3))])
+    vae.save_pretrained(out / "parts/vae")
+
+
+# --- stage 2: tokenizer, text encoder, image encoder ----------------------------------------------------------------
+
+
+def make_tokenizer(words: list[str], folder: Path, size: int = 1500, length: int = 16) -> CLIPTokenizer:
+    """A CLIP tokenizer (byte-pair encoding with an end-of-word mark) learned from a list of words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.pre_tokenizer = pre_tokenizers.Whitespace()
+    letters = [chr(c) for c in range(33, 127)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, end_of_word_suffix="</w>", initial_alphabet=letters, show_progress=False
+    )
+    learner.train_from_iterator([*letters, *words], trainer)
+    model = json.loads(learner.to_str())["model"]
+    vocabulary = dict(model["vocab"])
+    for token in [f"{letter}</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]:
+        vocabulary.setdefault(token, len(vocabulary))
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[tuple(m) for m in model["merges"]], model_max_length=length)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def train_encoders(data: Path, out: Path, steps: int = 800, batch: int = 64) -> None:
+    """Text and image encoder together, as CLIP: pictures and their captions, each against the others of the batch.
+
+    Besides, each image token has to tell its patch's mean colour: pooled contrast alone leaves patch tokens vague.
+    """
+    torch.manual_seed(1)
+    frames, names = [], []
+    for path in footage.photo_paths(data):
+        frames.append(footage.cover(footage.read_image(path), (72, 126)))
+        names.append(captions.thing_of(path.stem))
+    for name, clip in footage.training_clips(data):
+        frames.extend(footage.cover(frame, (72, 126)) for frame in clip[::4])
+        names.extend([captions.thing_of(name)] * len(clip[::4]))
+    words = [word for name in names for word in name.split()]
+    common = [*captions.COLOR_WORDS, "a", "photo", "of", "and", "background", "picture", "on", "the", "with", "in"]
+    words += (common + COMMON_THINGS.split()) * 60
+    tokenizer = make_tokenizer(words, out / "parts/tokenizer")
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=3 * WIDTH, num_hidden_layers=2,
+            num_attention_heads=3, max_position_embeddings=tokenizer.model_max_length, projection_dim=WIDTH,
+            pad_token_id=tokenizer.pad_token_id, **special,
+        )
+    )  # fmt: skip
+    vision = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=WIDTH, intermediate_size=3 * WIDTH, num_hidden_layers=3, num_attention_heads=3,
+            image_size=pairs.THUMBNAIL, patch_size=8, projection_dim=WIDTH,
+        )
+    )  # fmt: skip
+    heads = nn.ModuleDict({"text": nn.Linear(WIDTH, WIDTH, bias=False), "patch": nn.Linear(WIDTH, 3)})
+    heads.register_parameter("scale", nn.Parameter(torch.tensor(2.0)))
+
+    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+        views, texts = [], []
+        for i in rng.integers(len(frames), size=batch):
+            hsv = pairs.random_hsv(rng, natural=bool(rng.random() < 0.4))
+            view = pairs.augment_hsv(pairs.cut_views(frames[i][None], 1, (64, 64), rng, 0.0), *hsv)[0]
+            views.append(view)
+            texts.append(captions.caption(view, names[i], rng))
+        x = to_tensor(np.stack(views)).to(device())
+        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device())
+        image = vision(x).image_embeds
+        words = heads["text"](text(ids).pooler_output)
+        logits = heads.scale.exp() * F.normalize(image, dim=-1) @ F.normalize(words, dim=-1).T
+        # the same caption twice in a batch is no mistake
+        same = torch.tensor([[float(a == b) for a in texts] for b in texts], device=device())
+        truth = same / same.sum(1, keepdim=True)
+        contrast = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
+        patches = heads["patch"](conditioning.patch_tokens(vision, x))  # (B, 64, 3)
+        colors = F.avg_pool2d(x, 8).flatten(2).transpose(1, 2)  # (B, 64, 3)
+        patch = (patches - colors).square().mean()
+        return {"loss": contrast + 2 * patch, "contrast": contrast, "patch": patch}
+
+    modules = {"text": text, "vision": vision, "heads": heads}
+    training.fit(out / "encoders", modules, loss, steps=steps, learning_rate=1e-3, title="text and image encoder")
+    text.save_pretrained(out / "parts/text_encoder")
+    vision.save_pretrained(out / "parts/image_encoder")
+    square = {"height": pairs.THUMBNAIL, "width": pairs.THUMBNAIL}
+    CLIPImageProcessor(
+        size=square, crop_size=square, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    ).save_pretrained(out / "parts/feature_extractor")
+
+
+COMMON_THINGS = """
+sky sea water river lake grass tree forest leaf flower rose snow sand rock mountain road street car truck bus
+bike bicycle motorcycle train boat ship plane house building city wall door window roof bridge person man
+woman child boy girl baby face hair skin hand shirt t-shirt dress clothes coat hat shoe jacket jeans dog cat
+horse cow sheep goat bird duck swan fish bear rabbit lion apple orange banana fruit bread food cake cup bottle
+table chair bed lamp book ball field garden park sun cloud night light dark bright old new little big
+background photo film black-and-white
+"""
+
+
+# --- the last stage: what a bundled variant need not carry ----------------------------------------------------------
+
+
+def drop_shared(folder: Path) -> None:
+    """Take parts out of a bundled variant's folder that it would find, just the same, in the profile it shares with."""
+    content = lambda part: {file.name: file.read_bytes() for file in part.iterdir()}  # noqa: E731
+    for part in [part for part in folder.resolve().iterdir() if part.is_dir()]:
+        shared = [lender / part.name for lender in profiles.folders(folder.resolve())[1:]]
+        nearest = next((other for other in shared if other.is_dir()), None)
+        if nearest is not None and content(nearest) == content(part):
+            shutil.rmtree(part)

@@ -1,0 +1,338 @@
+"""The recipe of the mini weights, stage by stage, from photographs and clips to a pipeline folder (§3.4.2, §4.1).
+
+    python -m gcgkit.training.mini.recipe STAGE --data DIR --out DIR [--steps N]
+
+Stages, in order: ``vae``, ``encoders``, ``cache``, ``hint``, ``matching``, ``gate``, ``text2image``, ``guidance``,
+``fullsize``, ``export``. Each resumes where it was killed; their default numbers of steps are those of the bundled
+weights. ``footage`` says what the data folder holds. ``matching`` pays on a GPU alone and can be left out.
+``guidance --frozen`` is the paper's order, with the UNet frozen; without it the UNet goes on learning, which was the
+better start at this size (see the model card). ``unpack`` stands in for all stages but ``cache`` up to ``text2image``:
+it takes what they make from a finished pipeline. So come the ablation variants, each a copy trained alike beside the
+bundled UNet (``guidance --frozen --mode attention`` and so on); and ``fullsize`` after it goes on where a finished
+pipeline stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from tqdm.auto import tqdm
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from ... import encoders as conditioning
+from ...control import GuidedControlNet
+from ...data import augment as pairs
+from ...data import footage
+from ...guidance import GatedColorGuidance
+from ...vae import LumaChromaAutoencoder
+from .. import fit as training
+from .encoders import WIDTH, calibrate, device, drop_shared, save, to_tensor, train_encoders, train_vae
+from .guidance import TENSORS, attention_folder, make_guidance, train_gate, train_hint, train_matching
+
+STAGES = (
+    "unpack", "vae", "encoders", "cache", "hint", "matching", "gate", "text2image", "guidance", "fullsize", "export",
+)  # fmt: skip
+SMALL, FULL = (128, 224), (256, 448)  # training sizes in pixels: most steps, last steps
+
+
+# --- in place of the stages before the copy -------------------------------------------------------------------------
+
+
+def unpack(profile: str | Path, out: Path) -> None:
+    """A finished pipeline's parts, guidance, UNet and copy, as the stages up to ``guidance`` leave them; in float32."""
+    from ...pipeline import GCGPipeline
+
+    pipe = GCGPipeline.from_pretrained(profile)
+    for name in ("vae", "tokenizer", "text_encoder", "image_encoder", "feature_extractor"):
+        getattr(pipe, name).save_pretrained(out / "parts" / name)
+    for stage in ("hint", "matching", "gate"):
+        save(pipe.control.guidance, out / stage / "guidance")
+    for folder in ("text2image", "guidance"):
+        save(pipe.unet, out / folder / "unet")
+    save(pipe.control, out / "guidance/control")
+
+
+# --- stage 3: encode everything once --------------------------------------------------------------------------------
+
+
+def cache_scenes(data: Path, out: Path, per_photo: float = 2, per_clip: int = 72, views: int = 6) -> None:
+    """Encode scenes at both training sizes into ``scenes-small.pt`` and ``scenes-full.pt``.
+
+    Gray latents are the colour ones without their chroma channels: the autoencoder's luma channels see luma alone.
+    """
+    vae = LumaChromaAutoencoder.from_pretrained(out / "parts/vae").to(device())
+    clips = dict(footage.training_clips(data))
+    photos = footage.photo_paths(data)
+    plans = (("small", SMALL, per_photo, per_clip), ("full", FULL, 0.2, per_clip // 6))
+    for name, size, photo_share, clip_count in plans:
+        if (out / f"scenes-{name}.pt").exists():
+            continue
+        rng = np.random.default_rng(7 if name == "small" else 8)
+        chosen = rng.permutation(len(photos))[: int(len(photos) * min(1, photo_share))]
+        plan = [photos[i] for i in chosen for _ in range(max(1, int(photo_share)))]
+        plan += [clip for clip in clips for _ in range(clip_count)]
+        latents, grays, thumbnails, texts, kept = [], [], [], [], []
+        for source in tqdm(plan, desc=f"scenes, {name}", mininterval=5, disable=None):
+            natural = bool(rng.random() < 0.6)
+            scene = (
+                pairs.clip_scene(clips[source], views, size, rng)
+                if isinstance(source, str)
+                else pairs.photo_scene(source, views, size, rng)
+            )
+            scene = pairs.augment_hsv(scene, *pairs.random_hsv(rng, natural))
+            texts.append(pairs.caption_scene(scene, source if isinstance(source, str) else source.stem, rng))
+            small = np.stack([cv2.resize(v, (pairs.THUMBNAIL,) * 2, interpolation=cv2.INTER_AREA) for v in scene])
+            with torch.no_grad():
+                z = vae.encode(to_tensor(scene).to(device())).latent_dist.mode().cpu().half()
+            g = z.clone()
+            g[:, vae.config.luma_channels :] = 0
+            latents.append(z), grays.append(g), thumbnails.append(torch.from_numpy(small)), kept.append(natural)
+        scenes = pairs.Scenes(
+            torch.stack(latents), torch.stack(grays), torch.stack(thumbnails), texts, torch.tensor(kept)
+        )
+        scenes.save(out / f"scenes-{name}.tmp")
+        (out / f"scenes-{name}.tmp").rename(out / f"scenes-{name}.pt")
+
+
+# --- stages 7 to 9: the text-to-image UNet, then the copy with the UNet, then both at full size ----------------------
+
+
+def make_scheduler() -> DDIMScheduler:
+    """DDIM that predicts the clean latents, on a schedule that ends in pure noise: the usual one leaks the mean.
+
+    A small UNet has to copy its ColorHint; asked for the clean latents it copies alike at every timestep.
+    """
+    return DDIMScheduler(
+        num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+        clip_sample=False, set_alpha_to_one=True, prediction_type="sample", rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )  # fmt: skip
+
+
+def make_unet() -> UNet2DConditionModel:
+    """Stable Diffusion's UNet at small widths: no attention at the full latent resolution, where it costs most."""
+    return UNet2DConditionModel(
+        sample_size=32, in_channels=4, out_channels=4, block_out_channels=(64, 96, 96), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH, attention_head_dim=(2, 3, 3), norm_num_groups=16, use_linear_projection=True,
+    )  # fmt: skip
+
+
+class Denoising:
+    """Everything a loss needs that does not learn: captions and thumbnails to tokens, noise, weights (Eq. 11)."""
+
+    def __init__(self, out: Path, scenes: str):
+        self.scenes = pairs.Scenes.load(out / f"scenes-{scenes}.pt")
+        self.tokenizer = CLIPTokenizer.from_pretrained(out / "parts/tokenizer")
+        self.text = CLIPTextModel.from_pretrained(out / "parts/text_encoder").to(device()).eval().requires_grad_(False)
+        vision = CLIPVisionModelWithProjection.from_pretrained(out / "parts/image_encoder")
+        self.vision = vision.to(device()).eval().requires_grad_(False)
+        self.scheduler = make_scheduler()
+
+    def embed_text(self, texts: list[str]) -> torch.Tensor:
+        return conditioning.text_embeddings(self.tokenizer, self.text, texts, device())  # (B, 16, WIDTH)
+
+    def embed_image(self, thumbnails: torch.Tensor, masked: bool) -> torch.Tensor:
+        if masked:
+            return torch.zeros(len(thumbnails), 1, WIDTH, device=device())
+        batch, tiles = thumbnails.shape[:2]
+        x = thumbnails.flatten(0, 1).permute(0, 3, 1, 2).to(device()).float() / 127.5 - 1  # (B*tiles, 3, 64, 64)
+        tokens = conditioning.patch_tokens(self.vision, x)  # (B*tiles, 64, WIDTH)
+        return tokens.unflatten(0, (batch, tiles)).flatten(1, 2)  # (B, tiles*64, WIDTH)
+
+    def noised(self, target: torch.Tensor, generator: torch.Generator):
+        """z_t, timestep and each sample's weight for clean latents, timesteps uniform as in Eq. 11.
+
+        The weight turns the error of the clean latents into that of the velocity, 1 / (1 - alpha_bar), at most 5: it
+        would otherwise go to infinity where hardly any noise is left.
+        """
+        timestep = torch.randint(self.scheduler.config.num_train_timesteps, (len(target),), generator=generator)
+        noise = torch.randn(target.shape, generator=generator).to(device())
+        weight = (1 / (1 - self.scheduler.alphas_cumprod[timestep])).clamp(max=5.0).to(device())
+        timestep = timestep.to(device())
+        return self.scheduler.add_noise(target, noise, timestep), timestep, weight
+
+
+def squared_error(prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Mean over samples of ``weight`` (B,) times the mean squared difference of (B, C, h, w)."""
+    return (weight * (prediction.float() - target).square().mean((1, 2, 3))).mean()
+
+
+def train_text2image(out: Path, steps: int = 2500, batch: int = 16) -> None:
+    """The UNet alone: captions in, pictures out; a tenth of the captions dropped, which guidance needs."""
+    torch.manual_seed(2)
+    base, unet = Denoising(out, "small"), make_unet().to(memory_format=torch.channels_last)
+    mixture = pairs.Mixture(mask=1.0, single=0.0, grid=0.0, strip_colors=0.0)
+
+    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        sample = pairs.draw_batch(base.scenes, "mask", batch, mixture, generator)
+        target = sample["target"].to(device())
+        z_t, timestep, weight = base.noised(target, generator)
+        prediction = unet(z_t, timestep, base.embed_text(sample["captions"])).sample
+        return {"loss": squared_error(prediction, target, weight)}
+
+    options = {"learning_rate": 6e-4, "mixed_precision": unet_precision(), "title": "text to image"}
+    training.fit(out / "text2image", {"unet": unet}, loss, steps=steps, **options)
+    save(unet, out / "text2image/unet")
+
+
+MIXTURE = pairs.Mixture(mask=0.25, single=0.35, grid=0.3, unrelated=0.1, strip_colors=0.5, drop_text=0.15)
+
+
+def train_guidance(
+    out: Path,
+    name: str = "guidance",
+    start: Path | None = None,
+    *,
+    frozen: bool = False,
+    mode: str = "gated",
+    scenes: str = "small",
+    steps: int = 3000,
+    batch: int = 16,
+    learning_rate: float = 6e-4,
+) -> None:
+    """The copy on pairs (Eq. 11), from the text-to-image UNet or from an earlier run's folder ``start``.
+
+    Its guidance has learned before, in the stages of ``mini_guidance``, and stays as it is; ``frozen`` keeps the UNet
+    too, as in the paper.
+    """
+    torch.manual_seed(5)
+    base = Denoising(out, scenes)
+    if start is None:
+        unet = UNet2DConditionModel.from_pretrained(out / "text2image/unet")
+        control = GuidedControlNet.from_unet(unet, **_options(make_guidance(mode)))
+        if mode != "concat":
+            folder = out / "gate/guidance" if mode == "gated" else attention_folder(out)
+            give_guidance(control, folder)
+    else:
+        unet = UNet2DConditionModel.from_pretrained(start / "unet")
+        control = GuidedControlNet.from_pretrained(start / "control")
+    unet.to(memory_format=torch.channels_last).requires_grad_(not frozen)
+    control.to(memory_format=torch.channels_last).guidance.requires_grad_(False)
+
+    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        kind = pairs.draw_kind(MIXTURE, generator)
+        sample = pairs.draw_batch(base.scenes, kind, batch, MIXTURE, generator)
+        target, gray, ref_gray, ref_color = (sample[n].to(device()) for n in TENSORS)
+        z_t, timestep, weight = base.noised(target, generator)
+        tokens = base.embed_image(sample["thumbnails"], sample["masked"])
+        residuals = control(z_t, timestep, tokens, gray, ref_gray, ref_color)
+        prediction = unet(
+            z_t,
+            timestep,
+            base.embed_text(sample["captions"]),
+            down_block_additional_residuals=residuals.down_block_res_samples,
+            mid_block_additional_residual=residuals.mid_block_res_sample,
+        ).sample
+        error = squared_error(prediction, target, weight)
+        return {"loss": error, f"denoising_{kind}": error.detach()}
+
+    modules = {"unet": unet, "control": control}
+    options = {"learning_rate": learning_rate, "mixed_precision": unet_precision(), "title": name}
+    training.fit(out / name, modules, loss, steps=steps, **options)
+    save(unet, out / name / "unet")
+    save(control, out / name / "control")
+
+
+def unet_precision() -> str | None:
+    """None for the device's best, but float32 on the CPU, even on one with bfloat16 instructions.
+
+    Convolutions as small as these, in channels-last, run 1.3 times faster in float32 there.
+    """
+    return "no" if device() == "cpu" else None
+
+
+def give_guidance(control: GuidedControlNet, folder: Path) -> None:
+    """Put a trained guidance's weights in place of a copy's, as many as its mode has: without a gate, the attention."""
+    source = GatedColorGuidance.from_pretrained(folder)
+    control.guidance.load_state_dict(source.state_dict(), strict=control.guidance.config.mode == "gated")
+
+
+def _options(guidance: GatedColorGuidance) -> dict:
+    names = ("hidden_dim", "mode", "stem", "heads", "gate_bias", "null_token", "dilations")
+    return {name: guidance.config[name] for name in names}
+
+
+# --- stage 10: a folder that from_pretrained reads -------------------------------------------------------------------
+
+
+def export(
+    out: Path,
+    trained: Path,
+    folder: Path,
+    sharpness: float = 1.0,
+    null_shift: float = 0.0,
+    guidance: Path | None = None,
+) -> None:
+    """Put the parts together as a pipeline folder with float16 weights, its guidance set as ``calibrate`` says.
+
+    guidance: folder of one that learned further by itself, in place of the one that the copy learned beside.
+    The profile's own settings were chosen on three of the measuring clips (blackswan, dog, soapbox): at a quarter of
+    the strength frames keep closer to their ColorHint, and with tau = 64 keyframes guide to nearly the last step.
+    """
+    from ...pipeline import GCGPipeline
+
+    parts, control = out / "parts", GuidedControlNet.from_pretrained(trained / "control")
+    if guidance is not None:
+        give_guidance(control, guidance)
+    calibrate(control.guidance, sharpness, null_shift)
+    pipe = GCGPipeline(
+        vae=LumaChromaAutoencoder.from_pretrained(parts / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(parts / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(parts / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(trained / "unet"),
+        control=control,
+        image_encoder=CLIPVisionModelWithProjection.from_pretrained(parts / "image_encoder"),
+        feature_extractor=CLIPImageProcessor.from_pretrained(parts / "feature_extractor"),
+        scheduler=make_scheduler(),
+        guidance_scale=1.2,
+        tau=64.0,
+        strength=0.25,
+        hint_weight=1.0,
+    )
+    pipe.to(torch.float16).save_pretrained(folder)
+    drop_shared(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of photographs and clips")
+    parser.add_argument("--out", type=Path, default=Path("runs/mini"), help="folder of checkpoints and parts")
+    parser.add_argument("--steps", type=int, help="instead of the stage's own number of steps")
+    parser.add_argument("--mode", default="gated", help="guidance: gated, attention or concat")
+    parser.add_argument("--frozen", action="store_true", help="guidance: keep the text-to-image UNet as it is")
+    parser.add_argument("--profile", default="mini", help="unpack: bundled name, folder or hub id of a pipeline")
+    parser.add_argument("--sharpness", type=float, default=1.0, help="export: factor on the logits of matching")
+    parser.add_argument("--null-shift", type=float, default=0.0, help="export: added to the null token's logit")
+    parser.add_argument("--guidance", type=Path, help="export: folder of one that learned further, such as gate's")
+    parser.add_argument("--folder", type=Path, default=Path("gcgkit/weights/mini"), help="export: where to")
+    args = parser.parse_args()
+    steps = {"steps": args.steps} if args.steps else {}
+    name = "guidance" + ("-frozen" if args.frozen else "") + ("" if args.mode == "gated" else f"-{args.mode}")
+    from_data = {"vae": train_vae, "encoders": train_encoders, "matching": train_matching}
+    if args.stage == "unpack":
+        unpack(args.profile, args.out)
+    elif args.stage in from_data:
+        from_data[args.stage](args.data, args.out, **steps)
+    elif args.stage == "cache":
+        cache_scenes(args.data, args.out)
+    elif args.stage in ("hint", "gate", "text2image"):
+        {"hint": train_hint, "gate": train_gate, "text2image": train_text2image}[args.stage](args.out, **steps)
+    elif args.stage == "guidance":
+        train_guidance(args.out, name, frozen=args.frozen, mode=args.mode, **steps)
+    elif args.stage == "fullsize":
+        options = {"scenes": "full", "batch": 4, "learning_rate": 2e-4, "steps": 600, **steps}
+        train_guidance(args.out, f"{name}-full", args.out / name, frozen=args.frozen, mode=args.mode, **options)
+    else:
+        export(args.out, args.out / f"{name}-full", args.folder, args.sharpness, args.null_shift, args.guidance)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Scenes made when they are needed, no two alike: photographs seen by a moving camera, stretches of clips (§3.4.2).
+
+A cache holds some thousand scenes, which a small network has soon seen often. What the colour attention lacks for
+footage that it never saw is variety, and a scene costs less to make than to learn from. Any two views of a scene share
+their colours, so each is a target for all others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from ... import encoders as conditioning
+from ...data import augment as pairs
+from ...data import footage
+from ...srg import make_grid
+
+VIEWS = 6
+
+
+class FreshScenes(torch.utils.data.Dataset):
+    """Scene i of ``count``: views that share their colours, uint8 ``(V, H, W, 3)`` RGB, drawn from ``(seed, i)`` alone.
+
+    Half of them are photographs, cropped and turned anew for each view, half frames of a stretch of a clip. data: a
+    folder as ``footage`` describes it. Raises ValueError where it holds neither photographs nor clips for training.
+    """
+
+    def __init__(self, data: str | Path, count: int, size: tuple[int, int] = footage.SIZE, seed: int = 0):
+        self.photos, self.clips = footage.photo_paths(data), [clip for _, clip in footage.training_clips(data)]
+        self.count, self.size, self.seed = count, size, seed
+        if not self.photos and not self.clips:
+            raise ValueError(f"{data} holds neither photographs nor clips for training: see gcgkit/data/footage.py.")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, index))
+        if self.clips and (not self.photos or rng.random() < 0.5):
+            clip = self.clips[rng.integers(len(self.clips))]
+            views, motion = pairs.clip_scene(clip, VIEWS, self.size, rng), 0.25  # what is filmed moves by itself
+        else:
+            photo = self.photos[rng.integers(len(self.photos))]
+            views, motion = pairs.photo_scene(photo, VIEWS, self.size, rng), 1.0
+        views = pairs.augment_hsv(views, *pairs.random_hsv(rng, natural=bool(rng.random() < 0.6)))
+        return np.stack([turned(view, motion, rng) for view in views])
+
+
+def turned(view: np.ndarray, motion: float, rng: np.random.Generator) -> np.ndarray:
+    """A view ``(H, W, 3)`` as a camera that moved sees it: turned, enlarged, sheared, shifted, all times ``motion``."""
+    height, width = view.shape[:2]
+    matrix = cv2.getRotationMatrix2D(
+        (width / 2, height / 2), motion * rng.normal(0, 8), float(np.exp(motion * abs(rng.normal(0, 0.15))))
+    )  # (2, 3), of a turn in degrees
+    matrix[:, :2] += motion * rng.normal(0, 0.05, (2, 2))
+    matrix[:, 2] += motion * rng.normal(0, 0.04, 2) * (width, height)
+    return cv2.warpAffine(view, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def scene_batches(
+    scenes: FreshScenes, batch: int, first: int = 0, workers: int | None = None
+) -> Iterator[torch.Tensor]:
+    """Batches ``(batch, V, H, W, 3)`` of scenes in order, from batch ``first`` on, made by ``workers`` processes.
+
+    As many as there are cores but two, where that is not said, and none for 0.
+    """
+    workers = max(1, (os.cpu_count() or 1) - 2) if workers is None else workers
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.Subset(scenes, range(first * batch, len(scenes))),
+        batch_size=batch, num_workers=workers, worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available(),
+    )  # fmt: skip
+    return iter(loader)
+
+
+def _one_thread(_: int) -> None:
+    cv2.setNumThreads(0)  # workers are as many as cores
+
+
+@torch.no_grad()
+def encode_scenes(vae, scenes: torch.Tensor) -> torch.Tensor:
+    """Latents ``(S, V, C, h, w)`` of scenes ``(S, V, H, W, 3)`` uint8."""
+    pixels = scenes.to(vae.device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2)  # (S*V, 3, H, W)
+    return conditioning.encode_pixels(vae, pixels).unflatten(0, scenes.shape[:2])
+
+
+def couples(latents: torch.Tensor, kind: str, luma: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Every view of S scenes ``(S, V, C, h, w)`` as a target once, with other views of its scene as the reference.
+
+    Returns ``target`` and ``gray`` ``(S*V, C, h, w)``, ``ref_gray`` and ``ref_color``, as large or, for the kind
+    "grid", of four views and twice as high and wide. Gray latents are the colour ones with their first ``luma``
+    channels alone, as the autoencoder's luma channels see luma alone.
+    """
+    scenes, views = latents.shape[:2]
+    tiles = 4 if kind == "grid" else 1
+    target = torch.arange(views).expand(scenes, views)  # (S, V)
+    other = torch.rand(scenes, views, views - 1, generator=generator).argsort(-1)[..., :tiles]
+    chosen = (target[..., None] + 1 + other) % views  # (S, V, tiles), never the target's own
+    color = latents[torch.arange(scenes)[:, None, None], chosen.to(latents.device)].flatten(0, 1)
+    color = torch.stack([make_grid(grid) for grid in color]) if tiles > 1 else color[:, 0]  # (S*V, C, h', w')
+    gray, ref_gray = latents.flatten(0, 1).clone(), color.clone()
+    gray[:, luma:] = 0
+    ref_gray[:, luma:] = 0
+    return {"target": latents.flatten(0, 1), "gray": gray, "ref_gray": ref_gray, "ref_color": color}

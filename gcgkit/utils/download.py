@@ -1,0 +1,382 @@
+"""Files from the network that arrive whole or not at all: resumed, checked, and put under their name only at the end.
+
+A file grows as ``NAME.partial`` beside its place, with ``NAME.partial.json`` telling what it is a part of; the next run
+goes on from there. SHA-256 digests that nobody published are written to ``SHA256SUMS`` in the same folder at the first
+success (the format of ``sha256sum -c``) and compared from then on.
+
+Errors are one sentence each: FileNotFoundError and PermissionError for what a server has not or gives not,
+ConnectionError for a connection that stays broken, ValueError for a wrong size, digest or content, OSError for a full
+disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from .files import BLOCK, bytes_bar, file_sha256, human, require_space, write_error, write_text
+
+LEDGER = "SHA256SUMS"
+_READ = 1 << 16  # bytes asked of the network at once; what a broken read held is lost
+_BUSY = {408, 425, 429, 500, 502, 503, 504}  # answers that another try may change
+
+
+class _Broken(Exception):
+    """A transfer ended early; another try may go on where it stopped."""
+
+
+def fetch(
+    source: str | Path,
+    path: str | Path,
+    *,
+    size: int | None = None,
+    sha256: str | None = None,
+    room: float = 0.0,
+    check: Callable[[Path], None] | None = None,
+    attempts: int = 5,
+    pause: float = 1.0,
+    timeout: float = 30.0,
+) -> Path:
+    """Bring a file from an http(s) address to ``path`` and return where it lies; a local source is used in place.
+
+    source: address, ``file://`` address or local path. size: bytes, sha256: digest (64 hexadecimal digits, or its first
+    8 or more), where known. room: bytes wanted on the disk for what comes out of the file, as a multiple of its size.
+    check: raises ValueError for content that cannot be used. attempts: tries in a row that bring nothing new before
+    giving up, with ``pause`` seconds after the first, twice as many after each next. timeout: seconds of silence.
+    What is there already is checked, never fetched again. Errors: see the module.
+    """
+    path, here = Path(path), local_path(source)
+    sha256 = _checked_digest(sha256)
+    if here is not None or path.exists():
+        _verify(here or path, size, sha256 or _recorded(here or path), check)
+        return here or path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
+            if not path.exists():  # it may have come while the lock was taken
+                _bring(str(source), path, size, sha256, room, check, attempts, pause, timeout)
+    except Timeout:
+        raise OSError(f"{path} is being downloaded by another process: wait for it to end.") from None
+    return path
+
+
+def remote_size(url: str, timeout: float = 30.0) -> int | None:
+    """Bytes that an address holds, None where the server does not tell. Errors as `fetch`, without further tries."""
+    here = local_path(url)
+    if here is not None:
+        return here.stat().st_size
+    import requests
+
+    with _one_sentence(url):
+        with requests.head(url, headers=_PLAIN, timeout=timeout, allow_redirects=True) as answer:
+            if answer.status_code in (403, 405, 501):  # some servers answer nothing but GET
+                with requests.get(url, headers=_PLAIN | {"Range": "bytes=0-0"}, stream=True, timeout=timeout) as answer:
+                    _check_status(url, answer.status_code)
+                    return _total(answer.headers, 0 if answer.status_code == 206 else None)
+            _check_status(url, answer.status_code)
+            return _total(answer.headers, None)
+
+
+def local_path(source: str | Path) -> Path | None:
+    """The existing local file or folder that a source names, None for an http(s) address; FileNotFoundError else."""
+    parts = urlsplit(str(source))
+    if parts.scheme in ("http", "https"):
+        return None
+    path = Path(url2pathname(unquote(parts.path))) if parts.scheme == "file" else Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"{source} is neither an http(s) address nor a file that exists.")
+    return path
+
+
+# --- one file ---------------------------------------------------------------------------------------------------------
+
+
+def _bring(url, path, size, sha256, room, check, attempts, pause, timeout) -> None:
+    """Fetch into the partial file until it is whole, check it, and give it its name."""
+    import requests
+
+    partial, state = path.with_name(path.name + ".partial"), path.with_name(path.name + ".partial.json")
+    exact = sha256 is not None and len(sha256) == 64
+    best, failures = -1, 0
+    with requests.Session() as session, bytes_bar(size, path.name) as bar:
+        while True:
+            try:
+                digest = _transfer(session, url, partial, state, size, room, timeout, exact, bar)
+                break
+            except _Broken as error:
+                reached = partial.stat().st_size if partial.exists() else 0
+                failures = 1 if reached > best else failures + 1
+                best = max(best, reached)
+                if failures >= attempts:
+                    raise ConnectionError(_broke(url, reached, _read_state(state).get("total"), str(error))) from None
+                time.sleep(pause * 2 ** (failures - 1))
+    try:
+        settle(partial, path, url, digest.hexdigest(), size=size, sha256=sha256, check=check)
+    finally:
+        state.unlink(missing_ok=True)
+
+
+def settle(
+    aside: Path,
+    path: Path,
+    origin: str,
+    digest: str,
+    *,
+    size: int | None = None,
+    sha256: str | None = None,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Check a file that arrived whole, with its SHA-256 ``digest``, and give it its name; remove it if it is wrong.
+
+    The digest is recorded where ``sha256`` is not known in full. Raises ValueError as `fetch` does.
+    """
+    try:
+        if size is not None and aside.stat().st_size != size:
+            raise ValueError(f"{path.name} arrived with {aside.stat().st_size} bytes instead of {size}.")
+        _compare(path.name, digest, sha256, "published")
+        _compare(path.name, digest, _recorded(path), f"recorded in {path.parent / LEDGER}")
+        if check is not None:
+            check(aside)
+    except ValueError as error:  # whole, and wrong: nothing to go on from
+        aside.unlink()
+        raise ValueError(f"{str(error).replace(str(aside), path.name)} It came from {origin}; removed.") from None
+    os.replace(aside, path)
+    if sha256 is None or len(sha256) < 64:
+        _record(path, digest)
+
+
+def _transfer(session, url, partial, state, size, room, timeout, exact, bar):
+    """One request. Returns the SHA-256 object of the whole partial file, raises _Broken where it stays incomplete."""
+    known = _read_state(state)
+    same = known.get("url") == url
+    # Another mirror may give the rest where the whole will be checked; its ETag means nothing here.
+    have = partial.stat().st_size if partial.exists() and (same or exact) else 0
+    headers = dict(_PLAIN)
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if same and known.get("validator"):
+            headers["If-Range"] = known["validator"]
+    with _one_sentence(url, retry=True):
+        answer = session.get(url, headers=headers, stream=True, timeout=timeout)
+    with answer:
+        if answer.status_code == 416:  # nothing after what we have: all of it, or another file by now
+            if known.get("total") == have and _total(answer.headers, 0) in (have, None):
+                return _hash_start(partial, bar)
+            partial.unlink()
+            raise _Broken("the file has changed")
+        _check_status(url, answer.status_code, retry=True)
+        resumed = answer.status_code == 206
+        if resumed and not _goes_on(answer.headers, have, known.get("total")):
+            partial.unlink()
+            raise _Broken("the file has changed")
+        have = have if resumed else 0
+        total = _total(answer.headers, have if resumed else None)
+        if size is not None and total is not None and total != size:
+            raise ValueError(f"{url} holds {total} bytes instead of {size}: it is another file, or a damaged mirror.")
+        total = size if total is None else total
+        if total is not None:
+            require_space(partial.parent, total - have + room * total, f"{url} ({human(total)})")
+        _write_state(state, {"url": url, "total": total, "validator": _validator(answer.headers)})
+        bar.total = total
+        bar.reset(total)
+        digest = _hash_start(partial, bar) if resumed else hashlib.sha256()
+        written = _append(answer, partial, resumed, digest, bar, url)
+    if total is not None and have + written < total:
+        raise _Broken("the connection ended early")
+    return digest
+
+
+def _append(answer, partial: Path, resumed: bool, digest, bar, url: str) -> int:
+    """Write the answer's bytes as they come, undecoded: some servers call a .tgz a gzip-encoded .tar."""
+    import requests
+    import urllib3
+
+    written, ended = 0, None
+    try:
+        file = partial.open("ab" if resumed else "wb", buffering=0)  # a killed run loses nothing
+    except OSError as error:
+        raise write_error(error, partial) from None
+    with file:
+        blocks = answer.raw.stream(_READ, decode_content=False)
+        while True:
+            try:
+                block = next(blocks, None)
+            except (urllib3.exceptions.HTTPError, requests.RequestException, OSError) as error:
+                ended = error
+                break
+            if block is None:
+                break
+            try:
+                rest = memoryview(block)
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError as error:
+                raise write_error(error, partial) from None
+            digest.update(block)
+            bar.update(len(block))
+            written += len(block)
+        os.fsync(file.fileno())
+    if ended is not None:
+        raise _Broken(_reason(ended))
+    return written
+
+
+def _hash_start(partial: Path, bar):
+    """SHA-256 object of what is there already, told to the bar."""
+    digest = hashlib.sha256()
+    with partial.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    bar.initial = bar.n = partial.stat().st_size
+    bar.refresh()
+    return digest
+
+
+# --- what servers say -------------------------------------------------------------------------------------------------
+
+_PLAIN = {"Accept-Encoding": "identity", "User-Agent": "gcgkit"}
+
+
+def _total(headers, start: int | None) -> int | None:
+    """Bytes of the whole file: ``Content-Range``'s total, or the length of what follows ``start``."""
+    ranged = re.fullmatch(r"bytes\s+(?:\d+-\d+|\*)/(\d+)", headers.get("Content-Range", "").strip())
+    if ranged and start is not None:
+        return int(ranged[1])
+    length = headers.get("Content-Length", "")
+    return int(length) + (start or 0) if length.isdecimal() and start in (None, 0) else None
+
+
+def _goes_on(headers, have: int, total: int | None) -> bool:
+    """Whether an answer 206 starts where the partial file ends, in a file of the same size."""
+    ranged = re.fullmatch(r"bytes\s+(\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
+    return bool(ranged) and int(ranged[1]) == have and (total is None or ranged[2] in ("*", str(total)))
+
+
+def _validator(headers) -> str | None:
+    """What If-Range takes: a strong ETag, else the date of the last change."""
+    tag = headers.get("ETag", "")
+    return tag if tag.startswith('"') else headers.get("Last-Modified")
+
+
+def _check_status(url: str, status: int, retry: bool = False) -> None:
+    if status in (200, 206):
+        return
+    if status in _BUSY and retry:
+        raise _Broken(f"the server answers {status}")
+    if status in (404, 410):
+        raise FileNotFoundError(f"{url} is not there any more (the server answers {status}): try a mirror with --url.")
+    if status in (401, 403):
+        raise PermissionError(f"{url} is not given to everybody (the server answers {status}): try --url.")
+    raise ConnectionError(f"{url} cannot be fetched: the server answers {status}.")
+
+
+class _one_sentence:
+    """Turn what requests raises before the first byte into one sentence, or into _Broken where tries are left."""
+
+    def __init__(self, url: str, retry: bool = False):
+        self.url, self.retry = url, retry
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, trace) -> None:
+        import requests
+
+        if not isinstance(error, requests.RequestException):
+            return
+        if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.TooManyRedirects)):
+            raise ValueError(f"{self.url} is no address that can be fetched ({_reason(error)}).") from None
+        if self.retry:
+            raise _Broken(_reason(error)) from None
+        raise ConnectionError(_broke(self.url, 0, None, _reason(error))) from None
+
+
+def _reason(error: BaseException) -> str:
+    """A few words on a failed connection; the libraries' own messages are nested objects."""
+    text = f"{type(error).__name__} {error}".lower()
+    for sign, words in (
+        ("timed out", "no answer in time"),
+        ("timeout", "no answer in time"),
+        ("name or service", "the host is unknown or there is no network"),
+        ("nameresolution", "the host is unknown or there is no network"),
+        ("refused", "connection refused"),
+        ("certificate", "the certificate is not trusted"),
+        ("ssl", "no secure connection"),
+    ):
+        if sign in text:
+            return words
+    return "the connection ended early"
+
+
+def _broke(url: str, reached: int, total: int | None, reason: str) -> str:
+    if not reached:
+        return f"{url} cannot be reached: {reason}; check the network, or try a mirror with --url."
+    share = f" at {100 * reached / total:.0f} % of {human(total)}" if total else f" after {human(reached)}"
+    return f"{url} broke off{share}: {reason}; run the same again to go on from there."
+
+
+# --- checks and records -----------------------------------------------------------------------------------------------
+
+
+def _verify(path: Path, size: int | None, sha256: str | None, check) -> None:
+    if path.is_dir():
+        return  # a local folder in place of an archive: its reader checks it
+    if size is not None and path.stat().st_size != size:
+        raise ValueError(f"{path} holds {path.stat().st_size} bytes instead of {size}: delete it and run again.")
+    if sha256 is not None:
+        _compare(str(path), file_sha256(path), sha256, "expected")
+    if check is not None:
+        check(path)
+
+
+def _compare(name: str, found: str, wanted: str | None, origin: str) -> None:
+    if wanted is not None and not found.startswith(wanted):
+        raise ValueError(
+            f"{name} has SHA-256 {found[:12]}…, not the {origin} {wanted[:12]}…: it is damaged or another version."
+        )
+
+
+def _checked_digest(sha256: str | None) -> str | None:
+    if sha256 is None:
+        return None
+    if not re.fullmatch(r"[0-9a-f]{8,64}", sha256.lower()):
+        raise ValueError(f"sha256 must be 8 to 64 hexadecimal digits, not {sha256!r}.")
+    return sha256.lower()
+
+
+def _recorded(path: Path) -> str | None:
+    """The digest that the folder's ledger has for a file."""
+    ledger = path.parent / LEDGER
+    if not ledger.is_file():
+        return None
+    lines = (line.split(maxsplit=1) for line in ledger.read_text(encoding="utf-8").splitlines())
+    return {name.strip().lstrip("*"): digest for digest, name in (parts for parts in lines if len(parts) == 2)}.get(
+        path.name
+    )
+
+
+def _record(path: Path, digest: str) -> None:
+    ledger = path.parent / LEDGER
+    lines = ledger.read_text(encoding="utf-8").splitlines() if ledger.is_file() else []
+    lines = [line for line in lines if line.split(maxsplit=1)[1:] != [path.name]] + [f"{digest}  {path.name}"]
+    write_text(ledger, "\n".join(lines) + "\n")
+
+
+def _read_state(state: Path) -> dict:
+    try:
+        return json.loads(state.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _write_state(state: Path, content: dict) -> None:
+    write_text(state, json.dumps(content))

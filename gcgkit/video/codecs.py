@@ -1,0 +1,246 @@
+"""What reading and writing of clips and films share: opening files safely, image folders, colour conversion, encoders.
+
+A film comes from anywhere, so a file is opened as a local file only, never as a playlist that leads elsewhere, and
+never larger than MAX_PIXELS. FFmpeg's errors become one sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from ..utils import files as disk
+from ..utils.checks import check_frame, check_frames
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+IMAGE_FPS = 25.0  # images carry no frame rate
+MAX_PIXELS = 1 << 25  # 8K: a file that claims more is broken, or meant to fill the memory
+FEW_FRAMES = 8  # of fewer, x265 gives some no decoding time when it stores them out of order
+ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
+_REFERRING_FORMATS = {"concat", "dash", "hls", "image2", "imf", "lavfi", "rtsp", "sdp", "tty"}  # lead elsewhere
+# PyAV before 19 fails at a tag that is not UTF-8 unless told otherwise; from 19 on it keeps the tag's bytes by itself.
+_TAGS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+_DEEP_GRAY = ("gray10le", "gray12le", "gray16le")
+_BT709, _UNSPECIFIED, _RGB = 1, 2, 0  # as H.273 numbers colour primaries, transfers and matrices
+_FULL_CHROMA = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+_SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | _FULL_CHROMA
+
+
+def existing(path) -> Path:
+    """The path, if there is something that may be read; FileNotFoundError or PermissionError otherwise."""
+    path = Path(path)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path} does not exist; give a video file or a folder of images.") from None
+    except ValueError:
+        raise ValueError(f"{str(path)!r} is no file name; give a video file or a folder of images.") from None
+    except OSError as error:
+        raise type(error)(f"{path} cannot be looked at ({error.strerror}).") from None
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        raise PermissionError(f"{path} may not be read; give yourself the right to read it, or copy it elsewhere.")
+    return path
+
+
+@contextmanager
+def one_sentence(message: str):
+    """Turn FFmpeg's errors into one ValueError; `message` has a place {} for what FFmpeg says."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise ValueError(message.format(error.strerror or type(error).__name__)) from None
+
+
+@contextmanager
+def written(out: Path) -> Iterator[None]:
+    """FFmpeg's errors on an output as one sentence: OSError where the system refuses, otherwise ValueError."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise disk.write_error(error, out) from None
+        raise ValueError(f"{out} cannot be written as a film ({error.strerror}); try .mkv.") from None
+
+
+@contextmanager
+def open_container(path: Path) -> Iterator[av.container.InputContainer]:
+    """Open a local media file for reading; ValueError where it is none."""
+    with one_sentence(f"{path} cannot be read as a video ({{}})."):
+        options = {"protocol_whitelist": "file"}
+        with av.open(f"file:{path}", container_options=options, **_TAGS) as container:
+            formats = set(container.format.name.split(","))
+            if formats & _REFERRING_FORMATS or container.format.name.endswith("_pipe"):
+                raise ValueError(f"{path} is no film of itself (but {container.format.name}); give a video file.")
+            yield container
+
+
+@contextmanager
+def open_video(path: Path):
+    """Open a media file as (container, first video stream); ValueError where there is none, or none of a sane size."""
+    with open_container(path) as container:
+        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not streams:
+            raise ValueError(f"{path} holds no video stream.")
+        stream = streams[0]
+        if stream.codec_context is None:
+            raise ValueError(f"{path} holds video of a kind that this FFmpeg cannot decode; convert it to H.264 first.")
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{path} claims a size of {width}x{height}; at most {MAX_PIXELS} pixels are read.")
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        stream.thread_type = "AUTO"
+        yield container, stream
+
+
+def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+    """A decoded frame as uint8 RGB ``(H, W, 3)``, rounded; one without a colour tag is taken as players do."""
+    if frame.format.name in _DEEP_GRAY:  # swscale, exact elsewhere, is off by more than one here
+        top = (1 << frame.format.components[0].bits) - 1
+        gray = (frame.to_ndarray().astype(np.uint32) * 255 + top // 2) // top  # (H, W)
+        return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=-1)
+    matrix = None  # the frame's own
+    if frame.colorspace == _UNSPECIFIED:
+        matrix = Colorspace.ITU709 if frame.height > 576 or frame.width >= 1280 else Colorspace.ITU601
+    return reformatter.reformat(
+        frame, format="rgb24", src_colorspace=matrix, dst_color_range=ColorRange.JPEG, interpolation=_SCALING
+    ).to_ndarray()
+
+
+def image_files(path: Path) -> list[Path] | None:
+    """The images of a folder in natural order, or one image file; None if the path is no image."""
+    if not path.is_dir():
+        return [path] if path.suffix.lower() in IMAGE_SUFFIXES else None
+    files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
+    if not files:
+        raise ValueError(f"{path} is a folder without images ({', '.join(IMAGE_SUFFIXES)}).")
+    return sorted(files, key=_natural_order)
+
+
+def iterate_images(files: list[Path]) -> Iterator[np.ndarray]:
+    """Yield images as RGB ``(H, W, 3)``; ValueError names the first that cannot be read or has another size."""
+    shape = None
+    for file in files:
+        frame = read_image(file)
+        if shape is not None and frame.shape != shape:
+            own, usual = (f"{width}x{height}" for height, width, _ in (frame.shape, shape))
+            raise ValueError(f"{file} is {own} and the images before it {usual}; all must have one size.")
+        shape = frame.shape
+        yield frame
+
+
+def read_image(file: Path) -> np.ndarray:
+    """An image file as RGB ``(H, W, 3)`` uint8; ValueError where it is none."""
+    data = np.fromfile(file, np.uint8)  # cv2.imread fails on some non-ASCII paths
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # more pixels than OpenCV allows
+        image = None
+    if image is None:
+        raise ValueError(f"{file} cannot be read as an image.")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def written_frames(frames) -> Iterator[np.ndarray]:
+    """Checked RGB frames ``(H, W, 3)`` of an array or iterable, gray ones repeated over the channels."""
+    if isinstance(frames, np.ndarray):
+        frames = check_frames(frames)
+    elif not isinstance(frames, Iterable):
+        raise ValueError(f"frames must be an array or an iterable of frames, not {type(frames).__name__}.")
+    shape = None
+    for index, frame in enumerate(frames):
+        frame = check_frame(frame, f"frames[{index}]")
+        if shape is not None and frame.shape != shape:
+            raise ValueError(f"frames[{index}] has shape {frame.shape}, those before it {shape}; all must agree.")
+        shape = frame.shape
+        yield np.ascontiguousarray(frame if frame.ndim == 3 else np.repeat(frame[..., None], 3, axis=-1))
+    if shape is None:
+        raise ValueError("frames holds no frames.")
+
+
+def container_options(path: Path) -> dict[str, str]:
+    """Put the index of MP4 files first, so that browsers can start at once."""
+    return {"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".mov", ".m4v") else {}
+
+
+def add_video(
+    container,
+    path: Path,
+    size: tuple[int, int],
+    rate: Fraction,
+    *,
+    encoder: str,
+    crf: int,
+    preset: str,
+    lossless: bool,
+    count: int = FEW_FRAMES,
+) -> tuple[av.VideoStream, Callable[[np.ndarray], av.VideoFrame]]:
+    """Add a video stream of `size` (height, width) to an output; returns it and what turns RGB frames into its own.
+
+    Lossy: BT.709, limited range, 8 bits; yuv420p, or yuv444p where a side is odd, since the size is kept exactly.
+    Lossless: RGB of FFV1 in .mkv and .avi, of VP9 in .webm, of x264 elsewhere. count: frames to come, where few.
+    Raises ValueError for no such encoder.
+    """
+    height, width = size
+    if lossless:
+        encoder, pixels, options = _lossless_encoder(path.suffix.lower(), preset)
+    else:
+        pixels = "yuv444p" if height % 2 or width % 2 else "yuv420p"
+        options = _lossy_options(encoder, crf, preset)
+    if encoder not in av.codecs_available:
+        raise ValueError(f"codec {encoder!r} is not part of this FFmpeg; use 'libx264' or lossless=True with .mkv.")
+    stream = container.add_stream(encoder, rate=rate, options=options)
+    stream.width, stream.height, stream.pix_fmt = width, height, pixels
+    context = stream.codec_context
+    context.colorspace = _RGB if lossless else _BT709
+    context.color_range = ColorRange.JPEG if lossless else ColorRange.MPEG
+    context.color_primaries = context.color_trc = _BT709
+    if count < FEW_FRAMES:
+        context.max_b_frames = 0
+    reformatter = VideoReformatter()  # keeps its tables from frame to frame
+
+    def convert(array: np.ndarray) -> av.VideoFrame:
+        frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+        if lossless:
+            return reformatter.reformat(frame, format=pixels)
+        return reformatter.reformat(
+            frame,
+            format=pixels,
+            dst_colorspace=Colorspace.ITU709,
+            src_color_range=ColorRange.JPEG,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=_SCALING,
+        )
+
+    return stream, convert
+
+
+def _lossless_encoder(suffix: str, preset: str) -> tuple[str, str, dict[str, str]]:
+    if suffix in (".mkv", ".avi"):
+        return "ffv1", "bgr0", {}
+    if suffix == ".webm":
+        return "libvpx-vp9", "gbrp", {"lossless": "1", "row-mt": "1"}
+    return "libx264rgb", "rgb24", {"qp": "0", "preset": preset}
+
+
+def _lossy_options(encoder: str, crf: int, preset: str) -> dict[str, str]:
+    """Quality by `crf` in each encoder's own words; the presets' names are those of x264 and x265."""
+    if encoder == "libvpx-vp9":
+        return {"crf": str(crf), "b": "0", "row-mt": "1"}
+    if encoder == "libsvtav1":
+        return {"crf": str(crf)}
+    quiet = {"x265-params": "log-level=error"} if encoder == "libx265" else {}
+    return {"crf": str(crf), "preset": preset, **quiet}
+
+
+def _natural_order(file: Path) -> list[tuple[int, str]]:
+    """Sorting key by which frame2 comes before frame10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", file.name)]

@@ -1,0 +1,189 @@
+"""Making the notebooks: one set-up cell for all, and runs whose outputs are kept with a record of their sources.
+
+``python notebooks/execute.py notebooks/*.ipynb`` puts the set-up cell in place, runs each notebook from top to bottom
+with static pictures, and writes it back only if every cell ran. What was run is recorded in the notebook's metadata
+(`record`), so that a test can tell outputs of other sources, or of other weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import re
+import sys
+import time
+import tokenize
+from pathlib import Path
+
+from tqdm import tqdm
+
+from gcgkit.evaluation import methods
+from gcgkit.lessons import notebook as lesson
+
+# The one place for the address that gcgkit is published under, such as git+https://HOST/OWNER/gcgkit. While it is empty
+# a machine without gcgkit is told to name a source itself; after a change, run this file over the notebooks.
+REPOSITORY = ""
+_SETUP = """\
+# Set-up, the same in every notebook. Where gcgkit imports, nothing is installed. Elsewhere, as in a fresh hosted
+# notebook, pip installs gcgkit and leaves the torch that is there as it is.
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+
+if importlib.util.find_spec("gcgkit") is None:
+    clone = ".." if os.path.exists("../gcgkit/lessons/notebook.py") else "{repository}"
+    source = os.environ.get("GCGKIT_SOURCE", clone)
+    if not source:
+        raise RuntimeError("gcgkit is not installed: set GCGKIT_SOURCE to its folder or to git+ and its address.")
+    kept = [name for name in ("torch", "torchvision", "numpy") if importlib.util.find_spec(name)]
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = os.path.join(folder, "kept.txt")
+        with open(constraints, "w") as file:
+            file.writelines(f"{{name}}=={{metadata.version(name)}}\\n" for name in kept)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", constraints]
+        subprocess.run([*pip, source, "ipywidgets>=8.1", "matplotlib>=3.9"], check=True)
+    importlib.invalidate_caches()
+
+import gcgkit
+from gcgkit.lessons import notebook as lesson
+
+lesson.ready()"""
+_KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+# How blocks and lines of code stand in a digest.
+_LAYOUT = {tokenize.INDENT: "\u2192", tokenize.DEDENT: "\u2190", tokenize.NEWLINE: "\u21b5"}
+# A path of this machine in an output: a home, a temporary folder, an environment, or a drive letter.
+_PATHS = re.compile(r"(?:/(?:home|root|Users|tmp|work|usr|opt|var|content)/|\b[A-Z]:\\)\S*|\S*site-packages\S*")
+
+
+def setup_cell(repository: str = REPOSITORY) -> str:
+    """Source of the set-up cell, which installs from ``repository`` where gcgkit cannot be imported."""
+    return _SETUP.format(repository=repository)
+
+
+def stamp(notebook) -> None:
+    """Put the set-up cell in its place, the second cell of the notebook. Raises ValueError where another stands there.
+
+    notebook: an ``nbformat`` notebook, changed in place.
+    """
+    cells = notebook.cells
+    if len(cells) < 3 or cells[1].cell_type != "code" or not cells[1].source.startswith(_SETUP.split("\n", 1)[0]):
+        raise ValueError("the second cell must be the set-up cell: copy it from another notebook.")
+    cells[1].source = setup_cell()
+
+
+def sources_digest(notebook) -> str:
+    """SHA-256 over what the code cells say, in order; their layout and comments do not count.
+
+    It is the same with every Python: from 3.12 on an f-string is many tokens, and ``{{`` in it is one brace.
+    """
+    sources = [_said(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+
+
+def _said(source: str) -> str:
+    words = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in (tokenize.COMMENT, tokenize.NL):
+            words.append(_LAYOUT.get(token.type, token.string))
+    return re.sub(r"\s+|(?<={){|(?<=})}", "", "".join(words))
+
+
+def record(notebook, seconds: float, cpu_seconds: float) -> dict:
+    """What a run is remembered by: digests of the code cells and of the mini weights, seconds of clock and of CPU."""
+    return {
+        "sources": sources_digest(notebook),
+        "weights": methods.weights_digest("mini"),
+        "seconds": round(seconds),
+        "cpu_seconds": round(cpu_seconds),  # what the run takes where nothing else runs, on one core
+    }
+
+
+def run(path: str | Path, timeout: int = 600) -> float:
+    """Run a notebook with static pictures, write it back with its outputs, and return the seconds that it took.
+
+    timeout: seconds for each cell. Raises RuntimeError, naming the cell, where one fails, ValueError for a notebook
+    without a set-up cell and for an output that tells a path of this machine; the file is then as it was.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    path = Path(path)
+    notebook = nbformat.read(path, as_version=4)
+    stamp(notebook)
+    client = NotebookClient(
+        notebook, timeout=timeout, startup_timeout=300, kernel_name="python3", record_timing=False,
+        resources={"metadata": {"path": str(path.parent)}},
+    )  # fmt: skip
+    before, started, used = os.environ.get(lesson.STATIC), time.monotonic(), _cpu_seconds()
+    os.environ[lesson.STATIC] = "1"
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError) as error:
+        raise RuntimeError(f"{path.name} did not run to its end:\n{error}") from error
+    except (DeadKernelError, AssertionError) as error:  # an assertion fails while nbclient clears a dead kernel away
+        raise RuntimeError(f"{path.name} did not run to its end: its kernel died, perhaps of memory.") from error
+    finally:
+        if before is None:
+            del os.environ[lesson.STATIC]
+        else:
+            os.environ[lesson.STATIC] = before
+    drop_bars(notebook)
+    if told := machine_paths(notebook):
+        raise ValueError(f"{path.name} tells a path of this machine in an output: {told[0]}")
+    seconds = time.monotonic() - started
+    made = record(notebook, seconds, _cpu_seconds() - used)
+    notebook.metadata = nbformat.from_dict({"kernelspec": _KERNEL, "language_info": {"name": "python"}, "gcgkit": made})
+    partial = path.with_suffix(".partial")
+    nbformat.write(notebook, partial)
+    os.replace(partial, path)
+    return seconds
+
+
+def drop_bars(notebook) -> None:
+    """Take progress bars out of a notebook's outputs: with static pictures they are the only widgets that are left."""
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
+
+
+def machine_paths(notebook) -> list[str]:
+    """Paths of a machine that the texts in a notebook's outputs tell."""
+    found = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            texts = [output.get("text", ""), *output.get("traceback", [])]
+            texts += [value for kind, value in output.get("data", {}).items() if not kind.startswith("image/")]
+            found += [match for text in texts for match in _PATHS.findall(str(text))]
+    return found
+
+
+def _cpu_seconds() -> float:
+    """CPU seconds of the processes that this one started and that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Run notebooks and keep their outputs.")
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    parser.add_argument("--timeout", type=int, default=600, help="seconds for each cell")
+    args = parser.parse_args(argv)
+    for path in tqdm(args.notebooks, desc="Notebooks", disable=None):
+        try:
+            print(f"{path}: {run(path, args.timeout):.0f} s", flush=True)
+        except (RuntimeError, ValueError, FileNotFoundError) as error:
+            print(f"execute: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""The stored curves: how they are made, and that those in the package are of the run that the model card tells of."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gcgkit.lessons import training_curves
+
+CARD = Path(training_curves.__file__).parents[1] / "weights/mini/README.md"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=150), st.integers(1, 60))
+def test_summary_keeps_means_of_equal_groups(values, points):
+    lines = [{"step": 20 * (i + 1), "seconds": 1.0 * i, "loss": value} for i, value in enumerate(values)]
+    found = training_curves.summarize(lines, points)
+    size = -(-len(values) // points)
+    assert list(found) == ["step", "loss"] and len(found["step"]) <= points
+    assert found["step"][-1] == 20 * len(values)
+    wanted = [np.mean(values[i : i + size]) for i in range(0, len(values), size)]
+    np.testing.assert_allclose(found["loss"], wanted, rtol=2e-3, atol=1e-9)
+
+
+def test_entries_that_some_lines_lack_are_averaged_over_the_others():
+    lines = [
+        {"step": 1, "loss": 1.0, "a": 2.0},
+        {"step": 2, "loss": 3.0},
+        {"step": 3, "loss": 5.0},
+        {"step": 4, "loss": 7.0},
+    ]
+    found = training_curves.summarize(lines, points=2)
+    assert found == {"step": [2, 4], "loss": [2.0, 6.0], "a": [2.0, None]}
+    stage = {"points": found}
+    assert training_curves.curve(stage) == ([2, 4], [2.0, 6.0])
+    assert training_curves.curve(stage, "a") == ([2], [2.0])
+    assert training_curves.curve({"points": {"step": [2], "hint_grid": [1.0], "hint_single": [3.0]}}) == ([2], [3.0])
+    with pytest.raises(ValueError, match="no entry 'b'"):
+        training_curves.curve(stage, "b")
+    with pytest.raises(ValueError, match="log is empty"):
+        training_curves.summarize([])
+
+
+def test_the_clock_of_a_resumed_run_starts_anew():
+    assert training_curves.minutes([{"seconds": s} for s in (30.0, 60.0, 90.0)]) == 1.5
+    assert training_curves.minutes([{"seconds": s} for s in (60.0, 120.0, 30.0, 60.0)]) == 3.0
+
+
+def test_a_runs_folder_becomes_the_file(tmp_path, capsys):
+    for number, (folder, _, _) in enumerate(training_curves.STAGES.values()):
+        (tmp_path / "run" / folder).mkdir(parents=True)
+        lines = [{"step": 20 * (i + 1), "seconds": 6.0 * (i + 1), "loss": number + i} for i in range(2)]
+        (tmp_path / "run" / folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    training_curves.main([str(tmp_path / "run"), "--out", str(tmp_path / "made.json")])
+    made = training_curves.read(tmp_path / "made.json")
+    assert list(made) == list(training_curves.STAGES)
+    with pytest.raises(FileNotFoundError):
+        training_curves.main([str(tmp_path / "run"), "--variants", "--out", str(tmp_path / "variants.json")])
+    assert made["gate"]["steps"] == 40 and made["gate"]["minutes"] == 0.2
+    assert made["gate"]["points"] == {"step": [20, 40], "loss": [2.0, 3.0]}  # the third of the stages
+
+
+def test_the_packages_curves_are_of_the_run_that_the_card_tells_of():
+    stages, card = training_curves.read(), " ".join(CARD.read_text(encoding="utf-8").replace(",", "").split())
+    assert list(stages) == list(training_curves.STAGES)
+    told = re.search(
+        r"colour attention alone (\d+) steps.*?and (\d+) of 8 fresh scenes; its gate alone (\d+) steps; "
+        r"then the copy on pairs (\d+).*?and (\d+) of",
+        card,
+    )
+    named = [stages[name]["steps"] for name in ("hint", "matching", "gate", "guidance", "fullsize")]
+    assert named == [int(x) for x in told.groups()]
+    assert stages["text2image"]["steps"] == int(re.search(r"text to image (\d+) steps", card)[1])
+    for name, stage in stages.items():
+        points = stage["points"]
+        assert len({len(values) for values in points.values()}) == 1 and len(points["step"]) <= training_curves.POINTS
+        assert points["step"] == sorted(set(points["step"])) and points["step"][-1] == stage["steps"]
+        assert all(np.isfinite(v) and v >= 0 for values in points.values() for v in values if v is not None)
+        if name in ("hint", "text2image", "guidance"):  # these started from scratch
+            loss = points["loss"]
+            assert np.mean(loss[-5:]) < 0.7 * loss[0]
+    assert training_curves.FILE.stat().st_size < 20_000
+
+
+def test_the_variants_curves_are_of_equal_runs():
+    """As many steps and pairs for each mode, on batches drawn alike: what is left to differ is the mode."""
+    stages = training_curves.read(training_curves.VARIANTS_FILE)
+    assert list(stages) == [f"{name}{end}" for name in training_curves.VARIANTS for end in ("", ", full size")]
+    for end, about in (("", "guidance"), (", full size", "fullsize")):
+        own = [stages[f"{name}{end}"] for name in training_curves.VARIANTS]
+        assert len({stage["steps"] for stage in own}) == len({stage["batch"] for stage in own}) == 1
+        assert own[0]["batch"] == training_curves.read()[about]["batch"]
+        # the kinds of reference are drawn by step: the same points have values
+        kinds = [name for name in own[0]["points"] if name.startswith("denoising_")]
+        assert len(kinds) == 4
+        for kind in kinds:
+            assert len({tuple(v is None for v in stage["points"][kind]) for stage in own}) == 1
+    for name in training_curves.VARIANTS:
+        card = (CARD.parents[1] / name / "README.md").read_text(encoding="utf-8")
+        assert ("700 steps" in card and "150 of" in card) or "as many steps" in card
+    assert stages["mini-frozen"]["steps"] == 700 and stages["mini-frozen, full size"]["steps"] == 150

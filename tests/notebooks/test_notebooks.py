@@ -1,0 +1,314 @@
+"""The notebooks as files: one shape for all, outputs that belong to their sources, texts borne out by computed numbers.
+
+That they run is nbmake's to show (`make test`); here no kernel starts.
+"""
+
+import ast
+import base64
+import copy
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from PIL import Image
+
+from gcgkit.evaluation import methods
+from gcgkit.lessons import notebook as lesson
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "notebooks"))
+
+import execute  # noqa: E402
+
+FOLDER = ROOT / "notebooks"
+FILES = sorted(FOLDER.glob("*.ipynb"))
+NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in FILES}
+# Which notebook has which of the paper's numbered equations.
+EQUATIONS = {"03": (1, 2), "04": (3, 4, 5), "05": (6, 7, 8), "06": (9, 10), "09": (11,)}
+# The call that computes each, in the cell after the equation.
+CALLS = {
+    1: "guidance.cga.to_q(tokens), guidance.cga.to_k(ref_tokens)",
+    2: "guidance(g, g_ref, z_ref, return_weights=True)",
+    3: "cdga.to_q(tokens), cdga.to_k(ref_tokens), cdga.to_v(ref_tokens)",
+    4: "cdga(tokens, ref_tokens)",
+    5: "guidance(g, g_ref, z_ref)",
+    6: "keyframes.select_keyframes(distance, count",
+    7: "gray[[i]], prompt, num_keyframes=1",
+    8: "joint_self_attention(pipe.unet, count)",
+    9: "srg.make_grid(",
+    10: "srg.equation_10_weights(",
+    11: "denoising_target(scheduler, batch.target, noise, t)",
+}
+# What can be moved or clicked, and in which notebook.
+INTERACTIVE = {
+    "00": "before_after",
+    "03": "attention_picker",
+    "04": "gate_explorer",
+    "06": "srg_timeline",
+    "07": "srg_timeline",
+}
+LARGEST_PICTURES = 1_000_000  # bytes of all pictures of a notebook together
+LONGEST_FUNCTION = 8  # lines
+# Figures are for code to print. A text may state names, and, in a sentence that says so, the paper's own.
+STATED = ("57 dB", "Stable Diffusion 2.1", "SD 2.1", "LDV 2.0", "LDV 3.0", "CC BY 3.0", "Apache-2.0")
+FIGURE = r"\d+\.\d+|(?<!\+ )\b\d+ ?(?:%|(?:dB|s|ms|MB|GB|seconds|minutes|steps|frames|times)\b)"
+OF_THE_PAPER = r"\bpaper\b|Table 1|§"
+each = pytest.mark.parametrize("name", NOTEBOOKS)
+
+
+def cells(name, kind):
+    return [cell for cell in NOTEBOOKS[name].cells if cell.cell_type == kind]
+
+
+def trees(name):
+    """Syntax trees of the code cells."""
+    return [ast.parse(cell.source) for cell in cells(name, "code")]
+
+
+def pictures(cell):
+    """(bytes, alternative text) of each picture in a code cell's outputs."""
+    for output in cell.get("outputs", []):
+        for kind in ("image/png", "image/jpeg"):
+            if kind in output.get("data", {}):
+                alt = output.get("metadata", {}).get(kind, {}).get("alt", "")
+                yield base64.b64decode(output["data"][kind]), alt
+
+
+def minutes(name):
+    """Minutes on two CPU cores that the first cell states."""
+    return int(re.search(r"About (\d+) minutes? on two CPU cores", NOTEBOOKS[name].cells[0].source)[1])
+
+
+def stated(source):
+    """Figures in a Markdown text that code should print: all but those in sentences about the paper."""
+    for allowed in STATED:
+        source = source.replace(allowed, " ")
+    sentences = re.split(r"(?<=[.!?|])\s+(?=[A-Z*|])|\n+", prose(source))
+    return [found for each in sentences if not re.search(OF_THE_PAPER, each) for found in re.findall(FIGURE, each)]
+
+
+def prose(source):
+    """A Markdown text without its equations, code, links' targets, headings' numbers, and with § for sections."""
+    for pattern in (r"\$\$.*?\$\$", r"\$[^$]*\$", r"`[^`]*`", r"\]\([^)]*\)", r"§[\d.]+", r"^#+ \d+ ·"):
+        source = re.sub(pattern, " § " if pattern[0] == "§" else " ", source, flags=re.DOTALL | re.MULTILINE)
+    return source
+
+
+def test_the_series_is_what_lesson_says_it_is():
+    assert list(NOTEBOOKS) == list(lesson.SERIES)
+    assert {number for path in lesson.PATHS.values() for number in path} <= {name[:2] for name in NOTEBOOKS}
+    assert all("00" in path for path in lesson.PATHS.values()) and len(lesson.PATHS) == 3
+
+
+@each
+def test_first_cell_says_what_for_and_what_is_needed(name):
+    first = NOTEBOOKS[name].cells[0]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith(f"# {name[:2]} · ")
+    assert first.source.count("**Afterwards you can**") == first.source.count("**It needs**") == 1
+    assert "GPU" in first.source and minutes(name) <= 3
+
+
+@each
+def test_second_cell_is_the_set_up_and_third_the_knobs(name):
+    _, second, third = NOTEBOOKS[name].cells[:3]
+    assert second.cell_type == third.cell_type == "code"
+    assert second.source == execute.setup_cell()
+    knobs = ast.parse(third.source).body
+    assert all(isinstance(line, ast.Assign) for line in knobs)
+    assert third.source.startswith('profile = "mini"')
+    for line in knobs:  # values, nothing computed
+        ast.literal_eval(line.value)
+
+
+@each
+def test_only_the_knobs_name_a_profile(name):
+    later = "\n".join(cell.source for cell in cells(name, "code")[2:])
+    assert not re.search(r"""["'](mini|paper)["']""", later)
+
+
+@each
+def test_a_page_of_readable_length(name):
+    assert 10 <= len(NOTEBOOKS[name].cells) <= 25
+    nbformat.validate(NOTEBOOKS[name])
+
+
+@each
+def test_every_cell_was_run_once_in_order_without_an_error(name):
+    code = cells(name, "code")
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    kinds = [output.output_type for cell in code for output in cell.outputs]
+    assert "error" not in kinds
+    warned = [o.text for cell in code for o in cell.outputs if o.output_type == "stream" and o.name == "stderr"]
+    assert warned == []
+
+
+@each
+def test_outputs_are_of_these_sources_these_weights_and_one_run(name):
+    record = NOTEBOOKS[name].metadata.gcgkit
+    again = "run python notebooks/execute.py notebooks/*.ipynb"
+    assert record.sources == execute.sources_digest(NOTEBOOKS[name]), again
+    assert record.weights == methods.weights_digest("mini"), again
+
+
+def test_the_digest_notices_a_changed_line():
+    notebook = next(iter(NOTEBOOKS.values()))
+    changed = copy.deepcopy(notebook)
+    changed.cells[2].source += "\n\n# a comment"
+    assert execute.sources_digest(changed) == execute.sources_digest(notebook)
+    changed.cells[2].source = "if a:\n    print(f'{a + b} {{c}}')  # d"
+    once = execute.sources_digest(changed)
+    changed.cells[2].source = "if a:\n\n    print( f'{a + b} {{c}}' )"  # tokens that Python 3.12 tells otherwise
+    assert execute.sources_digest(changed) == once
+    changed.cells[2].source = "if a: pass\nprint(f'{a + b} {{c}}')"
+    assert execute.sources_digest(changed) != once
+    changed.cells[2].source = notebook.cells[2].source.replace("mini", "other")
+    assert execute.sources_digest(changed) != execute.sources_digest(notebook)
+
+
+@each
+def test_the_stated_minutes_were_enough(name):
+    record = NOTEBOOKS[name].metadata.gcgkit
+    # The clock also counts what else the machine does, and CPU seconds count each core; "about" is a fifth at most.
+    assert min(record.seconds, record.cpu_seconds) <= min(72 * minutes(name), 180)
+
+
+@each
+def test_pictures_are_there_small_and_told_in_words(name):
+    shown = [picture for cell in cells(name, "code") for picture in pictures(cell)]
+    assert shown
+    assert sum(len(data) for data, _ in shown) < LARGEST_PICTURES
+    for data, alt in shown:
+        width, _ = Image.open(io.BytesIO(data)).size
+        assert width >= 380
+        assert len(alt) > 15 and alt.endswith(".")
+
+
+@each
+def test_a_reader_without_a_kernel_sees_all_there_is(name):
+    kinds = {kind for cell in cells(name, "code") for output in cell.outputs for kind in output.get("data", {})}
+    assert "application/vnd.jupyter.widget-view+json" not in kinds
+    assert "widgets" not in NOTEBOOKS[name].metadata
+
+
+@pytest.mark.parametrize(("number", "widget"), INTERACTIVE.items())
+def test_interactive_cells_are_kept_as_pictures(number, widget):
+    (name,) = (name for name in NOTEBOOKS if name.startswith(number))
+    (cell,) = (cell for cell in cells(name, "code") if f"widgets.{widget}(" in cell.source)
+    assert len(list(pictures(cell))) == 1
+
+
+@each
+def test_outputs_tell_no_path_of_a_machine(name):
+    assert execute.machine_paths(NOTEBOOKS[name]) == []
+
+
+@pytest.mark.parametrize("text", ["/home/ann/x.py:3", "see /tmp/abc", r"C:\Users\ann", "lib/site-packages/torch/x.py"])
+def test_a_path_of_a_machine_is_noticed(text):
+    output = nbformat.v4.new_output("stream", text=f"warning: {text}\n")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[output])])
+    assert execute.machine_paths(notebook)
+
+
+@each
+def test_notebooks_import_and_define_next_to_nothing(name):
+    for tree in trees(name):
+        for node in ast.walk(tree):
+            assert not isinstance(node, (ast.ClassDef, ast.AsyncFunctionDef))
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f"{node.name} belongs into gcgkit"
+
+
+@each
+def test_no_install_but_in_the_set_up(name):
+    for cell in cells(name, "code")[1:]:
+        assert not re.search(r"\bpip\b|^\s*[!%]", cell.source, re.MULTILINE)
+
+
+@each
+def test_each_equation_stands_once_before_the_call_that_computes_it_and_a_picture(name):
+    found = []
+    for i, cell in enumerate(NOTEBOOKS[name].cells):
+        if cell.cell_type == "markdown" and (tags := re.findall(r"\\tag\{(\d+)\}", cell.source)):
+            assert len(tags) == 1, "one equation to a cell, so that its call follows it"
+            following = NOTEBOOKS[name].cells[i + 1]
+            assert following.cell_type == "code"
+            upto = next(
+                (j for j in range(i + 2, len(NOTEBOOKS[name].cells)) if "\\tag{" in NOTEBOOKS[name].cells[j].source),
+                None,
+            )
+            assert CALLS[int(tags[0])] in following.source
+            assert any(any(pictures(c)) for c in NOTEBOOKS[name].cells[i + 1 : upto] if c.cell_type == "code")
+            found.append(int(tags[0]))
+    assert tuple(found) == EQUATIONS.get(name[:2], ())
+
+
+@each
+def test_calls_say_which_equation_they_compute(name):
+    code = "\n".join(cell.source for cell in cells(name, "code"))
+    text = "\n".join(cell.source for cell in NOTEBOOKS[name].cells)
+    for number in EQUATIONS.get(name[:2], ()):
+        assert re.search(rf"Eq\. {number}\b", code) or re.search(rf"\(Eq\. {number}\)", text)
+
+
+@each
+def test_texts_state_no_figure_that_code_should_print(name):
+    for cell in NOTEBOOKS[name].cells[1:]:
+        if cell.cell_type == "markdown":
+            assert stated(cell.source) == []
+
+
+@pytest.mark.parametrize("text", ["it reaches 25.4 dB.", "in 8 steps", "12 % better", "takes 40 seconds"])
+def test_a_stated_figure_is_noticed(text):
+    assert stated(text) and not stated(f"In the paper: {text}")
+
+
+@each
+def test_two_or_three_exercises_with_folded_solutions_that_ran(name):
+    notebook = NOTEBOOKS[name].cells
+    asked = [i for i, cell in enumerate(notebook) if cell.source.startswith("### Exercise ")]
+    assert len(asked) in (2, 3)
+    for number, i in enumerate(asked, 1):
+        solution = notebook[i + 1]
+        assert notebook[i].source.startswith(f"### Exercise {number}\n")
+        assert solution.source.startswith(f"# Solution {number}\n") and len(solution.source.splitlines()) > 1
+        assert solution.metadata.jupyter.source_hidden and "solution" in solution.metadata.tags
+        assert solution.outputs, "a solution shows what it finds"
+
+
+@each
+def test_links_lead_somewhere_and_the_last_cell_to_the_next_notebook(name):
+    linked = {}
+    for i, cell in enumerate(NOTEBOOKS[name].cells):
+        texts = [cell.source] if cell.cell_type == "markdown" else []
+        texts += [o.data["text/markdown"] for o in cell.get("outputs", []) if "text/markdown" in o.get("data", {})]
+        linked[i] = [target for text in texts for target in re.findall(r"\]\(([^)#]+)\)", text)]
+        assert all("://" in target or (FOLDER / target).is_file() for target in linked[i]), linked[i]
+    names = list(NOTEBOOKS)
+    following = names[(names.index(name) + 1) % len(names)]
+    assert f"{following}.ipynb" in linked[len(NOTEBOOKS[name].cells) - 1]
+
+
+@each
+def test_the_file_is_as_the_runner_writes_it(name):
+    text = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
+    metadata = json.loads(text)["metadata"]
+    assert set(metadata) == {"kernelspec", "language_info", "gcgkit"}
+    assert metadata["kernelspec"]["name"] == "python3"
+    assert len(text) < 2_000_000
+
+
+def test_the_map_in_the_first_notebook_is_the_present_one():
+    outputs = [output.get("data", {}) for cell in cells("00_start_here", "code") for output in cell.outputs]
+    shown = [data["text/markdown"] for data in outputs if "text/markdown" in data]
+    for text in (lesson.paths(), lesson.contents()):
+        assert text._repr_markdown_() in shown, "run python notebooks/execute.py notebooks/00_start_here.ipynb"
+
+
+def test_each_equation_of_the_paper_has_its_notebook():
+    assert sorted(number for numbers in EQUATIONS.values() for number in numbers) == list(range(1, 12))
+    assert {name[:2] for name in NOTEBOOKS} >= set(EQUATIONS)

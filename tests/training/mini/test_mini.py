@@ -1,0 +1,140 @@
+"""The recipe of the mini weights, every stage of it, on generated footage and for two steps each."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from gcgkit.data import augment
+from gcgkit.guidance import GatedColorGuidance
+from gcgkit.pipeline import GCGPipeline
+from gcgkit.training import log as training_log
+from gcgkit.training.mini import recipe as mini
+
+SHORT = {"steps": 2, "batch": 4}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two photographs and one clip of coloured blobs that move."""
+    root = tmp_path_factory.mktemp("data")
+    blobs = np.random.default_rng(0).integers(0, 256, (3, 6, 10, 3), dtype=np.uint8)
+    pictures = [cv2.resize(b, (460, 276), interpolation=cv2.INTER_CUBIC) for b in blobs]
+    for name in ("n01_red_car", "0002"):
+        path = root / "photos" / f"{name}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), pictures.pop())
+    frames = root / "DAVIS/JPEGImages/480p/goat"
+    frames.mkdir(parents=True)
+    for i in range(8):
+        cv2.imwrite(str(frames / f"{i:05d}.jpg"), np.roll(pictures[0], 4 * i, axis=1)[:256, :448])
+    return root
+
+
+@pytest.fixture(scope="module")
+def out(data, tmp_path_factory):
+    """The recipe, run up to the cache of latents."""
+    folder = tmp_path_factory.mktemp("mini")
+    mini.train_vae(data, folder, steps=2, batch=2, width=8)
+    mini.train_encoders(data, folder, steps=2, batch=4)
+    mini.cache_scenes(data, folder, per_photo=2, per_clip=6)
+    return folder
+
+
+def test_cached_scenes_are_whole(out):
+    small, full = (augment.Scenes.load(out / f"scenes-{name}.pt") for name in ("small", "full"))
+    assert small.latents.shape[1:] == (6, 4, 16, 28) and full.latents.shape[1:] == (6, 4, 32, 56)
+    for scenes in (small, full):
+        assert len(scenes) == len(scenes.captions) == len(scenes.natural) and torch.isfinite(scenes.latents).all()
+        assert (scenes.gray[:, :, 2:] == 0).all() and torch.equal(scenes.gray[:, :, :2], scenes.latents[:, :, :2])
+        # no two views of a scene are one picture, or matching them would be copying
+        views = scenes.thumbnails.flatten(2).float()
+        assert all((views[:, i] - views[:, j]).abs().mean(1).min() > 0 for i in range(6) for j in range(i))
+
+
+@pytest.mark.slow
+def test_every_stage_runs_and_the_folder_loads(data, out, tmp_path):
+    mini.train_hint(out, **SHORT)
+    mini.train_matching(data, out, steps=2, batch=1, workers=1)
+    mini.train_gate(out, **SHORT)
+    hint, matching, gate = (
+        GatedColorGuidance.from_pretrained(out / name / "guidance") for name in ("hint", "matching", "gate")
+    )
+    assert not torch.equal(hint.cga.to_q.weight, matching.cga.to_q.weight)
+    assert torch.equal(matching.cga.to_q.weight, gate.cga.to_q.weight)  # the gate learns alone
+    assert not torch.equal(matching.cdga.to_v.weight, gate.cdga.to_v.weight)
+    mini.train_text2image(out, **SHORT)
+    mini.train_guidance(out, **SHORT)
+    mini.train_guidance(out, "guidance-full", out / "guidance", scenes="full", **SHORT)
+    mini.export(out, out / "guidance-full", tmp_path / "pipe")
+    pipe = GCGPipeline.from_pretrained(tmp_path / "pipe")
+    assert pipe.scheduler.config.prediction_type == "sample"
+    assert torch.allclose(pipe.control.guidance.cdga.to_v.weight, gate.cdga.to_v.weight, atol=1e-3)  # half precision
+    # A guidance that learned further takes the place of its own, and of nothing else.
+    mini.export(out, out / "guidance-full", tmp_path / "exchanged", guidance=out / "hint/guidance")
+    exchanged = GCGPipeline.from_pretrained(tmp_path / "exchanged")
+    for name, weights in hint.state_dict().items():
+        assert torch.equal(exchanged.control.guidance.state_dict()[name], weights.half()), name
+    for name, weights in pipe.control.unet_copy.state_dict().items():
+        assert torch.equal(exchanged.control.unet_copy.state_dict()[name], weights), name
+    # What was put together can be taken apart again, for a variant of its copy.
+    again = tmp_path / "again"
+    mini.unpack(tmp_path / "pipe", again)
+    for name in ("scenes-small.pt", "scenes-full.pt"):
+        (again / name).symlink_to(out / name)
+    copied = mini.GuidedControlNet.from_pretrained(again / "guidance/control").state_dict()
+    assert all(torch.equal(weights.float(), copied[name]) for name, weights in pipe.control.state_dict().items())
+    mini.train_guidance(again, "guidance-frozen-attention", mode="attention", frozen=True, **SHORT)
+    mini.export(again, again / "guidance-frozen-attention", tmp_path / "variant")
+    variant = GCGPipeline.from_pretrained(tmp_path / "variant")
+    for name in ("vae", "text_encoder", "image_encoder", "unet"):
+        parts = (getattr(p, name).state_dict() for p in (pipe, variant))
+        assert all(torch.equal(a, b) for a, b in zip(*(part.values() for part in parts), strict=True)), name
+    assert variant.control.guidance.config.mode == "attention" and variant.control.guidance.cdga is None
+    assert torch.equal(variant.control.guidance.cga.to_q.weight, pipe.control.guidance.cga.to_q.weight)
+    names = {key for line in training_log.read_log(out / "guidance") for key in line}
+    assert {"loss", "step", "seconds"} < names
+
+
+def test_frozen_keeps_the_unet_and_learns_the_copy(out):
+    unet = mini.make_unet()
+    mini.save(unet, out / "text2image/unet")
+    mini.train_guidance(out, "guidance-frozen-concat", mode="concat", frozen=True, **SHORT)
+    after = type(unet).from_pretrained(out / "guidance-frozen-concat/unet")
+    assert all(torch.equal(a, b) for a, b in zip(unet.parameters(), after.parameters(), strict=True))
+    control = mini.GuidedControlNet.from_pretrained(out / "guidance-frozen-concat/control")
+    assert control.unet_copy.controlnet_mid_block.weight.abs().sum() > 0  # started as zero
+
+
+def test_weights_turn_the_error_of_latents_into_that_of_the_velocity():
+    """With v = sqrt(a) noise - sqrt(1 - a) z0, a velocity's squared error is the latents' over 1 - a."""
+    scheduler, generator = mini.make_scheduler(), torch.Generator().manual_seed(0)
+    target, guess, noise = (torch.randn(1, 4, 8, 8, dtype=torch.float64, generator=generator) for _ in range(3))
+    for timestep in (400, 700, 999):
+        a = scheduler.alphas_cumprod[timestep].double()
+        z_t = a.sqrt() * target + (1 - a).sqrt() * noise
+        velocity = lambda z0: (a.sqrt() * z_t - z0) / (1 - a).sqrt()  # noqa: B023, E731
+        true = scheduler.get_velocity(target, noise, torch.tensor([timestep]))
+        assert torch.allclose(velocity(target), true, atol=1e-5)
+        by_hand = (velocity(guess) - true).square().mean()
+        weight = (1 / (1 - a)).clamp(max=5.0).float()
+        ours = mini.squared_error(guess.float(), target.float(), weight[None])
+        assert abs(ours / by_hand - 1) < 1e-3
+
+
+def test_calibration_sharpens_the_matching_and_moves_the_gates_threshold():
+    """Softmax of the logits times 1.4; and with the null token's logit at minus a million, the gate without it."""
+    torch.manual_seed(0)
+    guidance = GatedColorGuidance(hidden_dim=8, null_token=True)
+    gray, ref = torch.randn(1, 4, 3, 5), torch.randn(1, 4, 4, 6)
+    before = guidance(gray, ref, ref, return_weights=True)
+    weights, gate = before.color_weights.detach().double().numpy(), before.gate_weights
+    mini.calibrate(guidance, sharpness=1.4, null_shift=-1e6)
+    after = guidance(gray, ref, ref, return_weights=True)
+    powers = weights**1.4  # what a factor on the logits does to a softmax
+    assert np.allclose(after.color_weights.detach().numpy(), powers / powers.sum(-1, keepdims=True), atol=1e-5)
+    assert gate.sum(-1).max() < 0.999  # the null token took its share
+    assert torch.allclose(after.gate_weights, gate / gate.sum(-1, keepdim=True), atol=1e-5)
+    attention = GatedColorGuidance(hidden_dim=8, mode="attention")
+    mini.calibrate(attention, 2.0, -1.0)  # has no gate to move
+    mini.calibrate(GatedColorGuidance(hidden_dim=8, mode="concat"), 2.0, -1.0)

@@ -1,0 +1,271 @@
+"""What a training step computes, against equations written out: losses, weights, optimizer, averages, what moves."""
+
+import copy
+import dataclasses
+import functools
+import json
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from accelerate import Accelerator
+from diffusers import DDIMScheduler
+from prepared import run_config as config
+
+from gcgkit import compilation, encoders
+from gcgkit.data.dataset import FrameDataset, References, collate
+from gcgkit.training import config as configs
+from gcgkit.training import loop
+from gcgkit.training.loss import Denoiser, denoising_target, draw_noise, snr_weights
+from gcgkit.training.recipes import TINY
+from gcgkit.training.step import Learner, make_optimizer
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="bit for bit is promised on the CPU only")
+
+
+def make_learner(place, steps=10, **changes):
+    settings = config(place, **changes)
+    passes = settings.run.batch_size // settings.run.micro_batch
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=passes)
+    return Learner(settings, loop.build_pipeline(settings), accelerator, steps)
+
+
+def batch_of(place, learner, positions):
+    dataset = FrameDataset(place / "data", learner.config.data, learner.config.run.seed)
+    return collate([dataset[i] for i in positions])
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_targets_and_weights_follow_the_prediction_type(kind):
+    """Against the definitions in plain NumPy: v = a eps - s x0; min-SNR from Hang et al., equation by equation."""
+    scheduler = DDIMScheduler(prediction_type=kind)
+    rng = np.random.default_rng(0)
+    clean, noise = rng.normal(size=(2, 3, 4, 2, 2)).astype(np.float32)
+    steps = np.array([3, 500, 990])
+    betas = np.linspace(0.0001, 0.02, 1000)
+    alphas = np.cumprod(1 - betas)[steps]
+    a, s = np.sqrt(alphas)[:, None, None, None], np.sqrt(1 - alphas)[:, None, None, None]
+    wanted = {"epsilon": noise, "v_prediction": a * noise - s * clean, "sample": clean}[kind]
+    got = denoising_target(scheduler, torch.tensor(clean), torch.tensor(noise), torch.tensor(steps))
+    np.testing.assert_allclose(got.numpy(), wanted, atol=1e-5)
+    snr = alphas / (1 - alphas)
+    capped = np.minimum(snr, 5)
+    weights = {"epsilon": capped / snr, "v_prediction": capped / (snr + 1), "sample": capped}[kind]
+    np.testing.assert_allclose(snr_weights(scheduler, torch.tensor(steps), 5.0).numpy(), weights, rtol=1e-4)
+
+
+def test_pure_noise_has_a_finite_weight():
+    for kind in ("epsilon", "v_prediction", "sample"):
+        scheduler = DDIMScheduler(prediction_type=kind, rescale_betas_zero_snr=True)
+        assert torch.isfinite(snr_weights(scheduler, torch.tensor([999]), 5.0)).all()
+
+
+def test_an_unknown_prediction_type_is_refused():
+    scheduler = DDIMScheduler()
+    scheduler.register_to_config(prediction_type="flow")
+    x = torch.zeros(1, 4, 2, 2)
+    with pytest.raises(ValueError, match="prediction_type is 'flow'"):
+        denoising_target(scheduler, x, x, torch.tensor([1]))
+
+
+def test_noise_and_timesteps_are_each_samples_own():
+    like = torch.zeros(3, 4, 8, 8)
+    noise, steps = draw_noise([5, 6, 7], like, 1000)
+    again, one_step = draw_noise([6], like[:1], 1000)
+    assert torch.equal(noise[1], again[0]) and steps[1] == one_step[0]
+    many, drawn = draw_noise(list(range(2000)), torch.zeros(2000, 1, 2, 2), 10)
+    counts = torch.bincount(drawn, minlength=10)
+    assert drawn.min() == 0 and drawn.max() == 9 and (counts - 200).abs().max() < 60  # uniform, Eq. 11
+    assert abs(many.mean()) < 0.05 and abs(many.std() - 1) < 0.05
+
+
+def joined(tiles: torch.Tensor) -> torch.Tensor:
+    """One tile as it is, or four, row by row, side by side: (n, C, h, w) -> (1, C, h', w')."""
+    if len(tiles) == 1:
+        return tiles
+    return torch.cat([torch.cat([tiles[0], tiles[1]], 2), torch.cat([tiles[2], tiles[3]], 2)], 1)[None]
+
+
+@pytest.mark.parametrize("mode", ["gated", "attention", "concat"])
+def test_the_loss_is_equation_11_with_the_pipelines_own_parts(place, mode):
+    """Sample by sample through the pipeline's parts, references joined by hand, against the batch with all kinds."""
+    learner = make_learner(place, model__mode=mode, data__mask=0.4, data__single=0.3, data__grid=0.3)
+    tiny.trained(learner.pipe.control)
+    raw = batch_of(place, learner, range(10))
+    batch = learner.encode(raw)
+    assert [group.kind for group in batch.references] == ["mask", "single", "grid"]
+    loss, logged = learner.losses(batch)
+    pipe, errors = learner.pipe, {}
+    for group, pixels in zip(batch.references, raw.references, strict=True):
+        for at, row in enumerate(group.rows.tolist()):
+            gray = batch.gray[row : row + 1]
+            tiles = group.color.shape[1]
+            if tiles == 0:
+                ref_gray = ref_color = torch.zeros_like(gray)
+                tokens = torch.zeros(1, 1, tiny.WIDTH)
+            else:
+                ref_gray, ref_color = joined(group.gray[at]), joined(group.color[at])
+                views = [v.permute(1, 2, 0).numpy() for v in pixels.color[at]]
+                tokens = [encoders.image_tokens(pipe.image_encoder, pipe.feature_extractor, v) for v in views]
+                tokens = torch.cat(tokens, 1)
+            generator = torch.Generator().manual_seed(raw.seeds[row])
+            t = torch.randint(1000, (1,), generator=generator)
+            noise = torch.randn(gray.shape[1:], generator=generator)[None]
+            alpha = pipe.scheduler.alphas_cumprod[t].view(1, 1, 1, 1)
+            noisy = alpha.sqrt() * batch.target[row : row + 1] + (1 - alpha).sqrt() * noise
+            with torch.no_grad():
+                residuals = pipe.control(noisy, t, tokens, gray, ref_gray, ref_color)
+                prediction = pipe.unet(
+                    noisy, t, pipe.encode_prompt([raw.captions[row]]),
+                    down_block_additional_residuals=residuals.down_block_res_samples,
+                    mid_block_additional_residual=residuals.mid_block_res_sample,
+                ).sample  # fmt: skip
+            errors.setdefault(group.kind, []).append(float((prediction - noise).square().mean()))
+    everything = [e for kind in errors.values() for e in kind]
+    assert loss.item() == pytest.approx(np.mean(everything), rel=1e-4)
+    for kind, found in errors.items():
+        total, count = logged[f"loss_{kind}"]
+        assert float(total) == pytest.approx(sum(found), rel=1e-4) and count == len(found)
+        assert (f"gate_{kind}" in logged) == (mode == "gated")
+
+
+def test_a_compiled_step_moves_the_weights_alike(place, monkeypatch):
+    """Compiled up to the kernels, which are the compiler's own: traced, differentiated and run as one graph."""
+    monkeypatch.setattr(
+        compilation, "compile_for_training", functools.partial(compilation.compile_for_training, backend="aot_eager")
+    )
+    moved = []
+    for compiled in (False, True):
+        learner = make_learner(place, run__compile=compiled)
+        tiny.trained(learner.pipe.control)
+        learner.step([batch_of(place, learner, range(4))])
+        assert (learner.pipe.unet._compiled_call_impl is not None) == compiled
+        moved.append({name: weights.detach().clone() for name, weights in learner.model.named_parameters()})
+    torch.compiler.reset()
+    for name, weights in moved[0].items():
+        torch.testing.assert_close(moved[1][name], weights, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_repeated_image_tokens_are_what_they_stand_for(place):
+    """A single reference beside a grid gets its tokens four times: the copy's output must not notice."""
+    learner = make_learner(place)
+    tiny.trained(learner.pipe.control)
+    denoiser = Denoiser(learner.pipe.unet, learner.pipe.control)
+    torch.manual_seed(0)
+    latents = lambda *shape: torch.randn(*shape, 4, 4, 8)  # noqa: E731
+    single = References("single", torch.tensor([1]), latents(1, 1), latents(1, 1), torch.randn(1, 1, 16, 16))
+    grid = References("grid", torch.tensor([0]), latents(1, 4), latents(1, 4), torch.randn(1, 4, 16, 16))
+    noisy, gray, text = latents(2), latents(2), torch.randn(2, 8, 16)
+    t = torch.tensor([10, 700])
+    with torch.no_grad():
+        together = denoiser(noisy, t, text, gray, [single, grid])
+        alone = dataclasses.replace(single, rows=torch.tensor([0]))
+        apart = denoiser(noisy[1:], t[1:], text[1:], gray[1:], [alone])
+    for a, b in zip(together, apart, strict=True):
+        torch.testing.assert_close(a[1:], b, atol=1e-5, rtol=1e-5)
+
+
+def test_min_snr_and_the_hints_error_enter_the_loss(place):
+    plain = make_learner(place)
+    tiny.trained(plain.pipe.control)
+    batch = plain.encode(batch_of(place, plain, range(8)))
+    base, logged = plain.losses(batch)
+    plain.config = configs.replace(plain.config, {"loss.hint_weight": 0.5})
+    with torch.no_grad():
+        hint, _ = Denoiser(plain.pipe.unet, plain.pipe.control).guide(batch.gray, batch.references)
+    hint_error = float((hint.hint - batch.target).square().mean())
+    assert plain.losses(batch)[0].item() == pytest.approx(base.item() + 0.5 * hint_error, rel=1e-4)
+    plain.config = configs.replace(plain.config, {"loss.hint_weight": 0.0, "loss.snr_gamma": 5.0})
+    weighted, again = plain.losses(batch)
+    assert weighted.item() < base.item()
+    assert float(again["loss"][0]) == pytest.approx(float(logged["loss"][0]))  # what is logged stays Eq. 11's
+
+
+def test_only_what_should_learn_moves(place):
+    frozen = make_learner(place)
+    before = {n: p.clone() for n, p in frozen.model.named_parameters()}
+    frozen.step([batch_of(place, frozen, range(4))])
+    moved = {n for n, p in frozen.model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and all(name.startswith("control.") for name in moved)
+    assert "control.unet_copy.controlnet_mid_block.weight" in moved
+    assert all(name.startswith("control.") for name in frozen.names)
+    joint = make_learner(place, model__joint=True)
+    before = {n: p.clone() for n, p in joint.model.named_parameters()}
+    joint.step([batch_of(place, joint, range(4))])
+    moved = {n for n, p in joint.model.named_parameters() if not torch.equal(p, before[n])}
+    assert any(name.startswith("unet.up_blocks") for name in moved)
+
+
+def test_the_step_is_that_of_adam_by_hand(place):
+    """Two steps of Adam, clipping, warm-up and averaging written out, on the gradients of the learner's own loss."""
+    learner = make_learner(place, optimizer__warmup=4, optimizer__max_grad_norm=0.05, optimizer__learning_rate=0.01)
+    first = [p.detach().double().clone() for p in learner.parameters]
+    m, v = ([torch.zeros_like(p) for p in first] for _ in range(2))
+    weights, average = [p.clone() for p in first], [p.clone() for p in first]
+    twin = make_learner(place)
+    for step in range(2):
+        batch = batch_of(place, learner, range(4 * step, 4 * step + 4))
+        with torch.no_grad():
+            for p, w in zip(twin.parameters, weights, strict=True):
+                p.copy_(w)
+        twin.model.zero_grad()
+        twin.losses(twin.encode(batch))[0].backward()
+        grads = [p.grad.double() for p in twin.parameters]
+        norm = math.sqrt(sum(float(g.square().sum()) for g in grads))
+        grads = [g * min(1.0, 0.05 / (norm + 1e-6)) for g in grads]
+        m = [0.9 * a + 0.1 * g for a, g in zip(m, grads, strict=True)]
+        v = [0.999 * a + 0.001 * g * g for a, g in zip(v, grads, strict=True)]
+        rate, k = 0.01 * (step + 1) / 4, step + 1
+        weights = [
+            w - rate * (a / (1 - 0.9**k)) / ((b / (1 - 0.999**k)).sqrt() + 1e-8)
+            for w, a, b in zip(weights, m, v, strict=True)
+        ]
+        decay = min(0.999, 1 - (1 + step) ** -0.75) if step else 0.0
+        average = [decay * a + (1 - decay) * w for a, w in zip(average, weights, strict=True)]
+        learner.step([batch])
+    for name, got, wanted, start in zip(learner.names, learner.parameters, weights, first, strict=True):
+        torch.testing.assert_close(got.detach().double() - start, wanted - start, atol=2e-5, rtol=2e-2, msg=name)
+    for name, wanted in zip(learner.names, average, strict=True):
+        torch.testing.assert_close(learner.averaged()[name].double(), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_learning_rates():
+    at = lambda step, **options: Learner.rate(  # noqa: E731
+        type("L", (), {"config": configs.replace(TINY, options), "done": step, "steps": 100})()
+    )
+    assert [at(s, **{"optimizer.schedule": "constant", "optimizer.warmup": 0}) for s in (0, 50, 99)] == [1, 1, 1]
+    constant = {"optimizer.schedule": "constant", "optimizer.warmup": 10}
+    assert [at(s, **constant) for s in (0, 4, 9, 50)] == [0.1, 0.5, 1, 1]
+    cosine = {"optimizer.schedule": "cosine", "optimizer.warmup": 10}
+    assert at(4, **cosine) == 0.5 and at(55, **cosine) == pytest.approx(0.51) and at(99, **cosine) < 0.021
+
+
+def test_steps_of_a_run():
+    steps = lambda samples, **options: loop.total_steps(configs.replace(TINY, options), samples)  # noqa: E731
+    plain = {"run.batch_size": "24", "run.micro_batch": "24", "run.max_steps": "0", "run.epochs": "15"}
+    assert steps(27200, **plain) == 17000 and steps(10, **plain) == 6 and steps(1, **plain) == 1
+    assert steps(27200, **{**plain, "run.max_steps": "100"}) == 100
+
+
+def test_eight_bit_adam_says_what_it_needs(place):
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        with pytest.raises(ValueError, match="adam8bit needs bitsandbytes, which is not installed"):
+            make_optimizer(config(place, optimizer__name="adam8bit"), [torch.zeros(3)])
+    else:
+        made = make_optimizer(config(place, optimizer__name="adam8bit"), [torch.nn.Parameter(torch.zeros(3))])
+        assert "8bit" in type(made).__name__
+
+
+def test_the_schedulers_of_training_and_validation_are_apart(place):
+    learner = make_learner(place)
+    before = copy.deepcopy(learner.scheduler.__dict__)
+    learner.pipe.scheduler.set_timesteps(3)
+    learner.trained_pipeline(torch.float32).scheduler.set_timesteps(5)
+    assert len(learner.scheduler.timesteps) == len(before["timesteps"]) == 1000
+    assert json.dumps(dict(learner.scheduler.config), default=str) == json.dumps(
+        dict(before["_internal_dict"]), default=str
+    )
