@@ -1,4 +1,4 @@
-"""Make a compact training pack of photographs and clips, for ``gcgkit.mini_pack.load_pack``.
+"""Make a compact training pack of photographs and clips, for ``gcgkit.training.mini.pack.load_pack``.
 
     python data_scripts/mini_pack.py --data DIR --out DIR [--limit 50]
 
@@ -24,10 +24,10 @@ from mini_nouns import SCENES, Nouns
 from PIL import Image
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 
-from gcgkit import metric_networks
-from gcgkit.efficientnet import EfficientNetLite0
-from gcgkit.footage import SIZE, davis_clip, photo_paths, video_clip
-from gcgkit.mini_pack import LONG
+from gcgkit.data.footage import SIZE, davis_clip, photo_paths, video_clip
+from gcgkit.metrics import networks
+from gcgkit.metrics.efficientnet import EfficientNetLite0
+from gcgkit.training.mini.pack import LONG
 
 SHORT = 184  # pixels of a stored photograph's short side, at most
 PHOTO_BYTES, CLIP_BYTES = 26_400_000, 8_600_000  # with masks and index at most 37 MB
@@ -75,7 +75,7 @@ class ObjectFinder:
     def __init__(self) -> None:
         torch.set_num_threads(1)
         self.network = EfficientNetLite0()
-        self.network.load_state_dict(torch.load(metric_networks._efficientnet_files()[0], weights_only=True))
+        self.network.load_state_dict(torch.load(networks._efficientnet_files()[0], weights_only=True))
         self.network = self.network.eval().to(memory_format=torch.channels_last)
         self.network._bn1.register_forward_hook(lambda _module, _inputs, output: setattr(self, "map", output))
         weight = self.network._fc.weight.detach().numpy()  # (1000, 1280)

@@ -1,10 +1,10 @@
 """How the mini profile learns to colour: the copy and the UNet together, on all kinds of references (§3.4.2, §4.1).
 
-    python -m gcgkit.mini_color --pack DIR --data DIR --start DIR --out DIR [--steps N | --seconds N]
+    python -m gcgkit.training.mini.color --pack DIR --data DIR --start DIR --out DIR [--steps N | --seconds N]
 
-It goes on from a folder of parts, ``--start``: a pipeline's, with a ``semantic_encoder``, and with ``mini_semantics``'
+It goes on from a folder of parts, ``--start``: a pipeline's, with a ``semantic_encoder``, and with ``semantics``'
 ``pyramid.safetensors`` if its copy reads no semantic features yet. Scenes are drawn as they are needed, see
-``mini_scenes``. A run in ``--out`` that was killed goes on where it was. ``--mode`` trains a copy of the ablation
+``device_scenes``. A run in ``--out`` that was killed goes on where it was. ``--mode`` trains a copy of the ablation
 beside a UNet that stays frozen.
 """
 
@@ -21,15 +21,17 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from . import conditioning, mini_pack, training
-from .attention import joint_self_attention
-from .control import GuidedControlNet
-from .mini import make_scheduler
-from .mini_parts import WIDTH, device, save
-from .mini_scenes import Scenes
-from .mini_semantics import chroma_error
-from .semantics import CHANNELS, SemanticEncoder
-from .vae import LUMA, LumaChromaAutoencoder
+from ... import encoders as conditioning
+from ...attention import joint_self_attention
+from ...control import GuidedControlNet
+from ...semantics import CHANNELS, SemanticEncoder
+from ...vae import LUMA, LumaChromaAutoencoder
+from .. import fit as training
+from . import pack as packs
+from .device_scenes import Scenes
+from .encoders import WIDTH, device, save
+from .recipe import make_scheduler
+from .semantics import chroma_error
 
 VIEWS = 5  # of a scene with references: a target and a grid of four
 KINDS = {"mask": 0.40, "together": 0.12, "single": 0.21, "grid": 0.21, "unrelated": 0.06}
@@ -59,7 +61,7 @@ class Trainer:
         self.text = CLIPTextModel.from_pretrained(start / "text_encoder").float().to(self.device)
         self.unet = UNet2DConditionModel.from_pretrained(start / "unet").float().to(self.device)
         self.control = self.with_semantics(GuidedControlNet.from_pretrained(start / "control").float(), start)
-        self.control.guidance.requires_grad_(False)  # it has learned before, see mini_guidance
+        self.control.guidance.requires_grad_(False)  # it has learned before, see guidance
         self.scheduler = make_scheduler()
         self.shares = self.scheduler.alphas_cumprod.to(self.device)
         for part in (self.vae, self.semantic, self.unet, self.control):
@@ -257,7 +259,7 @@ def _grid(tiles: torch.Tensor) -> torch.Tensor:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--pack", type=Path, required=True, help="folder made by mini_pack")
+    parser.add_argument("--pack", type=Path, required=True, help="folder made by data_scripts/mini_pack.py")
     parser.add_argument("--data", type=Path, help="the photographs themselves, instead of the pack's smaller ones")
     parser.add_argument("--start", type=Path, required=True, help="folder of the parts to start from")
     parser.add_argument("--out", type=Path, required=True)
@@ -269,9 +271,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--mode", choices=("gated", "attention", "concat"))
     args = parser.parse_args(argv)
     torch.manual_seed(0)
-    pack = mini_pack.load_pack(args.pack)
+    pack = packs.load_pack(args.pack)
     if args.data:
-        mini_pack.read_originals(pack, args.data)
+        packs.read_originals(pack, args.data)
     trainer = Trainer(pack, args.start, args.sizes, args.batch)
     trainer.train(args.out, args.mode, steps=args.steps, seconds=args.seconds, learning_rate=args.learning_rate)
 

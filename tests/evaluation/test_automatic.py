@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from gcgkit import automatic, metrics
+from gcgkit import metrics
 from gcgkit.color import to_gray
+from gcgkit.evaluation import automatic
 
 
 class Oracle:

@@ -1,8 +1,8 @@
 """How well the model colours by itself, by words, and several keyframes alike: figures of the model card (§3.3, §4.3).
 
-    python -m gcgkit.automatic photos --photos DIR [--count 48] [--sheet FILE] [--json FILE] [--weights mini]
-    python -m gcgkit.automatic words --data DIR
-    python -m gcgkit.automatic keyframes --data DIR
+    python -m gcgkit.evaluation.automatic photos --photos DIR [--count 48] [--sheet FILE] [--json FILE] [--weights mini]
+    python -m gcgkit.evaluation.automatic words --data DIR
+    python -m gcgkit.evaluation.automatic keyframes --data DIR
 
 ``photos`` takes any folder of photographs; with ``--data`` it takes the held-out ones of a data folder as ``footage``
 describes it. ``words`` and ``keyframes`` look at the six measuring clips and their object masks.
@@ -20,10 +20,12 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from . import captions, footage, metrics
-from .color import rgb_to_lab, to_gray
-from .disk import write_text
-from .pipeline import GCGPipeline
+from .. import metrics
+from ..color import rgb_to_lab, to_gray
+from ..data import captions, footage
+from ..metrics import networks
+from ..pipeline import GCGPipeline
+from ..utils.files import write_text
 
 WORDS = ("red", "orange", "yellow", "green", "blue", "purple")
 THINGS = {
@@ -103,9 +105,7 @@ def photo_quality(
 
 
 def _st_lpips(frames: np.ndarray, truth: np.ndarray) -> float:
-    from . import metric_networks
-
-    return metric_networks.st_lpips(frames, truth)
+    return networks.st_lpips(frames, truth)
 
 
 def contact_sheet(pictures: Sequence[tuple[np.ndarray, ...]], columns: int = 4, width: int = 150) -> np.ndarray:

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from gcgkit import captions, mini_scenes
 from gcgkit.color import rgb_to_lab
-from gcgkit.mini_scenes import Scenes
+from gcgkit.data import captions
+from gcgkit.training.mini import device_scenes
+from gcgkit.training.mini.device_scenes import Scenes
 
 RNG = np.random.default_rng(0)
 
@@ -38,7 +39,7 @@ def scenes(pack) -> Scenes:
 def test_mirroring_is_numpys():
     wide = np.arange(-14.0, 26.0) + 0.5  # pixel centres around a picture of 7 pixels
     expected = np.pad(np.arange(7) + 0.5, (14, 19), mode="reflect")
-    found = mini_scenes._mirrored(torch.from_numpy(wide), torch.tensor(7.0))
+    found = device_scenes._mirrored(torch.from_numpy(wide), torch.tensor(7.0))
     np.testing.assert_allclose(found.numpy(), expected)
 
 
@@ -51,8 +52,8 @@ def test_views_are_what_opencv_warps(scenes, pack):
     x, y = np.meshgrid(np.arange(80), np.arange(60))
     at = np.stack([x, y, np.ones_like(x)], -1) @ matrix.T + 0.5  # pixel centres
     coords = torch.from_numpy(at[None].astype(np.float32))
-    stored = (mini_scenes.SIDE, mini_scenes.SIDE)
-    found = mini_scenes._sample(scenes.photos[:1], coords, stored, torch.from_numpy(scenes.sizes[:1]))
+    stored = (device_scenes.SIDE, device_scenes.SIDE)
+    found = device_scenes._sample(scenes.photos[:1], coords, stored, torch.from_numpy(scenes.sizes[:1]))
     np.testing.assert_allclose(found[0].permute(1, 2, 0).numpy() * 255, expected, atol=6)  # OpenCV has 5 bits of place
 
 
@@ -75,7 +76,7 @@ def recolored(scenes, rgb, mask, turns=(0.0,), gains=(1.0,), colors=(None,)):
 def test_turned_hues_keep_luma_and_half_a_turn_is_the_opposite(scenes):
     rgb = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 0.1 + 0.45  # nothing will be clipped
     mask = torch.zeros(1, 1, 16, 16)
-    weights = torch.tensor(mini_scenes.LUMA).view(1, 3, 1, 1)
+    weights = torch.tensor(device_scenes.LUMA).view(1, 3, 1, 1)
     luma = (rgb * weights).sum(1, keepdim=True)
     turned = recolored(scenes, rgb, mask, turns=(180.0,))
     torch.testing.assert_close((turned * weights).sum(1, keepdim=True), luma)

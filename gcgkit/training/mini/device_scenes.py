@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import captions
-from .vae import LUMA
+from ...data import captions
+from ...vae import LUMA
 
 SIDE = 384  # pixels: no photograph is longer on either side
 MASK = 48  # a photograph's mask has this many cells on a side, whatever its shape
@@ -35,7 +35,7 @@ class Scenes:
     """Photographs and clips in a device's memory.
 
     Args:
-        pack: as ``mini_pack.load_pack`` returns it: photographs, clips, masks and what they show.
+        pack: as ``pack.load_pack`` returns it: photographs, clips, masks and what they show.
         device: where they lie.
         split: "train" or "held" photographs; clips are for training only.
     """

@@ -1,7 +1,7 @@
 """The first thing the mini profile learns about colours: what the semantic encoder's features say of them.
 
-    python -m gcgkit.mini_semantics cache --data DIR --out DIR
-    python -m gcgkit.mini_semantics train --out DIR [--steps N]
+    python -m gcgkit.training.mini.semantics cache --data DIR --out DIR
+    python -m gcgkit.training.mini.semantics train --out DIR [--steps N]
 
 The encoder is frozen and costs most, so its features are cached once, with the chroma latents that they should predict.
 The feature pyramid then learns in minutes on a CPU. ``cache`` also keeps the held-out photographs, which ``train``
@@ -19,10 +19,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from . import footage, training
-from .mini_parts import device
-from .semantics import CHANNELS, FeaturePyramid, SemanticEncoder
-from .vae import LUMA, LumaChromaAutoencoder
+from ...data import footage
+from ...semantics import CHANNELS, FeaturePyramid, SemanticEncoder
+from ...vae import LUMA, LumaChromaAutoencoder
+from .. import fit as training
+from .encoders import device
 
 SHAPES = {"wide": (192, 288), "square": (192, 192), "tall": (288, 192)}  # by the photograph's aspect
 
