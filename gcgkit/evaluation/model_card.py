@@ -85,6 +85,11 @@ def exemplar_quality(
     return result
 
 
+def silence(unet: torch.nn.Module) -> None:
+    """Let a UNet predict zeros from now on, to measure what share of a result it has."""
+    unet.register_forward_hook(lambda module, given, output: type(output)(sample=torch.zeros_like(output.sample)))
+
+
 def tint(gray: np.ndarray, ab: np.ndarray) -> np.ndarray:
     """A gray frame (H, W) with one AB everywhere: (H, W, 3)."""
     lab = rgb_to_lab(np.repeat(gray[..., None], 3, -1))
@@ -199,6 +204,8 @@ def main() -> None:
     parser.add_argument("--strength", type=float, help="exemplar: share of the steps, 1 from noise (the profile's own)")
     parser.add_argument("--hint-weight", type=float, help="exemplar: ColorHint blended in, 0 to 1 (the profile's own)")
     parser.add_argument("--size", type=parse_size, help="exemplar: WxH that the model works at (the profile's own)")
+    parser.add_argument("--noise-scale", type=float, help="exemplar: of the starting noise (the profile's own)")
+    parser.add_argument("--without-unet", action="store_true", help="exemplar: with zeros for all the UNet says")
     parser.add_argument("--exemplar-alone", action="store_true", help="exemplar: nothing else guides, no sliding grid")
     args = parser.parse_args()
     pipe = None if args.part == "memory" else GCGPipeline.from_pretrained(args.weights)
@@ -210,6 +217,9 @@ def main() -> None:
     elif args.part == "exemplar":
         clips = tuple(args.clips) if args.clips else None
         own = {"tau": args.tau, "strength": args.strength, "hint_weight": args.hint_weight}
+        own["noise_scale"] = args.noise_scale
+        if args.without_unet:
+            silence(pipe.unet)
         alone = {"num_keyframes": 1, "use_srg": False} if args.exemplar_alone else {"num_keyframes": args.keyframes}
         options = {**alone, **own, **steps, "reference_mask": args.mask, "working_size": args.size}
         result = exemplar_quality(pipe, args.data, args.frames, clips, **options)

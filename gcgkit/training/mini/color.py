@@ -5,7 +5,8 @@
 It goes on from a folder of parts, ``--start``: a pipeline's, with a ``semantic_encoder``, and with ``semantics``'
 ``pyramid.safetensors`` if its copy reads no semantic features yet. Scenes are drawn as they are needed, see
 ``device_scenes``. A run in ``--out`` that was killed goes on where it was. ``--mode`` trains a copy of the ablation
-beside a UNet that stays frozen.
+beside a UNet that stays frozen. ``--export FOLDER`` writes what the run has learned so far as a pipeline folder, with
+the settings of ``--set``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 from ... import encoders as conditioning
 from ...attention import joint_self_attention
 from ...control import GuidedControlNet
+from ...pipeline import GCGPipeline
 from ...semantics import CHANNELS, SemanticEncoder
 from ...vae import LUMA, LumaChromaAutoencoder
 from .. import fit as training
@@ -44,6 +46,7 @@ SIZES = {
 }
 RENDER = 192  # pixels: short side of what is drawn at least, as the semantic encoder sees it
 SEMANTIC_WIDTH = 64
+SETTINGS = ("guidance_scale", "height", "width", "tau", "strength", "hint_weight", "noise_scale")
 GUIDANCE = ("hidden_dim", "mode", "stem", "heads", "gate_bias", "null_token", "dilations")
 
 
@@ -248,6 +251,32 @@ class Trainer:
             self.text.save_pretrained(out / "text_encoder")
 
 
+def export(start: Path, run: Path, folder: Path, **settings) -> None:
+    """Write a pipeline folder in half precision: the parts of ``start``, and in their place those that ``run`` trained.
+
+    A run that goes on gives its averaged weights of the last checkpoint. settings: the profile's own, in place of
+    those of ``start``.
+    """
+    pipe = GCGPipeline.from_pretrained(start)
+    trainer = Trainer.__new__(Trainer)  # for its copy alone: no scenes are drawn
+    trainer.unet, trainer.device = pipe.unet, "cpu"
+    control, state = trainer.with_semantics(pipe.control, start), run / "state.pt"
+    modules = {
+        "unet": pipe.unet, "text": pipe.text_encoder, "copy": control.unet_copy, "pyramid": control.pyramid,
+    }  # fmt: skip
+    saved = torch.load(state, map_location="cpu", weights_only=True)
+    averaged = iter(saved["ema"]["shadow_params"])
+    for module in modules.values():
+        for parameter in module.parameters():
+            parameter.data.copy_(next(averaged))
+    own = {name: pipe.config[name] for name in SETTINGS}
+    parts = {**pipe.components, "control": control}
+    parts["semantic_encoder"] = SemanticEncoder.from_pretrained(start / "semantic_encoder")
+    pipe = GCGPipeline(**parts, **{**own, **settings})
+    pipe.to(torch.float16).save_pretrained(folder)
+    print(f"{folder}: weights of step {saved['step']}", flush=True)
+
+
 def _grid(tiles: torch.Tensor) -> torch.Tensor:
     """References ``(N, tiles, C, h, w)`` as one picture each: ``(N, C, h', w')``."""
     if tiles.shape[1] == 1:
@@ -259,7 +288,7 @@ def _grid(tiles: torch.Tensor) -> torch.Tensor:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--pack", type=Path, required=True, help="folder made by data_scripts/mini_pack.py")
+    parser.add_argument("--pack", type=Path, help="folder made by data_scripts/mini_pack.py")
     parser.add_argument("--data", type=Path, help="the photographs themselves, instead of the pack's smaller ones")
     parser.add_argument("--start", type=Path, required=True, help="folder of the parts to start from")
     parser.add_argument("--out", type=Path, required=True)
@@ -269,7 +298,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, help="stop after so long, whatever --steps says")
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--mode", choices=("gated", "attention", "concat"))
+    parser.add_argument("--export", type=Path, metavar="FOLDER", help="write a pipeline folder instead of training")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help=f"export: any of {SETTINGS}")
     args = parser.parse_args(argv)
+    if args.export:
+        settings = {name: float(value) for name, value in (pair.split("=") for pair in args.set)}
+        export(args.start, args.out, args.export, **settings)
+        return
+    if not args.pack:
+        parser.error("--pack is needed for training")
     torch.manual_seed(0)
     pack = packs.load_pack(args.pack)
     if args.data:

@@ -1,0 +1,131 @@
+"""Training copy and UNet on fresh scenes: noise, references and grids against diffusers and by hand, and a run."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gcgkit import GCGPipeline, srg
+from gcgkit.semantics import CHANNELS, FeaturePyramid, SemanticEncoder
+from gcgkit.training.mini import color
+from gcgkit.training.mini.color import Trainer
+
+
+def picture(height: int, width: int, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """The bundled parts, with a semantic encoder and a pyramid that have learned nothing."""
+    folder = tmp_path_factory.mktemp("start")
+    pipe = GCGPipeline.from_pretrained("mini-frozen")
+    pipe.save_pretrained(folder)
+    torch.manual_seed(0)
+    SemanticEncoder(side=64).save_pretrained(folder / "semantic_encoder")
+    save_file(FeaturePyramid(CHANNELS, color.SEMANTIC_WIDTH).state_dict(), folder / "pyramid.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pack():
+    photos = [
+        {"image": picture(96, 144, i), "mask": np.full((12, 18), 255, np.uint8), "confidence": 1.0,
+         "things": ["dog"], "split": "train"}
+        for i in range(4)
+    ]  # fmt: skip
+    return {"photos": photos, "clips": []}
+
+
+@pytest.fixture(scope="module")
+def trainer(start, pack, tmp_path_factory):
+    trainer = Trainer(pack, start, batch=6)
+    trainer.sizes = (((64, 96), 1.0),)
+    return trainer
+
+
+def test_noise_is_diffusers_and_the_last_timestep_is_noise_alone(trainer):
+    torch.manual_seed(3)
+    target = torch.randn(64, 4, 4, 4)
+    noisy, timestep, weight = trainer.noised(target, last=0.5)
+    share = trainer.scheduler.alphas_cumprod[timestep].view(-1, 1, 1, 1)
+    noise = (noisy - share.sqrt() * target) / (1 - share).sqrt()
+    torch.testing.assert_close(trainer.scheduler.add_noise(target, noise, timestep), noisy, atol=1e-4, rtol=1e-4)
+    assert abs(float(noise.std()) - 1) < 0.05
+    last = timestep == 999
+    assert 0.3 < float(last.float().mean()) < 0.75 and float(share[last].max()) < 1e-6
+    assert float(weight.max()) <= 5 and torch.allclose(weight[last], torch.ones(1))
+
+
+def test_views_of_a_group_share_their_timestep_and_half_the_groups_their_noise(trainer):
+    torch.manual_seed(4)
+    noisy, timestep, _ = trainer.noised(torch.zeros(120, 4, 4, 4), last=0.0, groups=4)
+    steps = timestep.view(-1, 4)
+    assert (steps == steps[:, :1]).all()
+    groups = noisy.unflatten(0, (-1, 4))
+    same = (groups == groups[:, :1]).flatten(1).all(1)
+    assert 5 < int(same.sum()) < 25
+
+
+@pytest.mark.parametrize("kind", ["single", "grid", "unrelated"])
+def test_references_are_other_views_of_the_scene_or_of_another(trainer, kind):
+    chosen = trainer.others(scenes=3, views=5, kind=kind)
+    assert chosen.shape == (15, 4 if kind == "grid" else 1)
+    own = torch.arange(15)
+    if kind == "unrelated":
+        assert (chosen // 5 != (own // 5)[:, None]).all()
+    else:
+        assert (chosen // 5 == (own // 5)[:, None]).all() and (chosen != own[:, None]).all()
+    assert all(len(set(row.tolist())) == len(row) for row in chosen)
+
+
+def test_grids_are_those_of_the_pipeline():
+    tiles = torch.randn(3, 4, 2, 5, 7)
+    expected = torch.stack([srg.make_grid(group) for group in tiles])
+    assert torch.equal(color._grid(tiles), expected)
+    assert torch.equal(color._grid(tiles[:, :1]), tiles[:, 0])
+
+
+@pytest.mark.parametrize("kind", list(color.KINDS))
+def test_each_kind_of_reference_teaches_what_it_should(trainer, kind):
+    modules = {"unet": trainer.unet, "copy": trainer.control.unet_copy}
+    if kind in ("mask", "together"):  # with references the only scene may have been given other colours
+        modules["pyramid"] = trainer.control.pyramid
+    for module in (*modules.values(), trainer.text):
+        module.zero_grad()
+    parts = trainer.guided_loss(kind, np.random.default_rng(1))
+    parts["loss"].backward()
+    assert torch.isfinite(parts["loss"]) and f"chroma_{kind}" in parts
+    for name, module in modules.items():
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters()), name
+    assert all(p.grad is None for p in trainer.semantic.parameters())
+    assert all(p.grad is None for p in trainer.control.guidance.parameters())
+
+
+def test_new_inputs_are_read_as_nothing_at_first(trainer, start):
+    old = GCGPipeline.from_pretrained(start).control
+    new = trainer.with_semantics(old, start)
+    gray, tokens = torch.randn(1, 4, 8, 8), torch.randn(1, 3, 96)
+    reference = {"ref_gray": torch.randn(1, 4, 8, 8), "ref_color": torch.randn(1, 4, 8, 8)}
+    with torch.no_grad():
+        expected = old(gray, 9, tokens, gray, **reference, return_dict=False)
+        found = new(gray, 9, tokens, gray, **reference, semantics=torch.randn(1, color.SEMANTIC_WIDTH, 8, 8),
+                    return_dict=False)  # fmt: skip
+    for a, b in zip(expected[0], found[0], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.slow
+def test_a_run_is_exported_with_its_averaged_weights(trainer, start, tmp_path):
+    trainer.train(tmp_path / "run", steps=2, learning_rate=1e-3, warmup=1)
+    color.export(start, tmp_path / "run", tmp_path / "folder", noise_scale=0.25)
+    pipe = GCGPipeline.from_pretrained(tmp_path / "folder")
+    assert pipe.config.noise_scale == 0.25 and pipe.semantic_encoder.config.side == 64
+    for name, module in (("unet", trainer.unet), ("text_encoder", trainer.text)):
+        for ours, theirs in zip(getattr(pipe, name).parameters(), module.parameters(), strict=True):
+            torch.testing.assert_close(ours.half(), theirs.half().contiguous())
+    frames = np.random.default_rng(0).integers(0, 256, (1, 64, 96), dtype=np.uint8)
+    result = pipe(frames, num_inference_steps=2, working_size=(64, 96), generator=torch.Generator().manual_seed(0))
+    assert result.frames.shape == (1, 64, 96, 3)
