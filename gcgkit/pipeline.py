@@ -33,7 +33,6 @@ from .references import (
 )
 from .semantics import SemanticEncoder
 from .settings import Settings
-from .shortcuts import Shortcuts
 from .stages import Run, color_in_order, color_jointly
 from .utils.checks import check_frame, check_frames
 from .utils.weights import align_weights
@@ -159,37 +158,19 @@ class GCGPipeline(DiffusionPipeline):
         generator: torch.Generator | None = None,
         callback_on_step_end: Callable | None = None,
         *,
-        keyframe_method: str = "auto",
-        dissimilarity: str = "mse",
-        network: Callable | None = None,
-        tau: float | None = None,
-        strength: float | None = None,
-        hint_weight: float | None = None,
-        noise_scale: float | None = None,
-        past_window: int | None = 32,
-        use_srg: bool = True,
-        single_reference: str = "nearest",
-        reference_mask: bool = False,
-        image_condition: str = "patch",
-        exemplar_mode: str = "given",
-        working_size: tuple[int, int] | None = None,
-        solver: str | None = None,
-        eta: float = 0.0,
-        noise: str = "shared",
-        side_by_side: int = 1,
-        shortcuts: Shortcuts = Shortcuts(),  # noqa: B008  (frozen)
         return_dict: bool = True,
+        **options,
     ) -> GCGOutput | tuple:
         """Colour a clip.
 
         frames: uint8, gray ``(T, H, W)`` or RGB ``(T, H, W, 3)``, whose colour is not looked at. reference: exemplars,
         ``{frame number: RGB frame}``, or one RGB frame of any size that is no frame of the clip. generator: makes the
         result repeatable. callback_on_step_end(pipe, step, timestep, kwargs) gets "latents", "stage" ("keyframes" or
-        "remaining") and "frames" (their numbers), and may return {"latents": ...}. The other options are described at
+        "remaining") and "frames" (their numbers), and may return {"latents": ...}. options: the others of
         ``settings.Settings``. Returns a ``GCGOutput`` (a tuple with return_dict=False); L* is the input's.
-        Raises ValueError for frames, exemplars or options that are not as described.
+        Raises ValueError for frames, exemplars or options that are not as described, TypeError for unknown options.
         """
-        settings = Settings(
+        settings = Settings.of(
             prompt=prompt,
             negative_prompt=negative_prompt,
             num_keyframes=num_keyframes,
@@ -197,25 +178,7 @@ class GCGPipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             callback_on_step_end=callback_on_step_end,
-            keyframe_method=keyframe_method,
-            dissimilarity=dissimilarity,
-            network=network,
-            tau=tau,
-            strength=strength,
-            hint_weight=hint_weight,
-            noise_scale=noise_scale,
-            past_window=past_window,
-            use_srg=use_srg,
-            single_reference=single_reference,
-            reference_mask=reference_mask,
-            image_condition=image_condition,
-            exemplar_mode=exemplar_mode,
-            working_size=working_size,
-            solver=solver,
-            eta=eta,
-            noise=noise,
-            side_by_side=side_by_side,
-            shortcuts=shortcuts,
+            **options,
         )
         gray = to_gray(check_frames(frames))
         run = Run(self, gray.shape[1:], settings, generator)
@@ -242,7 +205,7 @@ class GCGPipeline(DiffusionPipeline):
         Exemplars that are frames of the clip are among them. Arguments and errors as for the pipeline itself;
         ``options`` are those of ``settings.Settings``.
         """
-        settings = Settings(
+        settings = Settings.of(
             prompt=prompt, negative_prompt=negative_prompt, num_keyframes=num_keyframes, **options
         )
         gray = to_gray(check_frames(frames))
@@ -269,7 +232,7 @@ class GCGPipeline(DiffusionPipeline):
         reference: one RGB frame from outside the clip that joins the keyframes as a reference. With a generator of the
         same seed, the two stages give what the pipeline gives at once. Arguments and errors as for the pipeline itself.
         """
-        settings = Settings(prompt=prompt, negative_prompt=negative_prompt, grid_size=grid_size, **options)
+        settings = Settings.of(prompt=prompt, negative_prompt=negative_prompt, grid_size=grid_size, **options)
         gray = to_gray(check_frames(frames))
         if not isinstance(keyframes, dict):
             raise ValueError(f"keyframes must be {{frame number: RGB frame}}, not {type(keyframes).__name__}.")
@@ -300,7 +263,7 @@ class GCGPipeline(DiffusionPipeline):
         from the film's first frame. Arguments and errors as for the pipeline itself; a frame number that the film
         never reaches is told at its end.
         """
-        settings = Settings(**options)
+        settings = Settings.of(**options)
         if isinstance(chunk_size, bool) or not isinstance(chunk_size, (int, np.integer)) or chunk_size < 1:
             raise ValueError(f"chunk_size must be a whole number of at least 1, not {chunk_size!r}.")
         if not isinstance(frames, Iterable):

@@ -6,6 +6,7 @@ memory does not grow with the clip.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 import math
@@ -37,8 +38,8 @@ class Run:
     def __init__(self, pipe, frame_size: tuple[int, int], settings: Settings, generator: torch.Generator | None):
         if generator is not None and not isinstance(generator, torch.Generator):
             raise ValueError(f"generator must be one torch.Generator or None, not {type(generator).__name__}.")
-        self.pipe, self.settings = pipe, settings
         self.device, self.dtype = pipe._execution_device, pipe.unet.dtype
+        settings = settings.completed(pipe.config)
         size = settings.working_size
         if size is None:
             size = (pipe.config.height, pipe.config.width)
@@ -47,14 +48,9 @@ class Run:
         self.canvas = conditioning.fit_canvas(
             frame_size, tuple(size), conditioning.canvas_multiple(pipe.vae, pipe.unet)
         )
-        self.tau = pipe.config.tau if settings.tau is None else settings.tau
-        self.strength = pipe.config.strength if settings.strength is None else settings.strength
-        self.hint_weight = pipe.config.hint_weight if settings.hint_weight is None else settings.hint_weight
-        self.noise_scale = pipe.config.noise_scale if settings.noise_scale is None else settings.noise_scale
-        if pipe.control.guidance.config.mode == "concat":
-            self.strength, self.hint_weight = 1.0, 0.0  # its hint is the reference itself: another frame's structure
-        scale = pipe.config.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
-        self.guidance_scale = float(scale)
+        if pipe.control.guidance.config.mode == "concat":  # its hint is the reference itself: another frame's structure
+            settings = dataclasses.replace(settings, strength=1.0, hint_weight=0.0)
+        self.pipe, self.settings = pipe, settings
         networks = pipe.unet, pipe.control.unet_copy
         self.projected = settings.shortcuts.keys and all(map(cross_attention.usable, networks))
         self._reading = cross_attention.ReadingProjected(*networks) if self.projected else nullcontext()
@@ -76,7 +72,7 @@ class Run:
         """Text embeddings: ``(2, N, D)`` [negative, prompt], or ``(1, N, D)`` where guidance would change nothing."""
         prompts = [self.settings.negative_prompt, self.settings.prompt]
         text = self.pipe.encode_prompt(prompts).to(self.device, self.dtype)
-        guided = self.guidance_scale != 1 and not torch.equal(text[0], text[1])
+        guided = self.settings.guidance_scale != 1 and not torch.equal(text[0], text[1])
         return text if guided else text[1:]
 
     def noise(self, frames: tuple[int, ...]) -> tuple[torch.Tensor, list[torch.Generator]]:
@@ -195,7 +191,7 @@ class Run:
 
     def steps(self, guided: bool = True) -> int:
         """How many of the denoising steps frames with references go through, or without: one at least."""
-        return max(1, round((self.strength if guided else 1.0) * self.settings.num_inference_steps))
+        return max(1, round((self.settings.strength if guided else 1.0) * self.settings.num_inference_steps))
 
     def denoise(
         self,
@@ -217,7 +213,7 @@ class Run:
         count, halves = len(frames), len(self.text)
         text = self.text.repeat_interleave(count, 0)  # (halves*m, N, D or W), a half's frames side by side
         noise, generators = self.noise(frames)
-        noise = noise * self.noise_scale
+        noise = noise * self.settings.noise_scale
         options = dict(self._step_options)
         if self._step_takes_generator:
             options["generator"] = generators if count > 1 else generators[0]
@@ -227,7 +223,7 @@ class Run:
         if bar is not None:
             bar.update(skipped)
         for step, (now, timestep) in enumerate(zip(timesteps, timesteps.to(self.device), strict=True)):
-            t = srg.rescale_timestep(float(now), scheduler.config.num_train_timesteps, self.tau)
+            t = srg.rescale_timestep(float(now), scheduler.config.num_train_timesteps, self.settings.tau)
             hint, tokens = condition(t)
             if step == 0 and skipped:
                 latents = scheduler.add_noise(hint.hint, noise, now.expand(count))
@@ -236,9 +232,9 @@ class Run:
                 output = self.predict(sample, timestep, text, gray, hint, tokens, self.projected, semantics)
             if halves == 2:
                 negative, positive = output.chunk(2)
-                output = negative + self.guidance_scale * (positive - negative)
-            if guided and self.hint_weight:
-                output = blending.toward_hint(scheduler, output, latents, now, hint, self.hint_weight)
+                output = negative + self.settings.guidance_scale * (positive - negative)
+            if guided and self.settings.hint_weight:
+                output = blending.toward_hint(scheduler, output, latents, now, hint, self.settings.hint_weight)
             latents = scheduler.step(output, now, latents, **options).prev_sample
             latents = self._callback(step, timestep, latents, stage, frames)
             if bar is not None:
