@@ -51,7 +51,7 @@ class ReferenceRun(NamedTuple):
 
 
 class ReferencePool:
-    """What guides the remaining frames (Eq. 9): keyframes, and a window of the latest coloured frames besides them.
+    """References of the remaining frames (Eq. 9): keyframes, and a window of the latest coloured frames besides them.
 
     measure, network: the dissimilarity D, see ``keyframes.dissimilarity``. window: how many earlier frames are held
     (None for all); memory and time per frame are proportional to it.
@@ -61,12 +61,7 @@ class ReferencePool:
         self.measure, self.network = measure, network
         self.keys: list[Reference] = []
         self.past: deque[Reference] = deque(maxlen=window)
-        self.owed: Callable[[], list[Reference]] = list  # encodes what was coloured last, if a later frame comes
-
-    def settle(self) -> None:
-        """Take up as earlier frames what was coloured last."""
-        owed, self.owed = self.owed, list
-        self.past.extend(owed())
+        self.latest: tuple | None = None  # frames coloured last: arguments of ``Run.references``, if a later one comes
 
     def distances(self, descriptor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """D between a frame's descriptor and each keyframe's ``(K,)`` and each held earlier frame's ``(P,)``."""

@@ -12,7 +12,6 @@ import numpy as np
 
 from . import keyframes
 from .encoders import IMAGE_CONDITIONS
-from .solvers import SOLVERS
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Shortcuts:
     values: bool = True
 
 
+SOLVERS = ("ddim", "dpm++", "unipc")  # the first is the paper's
 NO_SHORTCUTS = Shortcuts(hints=False, references=False, copy=False, keys=False, halves=False, values=False)
 
 _NUMBERS = {  # the numbers that each option may be
@@ -76,11 +76,11 @@ class Settings:
     noised ColorHint then, as image-to-image does, and from pure noise at 1 (the paper). None for the profile's own.
     Frames under the mask always start from noise.
     hint_weight: share of the ColorHint in each step's clean prediction of a frame with references, where the gate is
-    open, 0 (the paper) to 1, see ``blending``; None for the profile's own.
+    open, 0 (the paper) to 1, see ``guidance.toward_hint``; None for the profile's own.
     noise_scale: standard deviation of the noise that frames start from, over the scheduler's, 0 to 1. At 1 (the paper)
     a gray frame gets one of the many colourings that fit it; below, one nearer to what they have in common, with less
     that is odd and less that is vivid. None for the profile's own.
-    solver: "ddim", "dpm++" or "unipc", see ``solvers``; None for the profile's own.
+    solver: "ddim", "dpm++" or "unipc", see ``stages.scheduler_for``; None for the profile's own.
     eta: DDIM's. noise: "shared" starts every frame from the same noise, "independent" each from its own.
     side_by_side: stretches of the clip that the second stage colours at once, a frame of each as one batch; 1 is the
     paper's order. With more, "earlier frames" are those that were coloured earlier. shortcuts: see ``Shortcuts``.
@@ -148,7 +148,8 @@ class Settings:
                 raise ValueError(f"{name} must be a number {domain}, not {value!r}.")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, not {getattr(self, name)!r}.")
+                choices = ("None or " if None in allowed else "") + f"one of {', '.join(filter(None, allowed))}"
+                raise ValueError(f"{name} must be {choices}, not {getattr(self, name)!r}.")
         if self.dissimilarity == "lpips" and self.network is None:
             raise ValueError("dissimilarity 'lpips' needs network=, a callable (a_frames, b_frames) -> (N,) distances.")
         if self.callback_on_step_end is not None and not callable(self.callback_on_step_end):

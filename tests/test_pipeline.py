@@ -188,11 +188,11 @@ def test_scaling_and_shift_factor_come_from_the_configuration(pipe):
         try:
             shifted = run.encode(image)
             gray = to_gray(image)
-            decoded = run.finish(shifted, gray)
+            decoded = run.finish(shifted, [gray])[0]
         finally:
             pipe.vae.register_to_config(scaling_factor=0.5, shift_factor=None)
         torch.testing.assert_close(plain / 0.5, shifted + 0.25)
-        assert np.array_equal(run.finish(plain, gray), decoded)
+        assert np.array_equal(run.finish(plain, [gray])[0], decoded)
 
 
 # --- references ------------------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_frames_encoded_together_are_what_they_are_alone(pipe, monkeypatch):
         sizes.extend(map(len, parts))
         return parts
 
-    monkeypatch.setattr(Run, "_together", together)
+    monkeypatch.setattr(Run, "_in_parts", together)
     assert np.abs(color(pipe, clip, **options).frames.astype(int) - alone).max() <= 1
     assert {1, 2, 3} <= set(sizes)
 
