@@ -183,7 +183,7 @@ def _linear(srgb: np.ndarray) -> np.ndarray:
 
 
 def _in_gamut(lab: np.ndarray, slack: float = 1e-4) -> np.ndarray:
-    """Whether CIELAB colours ``(N, 3)`` lie within sRGB; OpenCV clips, so this goes to linear light by hand."""
+    """Return True for each CIELAB colour ``(N, 3)`` within sRGB; OpenCV clips, so this goes to linear light by hand."""
     fy = (lab[:, 0] + 16) / 116
     f = np.stack([fy + lab[:, 1] / 500, fy, fy - lab[:, 2] / 200], axis=1)
     delta = 6 / 29

@@ -1,4 +1,4 @@
-"""From frames to what the networks read, and back: canvas, latents, image tokens, text embeddings (§3.2, §3.4.2).
+"""From frames to the networks' inputs, and back: canvas, latents, image tokens, text embeddings (§3.2, §3.4.2).
 
 Frames of any size are scaled with their aspect kept, padded to the networks' granularity, and cropped again after.
 """
@@ -17,7 +17,7 @@ IMAGE_CONDITIONS = ("patch", "pooled", "none")
 
 @dataclass(frozen=True)
 class Canvas:
-    """How a frame lies on the model's canvas: scaled to ``inner``, padded right and below to ``outer``.
+    """Place of a frame on the model's canvas: scaled to ``inner``, padded right and below to ``outer``.
 
     All sizes are (height, width) in pixels.
     """

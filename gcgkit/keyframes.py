@@ -1,4 +1,4 @@
-"""Keyframes (section 3.3): how unlike two frames are, D(., .), and the set of frames that maximises its sum (Eq. 6).
+"""Keyframes (section 3.3): the dissimilarity D of two frames, and the set of frames that maximises its sum (Eq. 6).
 
 The paper calls D "a measure of dissimilarity" and says no more. Here it is the mean squared difference of small gray
 frames unless another is named. The same D serves Eq. 10 (`gcgkit.srg`).
@@ -85,7 +85,7 @@ def small_gray(frames, width: int = SMALL_WIDTH) -> np.ndarray:
 def describe(
     frames, measure: str = "mse", *, encoder: Callable | None = None, network: Callable | None = None
 ) -> np.ndarray:
-    """What a measure keeps of each frame, ``(T, ...)``, for `compare`: small gray, features, or (lpips) RGB frames.
+    """Descriptors that a measure compares, ``(T, ...)``, one per frame: small gray, features, or (lpips) RGB frames.
 
     Raises ValueError for an unknown measure, a missing encoder or network, or an encoder that returns another number
     of frames.
@@ -100,7 +100,7 @@ def describe(
     if measure == "latent":
         if encoder is None:
             raise ValueError("measure 'latent' needs encoder=, a callable that maps frames to features (T, ...).")
-        features = _to_numpy(encoder(frames))
+        features = to_numpy(encoder(frames))
         if features.ndim < 2 or len(features) != len(frames):
             raise ValueError(f"encoder returned shape {features.shape} for {len(frames)} frame(s), not (T, ...).")
         return features.reshape(len(features), -1)  # (T, D)
@@ -117,7 +117,7 @@ def compare(one: np.ndarray, many: np.ndarray, measure: str = "mse", *, network:
     if len(many) == 0:
         return np.zeros(0)
     if measure == "lpips":
-        distance = _to_numpy(network(np.broadcast_to(one, many.shape).copy(), many)).reshape(-1)
+        distance = to_numpy(network(np.broadcast_to(one, many.shape).copy(), many)).reshape(-1)
         if len(distance) != len(many):
             raise ValueError(f"network returned {len(distance)} distances for {len(many)} pair(s) of frames.")
         return np.maximum(distance, 0.0)
@@ -141,7 +141,7 @@ def select_keyframes(distance, count: int, method: str = "auto", *, generator=No
     Raises ValueError for a bad matrix, a count below 1, an unknown method, or an exact search that is too large.
     """
     distance = _check_distance(distance)
-    if not isinstance(count, (int, np.integer)) or isinstance(count, bool) or count < 1:
+    if not is_whole(count) or count < 1:
         raise ValueError(f"count must be a whole number of at least 1, not {count!r}.")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}.")
@@ -251,7 +251,7 @@ def _random(total: int, count: int, generator) -> list[int]:
 
 
 def _check_distance(distance) -> np.ndarray:
-    distance = _to_numpy(distance)
+    distance = to_numpy(distance)
     if distance.ndim != 2 or distance.shape[0] != distance.shape[1] or len(distance) == 0:
         raise ValueError(f"distance must be a square matrix (T, T), not of shape {distance.shape}.")
     if not np.isfinite(distance).all():
@@ -289,7 +289,12 @@ def _one_minus_ssim(a: np.ndarray, b: np.ndarray) -> float:
     return max(0.0, 1.0 - float(ssim.mean()))
 
 
-def _to_numpy(values) -> np.ndarray:
+def is_whole(value) -> bool:
+    """Return True for an int, Python's or NumPy's, that is no bool."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def to_numpy(values) -> np.ndarray:
     """float64 array of a torch tensor on any device, or of anything NumPy takes."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().double().numpy()

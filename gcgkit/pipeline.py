@@ -19,6 +19,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 from . import encoders, profiles
 from .color import to_gray
 from .control import GuidedControlNet
+from .keyframes import is_whole
 from .references import Reference, ReferencePool, ReferenceRun, check_exemplars, on_luminance
 from .semantics import SemanticEncoder
 from .settings import Settings
@@ -243,7 +244,7 @@ class GCGPipeline(DiffusionPipeline):
         never reaches is an error at its end.
         """
         settings = Settings.of(**options)
-        if isinstance(chunk_size, bool) or not isinstance(chunk_size, (int, np.integer)) or chunk_size < 1:
+        if not is_whole(chunk_size) or chunk_size < 1:
             raise ValueError(f"chunk_size must be a whole number of at least 1, not {chunk_size!r}.")
         if not isinstance(frames, Iterable):
             raise ValueError(f"frames must be an iterable of frames, not {type(frames).__name__}.")

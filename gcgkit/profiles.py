@@ -1,4 +1,4 @@
-"""Profiles: which weights a name stands for, where they lie, and their digest.
+"""Profiles: the weights that a name stands for, their folder, and their digest.
 
 "mini" and its ablation variants are in the package; the paper's own model is put together in `paper`.
 """
@@ -22,7 +22,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def resolve(name: str | Path) -> str:
-    """What ``from_pretrained`` should load: a bundled profile's folder, the given folder, or the hub id as it is.
+    """Source for ``from_pretrained``: a bundled profile's folder, the given folder, or the hub id as it is.
 
     A folder of that name comes first. Raises FileNotFoundError for a name that is none of these or a folder without a
     pipeline, and ValueError for a folder that holds another pipeline.
@@ -76,7 +76,7 @@ def weights_digest(profile: str | Path) -> str:
 
 @lru_cache(maxsize=16)
 def _digest_files(place: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Digest over files; their sizes and times decide whether it is worked out again."""
+    """Digest of files, computed again when their sizes or times change."""
     total = hashlib.sha256()
     for file, _, _ in files:
         total.update(f"{file.relative_to(place).as_posix()} {file_sha256(file, progress=False)}\n".encode())

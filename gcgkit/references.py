@@ -1,6 +1,6 @@
 """References of the two stages: exemplars and keyframes, earlier frames, their grid, and the record of use (§3.4.1).
 
-Distances and selection (Eq. 6, 10) are in ``keyframes`` and ``srg``; this module holds what they choose from.
+Distances and selection (Eq. 6, 10) are in ``keyframes`` and ``srg``; this module holds the frames to choose from.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ LIGHTNESS_TOLERANCE = 0.5  # of 100: what rounding to 8 bits can do to L*, twice
 
 @dataclass(frozen=True)
 class Reference:
-    """One coloured frame, encoded once: g and z ``(1, C, h, w)``, image tokens ``(1, N, D)``, and what D compares.
+    """One coloured frame, encoded once: g and z ``(1, C, h, w)``, image tokens ``(1, N, D)``, and D's descriptor.
 
-    tokens: or their keys and values ``(1, N, W)``, as ``cross_attention`` makes them (``Shortcuts.keys``).
-    pictures: the gray and the coloured frame, where they are to be encoded again (``Shortcuts.references`` off).
+    tokens: or their keys and values ``(1, N, W)``, as ``attention`` makes them (``Shortcuts.keys``). pictures: the
+    gray and the coloured frame, where they are to be encoded again (``Shortcuts.references`` off).
     """
 
     frame: int
@@ -191,7 +191,7 @@ def check_exemplars(
         return {OUTSIDE: Canvas(exemplar.shape[:2], inner, frame_size).place(exemplar)}
     exemplars = {}
     for index, frame in reference.items():
-        if isinstance(index, bool) or not isinstance(index, (int, np.integer)):
+        if not keyframes.is_whole(index):
             raise ValueError(f"{name} has the key {index!r}: keys are frame numbers, whole and from 0 on.")
         if index < 0 or (num_frames is not None and index >= num_frames):
             last = "the last frame" if num_frames is None else num_frames - 1

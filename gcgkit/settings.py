@@ -137,7 +137,7 @@ class Settings:
                 raise ValueError(f"{name} must be one string for the whole clip, not {type(value).__name__}.")
         for name in ("num_keyframes", "grid_size", "num_inference_steps", "past_window", "side_by_side"):
             value = getattr(self, name)
-            if not (_is_whole(value) and value >= 1) and not (name == "past_window" and value is None):
+            if not (keyframes.is_whole(value) and value >= 1) and not (name == "past_window" and value is None):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
         for name, (domain, holds) in _NUMBERS.items():
             value = getattr(self, name)
@@ -158,10 +158,6 @@ class Settings:
             raise ValueError(f"shortcuts must be gcgkit.settings.Shortcuts, not {type(self.shortcuts).__name__}.")
         size = self.working_size
         if size is not None and not (
-            isinstance(size, (tuple, list)) and len(size) == 2 and all(_is_whole(s) and s >= 8 for s in size)
+            isinstance(size, (tuple, list)) and len(size) == 2 and all(keyframes.is_whole(s) and s >= 8 for s in size)
         ):
             raise ValueError(f"working_size must be (height, width) in pixels, 8 at least, not {size!r}.")
-
-
-def _is_whole(value) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
