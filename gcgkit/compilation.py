@@ -49,16 +49,6 @@ def compile_networks(
     (_REPLAYED.add if cuda_graphs else _REPLAYED.discard)(pipe.unet)
 
 
-def compile_for_training(pipe, backend: str = "inductor") -> None:
-    """Compile a pipeline's UNet and UNet copy in place, for the static shapes of a training run's batches.
-
-    Kernels are fused, forwards and backwards; there are no CUDA graphs, which would hold gradients in their own memory.
-    A batch whose references have another number of image tokens is another shape, and compiled by itself.
-    """
-    for part in (pipe.unet, pipe.control.unet_copy):
-        part.compile(dynamic=False, backend=backend)
-
-
 def begin_step(pipe) -> None:
     """Let CUDA graphs write over their earlier results.
 

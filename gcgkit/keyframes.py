@@ -30,8 +30,10 @@ def pairwise_dissimilarity(
 ) -> np.ndarray:
     """Dissimilarity of every pair of `frames`: ``(T, T)`` float64, symmetric, zero diagonal, not negative (D of Eq. 6).
 
-    frames: gray ``(T, H, W)`` or RGB ``(T, H, W, 3)`` uint8, or the result of `small_gray`. Measures: "mse",
-    "histogram", "ssim", "latent" (needs `encoder`), "lpips" (needs `network`); `dissimilarity` says what each one is.
+    frames: gray ``(T, H, W)`` or RGB ``(T, H, W, 3)`` uint8, or the result of `small_gray`. mse: mean squared
+    difference of small gray frames in 0..1. histogram: half the absolute difference of their 64-bin histograms, 0..1.
+    ssim: 1 - SSIM of them (7 x 7 window). latent: mean squared difference of `encoder(frames)`, ``(T, ...)``. lpips:
+    `network(a_frames, b_frames)` returns ``(N,)`` distances of two equally long uint8 RGB clips.
     Raises ValueError for wrong frames, an unknown measure, or a missing encoder or network.
     """
     described = describe(frames, measure, encoder=encoder, network=network)
@@ -42,23 +44,6 @@ def pairwise_dissimilarity(
         distance[index, index + 1 :] = row
         distance[index + 1 :, index] = row
     return distance
-
-
-def dissimilarity(
-    a, b_frames, measure: str = "mse", *, encoder: Callable | None = None, network: Callable | None = None
-) -> np.ndarray:
-    """Dissimilarity of the frame `a` to each of `b_frames`: ``(N,)`` float64 (D of Eq. 6 and 10).
-
-    a ``(H, W)`` or ``(H, W, 3)``, b_frames ``(N, H, W)`` or ``(N, H, W, 3)``, uint8, or both results of `small_gray`.
-    mse: mean squared difference of small gray frames in 0..1. histogram: half the absolute difference of their 64-bin
-    histograms, 0..1. ssim: 1 - SSIM of them (7 x 7 window). latent: mean squared difference of what `encoder(frames)`
-    returns, ``(T, ...)``. lpips: `network(a_frames, b_frames)` returns ``(N,)`` distances of two equally long uint8
-    RGB clips.
-    Raises ValueError as `pairwise_dissimilarity` does.
-    """
-    a = a if hasattr(a, "detach") else np.asarray(a)  # a torch tensor may go to the encoder as it is
-    one = describe(a[None], measure, encoder=encoder, network=network)[0]
-    return compare(one, describe(b_frames, measure, encoder=encoder, network=network), measure, network=network)
 
 
 def small_gray(frames, width: int = SMALL_WIDTH) -> np.ndarray:

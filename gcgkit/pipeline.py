@@ -84,18 +84,13 @@ class GCGPipeline(DiffusionPipeline):
     ):
         super().__init__()
         self.register_modules(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            control=control,
-            image_encoder=image_encoder,
-            feature_extractor=feature_extractor,
-            scheduler=scheduler,
-            semantic_encoder=semantic_encoder,
-        )
-        own = {"guidance_scale": guidance_scale, "tau": tau, "strength": strength, "hint_weight": hint_weight}
-        self.register_to_config(height=height, width=width, noise_scale=noise_scale, **own)
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, control=control, scheduler=scheduler,
+            image_encoder=image_encoder, feature_extractor=feature_extractor, semantic_encoder=semantic_encoder,
+        )  # fmt: skip
+        self.register_to_config(
+            guidance_scale=guidance_scale, height=height, width=width, tau=tau, strength=strength,
+            hint_weight=hint_weight, noise_scale=noise_scale,
+        )  # fmt: skip
 
     @classmethod
     def from_pretrained(cls, name="mini", *, dtype=None, torch_dtype=None, **kwargs) -> "GCGPipeline":
@@ -161,15 +156,10 @@ class GCGPipeline(DiffusionPipeline):
         Raises ValueError for frames, exemplars or options that are not as described, TypeError for unknown options.
         """
         settings = Settings.of(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            num_keyframes=num_keyframes,
-            grid_size=grid_size,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            callback_on_step_end=callback_on_step_end,
-            **options,
-        )
+            prompt=prompt, negative_prompt=negative_prompt, num_keyframes=num_keyframes, grid_size=grid_size,
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            callback_on_step_end=callback_on_step_end, **options,
+        )  # fmt: skip
         run, gray, exemplars, outside = self._prepare(frames, reference, generator, settings)
         colored, record = color_keyframes(run, gray, exemplars, outside, show=True)
         output = _color_remaining(run, gray, colored, outside)

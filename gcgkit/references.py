@@ -9,6 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import cv2
@@ -53,7 +54,7 @@ class ReferenceRun(NamedTuple):
 class ReferencePool:
     """References of the remaining frames (Eq. 9): keyframes, and a window of the latest coloured frames besides them.
 
-    measure, network: the dissimilarity D, see ``keyframes.dissimilarity``. window: how many earlier frames are held
+    measure, network: the dissimilarity D, see ``keyframes``. window: how many earlier frames are held
     (None for all); memory and time per frame are proportional to it.
     """
 
@@ -118,14 +119,8 @@ def join_references(references: list[Reference], count: int) -> tuple[torch.Tens
 
 
 def run_lengths(steps: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[ReferenceRun]:
-    """The record in short: equal neighbours of a list over denoising steps become one ``ReferenceRun``."""
-    runs: list[ReferenceRun] = []
-    for keys, past in steps:
-        if runs and runs[-1][1:] == (keys, past):
-            runs[-1] = runs[-1]._replace(steps=runs[-1].steps + 1)
-        else:
-            runs.append(ReferenceRun(1, keys, past))
-    return runs
+    """Shorten the record over denoising steps: equal neighbours become one ``ReferenceRun``."""
+    return [ReferenceRun(len(list(equal)), *used) for used, equal in groupby(steps)]
 
 
 def candidates(num_frames: int, limit: int = MAX_CANDIDATES) -> np.ndarray:

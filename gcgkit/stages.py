@@ -442,14 +442,9 @@ class Run:
         size = len(text) if shortcuts.halves else len(sample)
         outputs, samples = [], repeat(sample)
         for part in (slice(i, i + size) for i in range(0, len(text), size)):
-            output = pipe.unet(
-                samples[part],
-                timestep,
-                encoder_hidden_states=text[part],
-                down_block_additional_residuals=[r[part] for r in down],
-                mid_block_additional_residual=mid[part],
-            )
-            outputs.append(output.sample)
+            added = {"down_block_additional_residuals": [r[part] for r in down]}
+            added["mid_block_additional_residual"] = mid[part]
+            outputs.append(pipe.unet(samples[part], timestep, encoder_hidden_states=text[part], **added).sample)
         return torch.cat(outputs)
 
     def _call_back(self, step: int, timestep, latents: torch.Tensor, stage: str, frames: tuple[int, ...]):
