@@ -42,7 +42,7 @@ from gcgkit.lessons import demo, flops
 from gcgkit.lessons.notebook import device
 from gcgkit.lessons.random_networks import SHAPES, random_pipeline
 from gcgkit.lessons.timing import clock, compare, line, load, machine, now, peak_memory
-from gcgkit.shortcuts import NONE, Shortcuts
+from gcgkit.settings import NO_SHORTCUTS, Shortcuts
 from gcgkit.training.step import OF_PRECISION
 from gcgkit.utils import files
 
@@ -104,7 +104,7 @@ def shortcuts(args: argparse.Namespace) -> dict:
     """Colouring a clip from its first frame and a prompt, with shortcuts off one by one and all at once."""
     pipe, clip = pipeline(args), footage(args, args.frames)
     choices = {"all on": Shortcuts(), **{f"without {n}": Shortcuts(**{n: False}) for n in vars(Shortcuts())}}
-    choices["all off"] = NONE
+    choices["all off"] = NO_SHORTCUTS
 
     def work(choice: Shortcuts) -> Callable[[], np.ndarray]:
         return lambda: pipe(clip, prompt=PROMPT, reference={0: clip[0]}, shortcuts=choice, **options(args)).frames

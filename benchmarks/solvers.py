@@ -24,7 +24,7 @@ from gcgkit.color import to_gray
 from gcgkit.data import footage
 from gcgkit.lessons import demo
 from gcgkit.lessons.timing import clock, load, machine
-from gcgkit.solvers import SOLVERS
+from gcgkit.settings import SOLVERS
 from gcgkit.utils import files
 
 STEPS = (4, 8, 16, 32)

@@ -11,11 +11,10 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-from torch.utils.flop_counter import FlopCounterMode
 
 
-def enter(attn, hidden_states: torch.Tensor, temb: torch.Tensor | None) -> torch.Tensor:
-    """What an attention layer does before its projections: ``(B, L, D)`` or ``(B, D, h, w)`` -> ``(B, L, D)``."""
+def _to_tokens(attn, hidden_states: torch.Tensor, temb: torch.Tensor | None) -> torch.Tensor:
+    """Normalise a layer's input for its projections: ``(B, L, D)`` or ``(B, D, h, w)`` -> ``(B, L, D)``."""
     if attn.spatial_norm is not None:
         hidden_states = attn.spatial_norm(hidden_states, temb)
     if hidden_states.ndim == 4:
@@ -25,14 +24,14 @@ def enter(attn, hidden_states: torch.Tensor, temb: torch.Tensor | None) -> torch
     return hidden_states
 
 
-def leave(attn, attended: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-    """What it does after: ``(B, L, heads*d)`` -> the shape of ``residual``, which is what came in."""
+def _from_tokens(attn, attended: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """Project a layer's result: ``(B, L, heads*d)`` -> the shape of ``residual``, the layer's input."""
     result = attn.to_out[1](attn.to_out[0](attended))
     if residual.ndim == 4:
         result = result.transpose(1, 2).reshape(residual.shape)
     if attn.residual_connection:
         result = result + residual
-    # diffusers divides by 1 too; a kernel less is time where launching them is what takes longest
+    # diffusers divides by 1 too; on small networks a GPU's time is that of launching its kernels
     return result if attn.rescale_output_factor == 1 else result / attn.rescale_output_factor
 
 
@@ -72,7 +71,7 @@ class JointSelfAttention:
 
         # A group's frames lie side by side, so joining their tokens into one sequence is a reshape; the fused kernel
         # then works through the (m*L)^2 logits in blocks and never holds them.
-        states = enter(attn, hidden_states, temb)  # (B, L, D)
+        states = _to_tokens(attn, hidden_states, temb)  # (B, L, D)
         tokens = states.shape[1]
         query, key, value = (
             self._join(projection(states), attn.heads) for projection in (attn.to_q, attn.to_k, attn.to_v)
@@ -83,7 +82,7 @@ class JointSelfAttention:
             key = attn.norm_k(key)
         joint = F.scaled_dot_product_attention(query, key, value)
         joint = joint.transpose(1, 2).reshape(batch, tokens, -1).to(query.dtype)  # (B, L, heads*d)
-        return leave(attn, joint, hidden_states)
+        return _from_tokens(attn, joint, hidden_states)
 
     def _join(self, x: torch.Tensor, heads: int) -> torch.Tensor:
         """``(groups*m, L, heads*d)`` -> ``(groups, heads, m*L, d)``."""
@@ -108,20 +107,6 @@ def joint_self_attention(unet, num_frames: int) -> Iterator[None]:
         unet.set_attn_processor(dict(before))
 
 
-def flop_per_frame(unet, latents: torch.Tensor, words: torch.Tensor, joint: bool) -> float:
-    """Floating-point operations of one UNet pass over m frames, per frame: each for itself (Eq. 7) or joint (Eq. 8).
-
-    latents: ``(m, C, h, w)``; words: text embeddings ``(1, N, D)``, the same for all. A multiplication and an addition
-    count as two. Counted are products of matrices and convolutions, which are nearly all there is; attention's share
-    of them grows with m where it is joint, and everything else stays as it is.
-    """
-    count = len(latents)
-    with torch.no_grad(), joint_self_attention(unet, count if joint else 1):
-        with FlopCounterMode(display=False) as counter:
-            unet(latents, 0, words.expand(count, -1, -1))
-    return counter.get_total_flops() / count
-
-
 # --- cross-attention over keys and values made before (§3.2) ---------------------------------------------------------
 #
 # The UNet's cross-attention reads the text, the copy's the references' image tokens. Neither changes from one denoising
@@ -130,7 +115,7 @@ def flop_per_frame(unet, latents: torch.Tensor, words: torch.Tensor, joint: bool
 
 
 class ProjectedCrossAttention:
-    """Attention processor whose ``encoder_hidden_states`` are what ``keys_and_values`` made, ``(B, N, W)``.
+    """Attention processor whose ``encoder_hidden_states`` are the result of ``keys_and_values``, ``(B, N, W)``.
 
     start: where in W this layer's keys begin; its values follow. Otherwise as ``AttnProcessor2_0``, which it equals.
     Raises ValueError for an attention mask.
@@ -150,19 +135,19 @@ class ProjectedCrossAttention:
         if attention_mask is not None:
             raise ValueError("ProjectedCrossAttention takes no attention mask: every token counts.")
         width = attn.inner_kv_dim
-        states, keys = enter(attn, hidden_states, temb), self.start + width
+        states, values = _to_tokens(attn, hidden_states, temb), self.start + width
 
         def split(x: torch.Tensor) -> torch.Tensor:  # (B, L, heads*d) -> (B, heads, L, d)
             return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
         query = split(attn.to_q(states))
-        key, value = (split(encoder_hidden_states[..., i : i + width]) for i in (self.start, keys))
+        key, value = (split(encoder_hidden_states[..., i : i + width]) for i in (self.start, values))
         if attn.norm_q is not None:
             query = attn.norm_q(query)
         if attn.norm_k is not None:
             key = attn.norm_k(key)
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # (B, L, heads*d)
-        return leave(attn, attended.to(query.dtype), hidden_states)
+        return _from_tokens(attn, attended.to(query.dtype), hidden_states)
 
 
 def layers(network) -> dict[str, Attention]:
@@ -172,10 +157,10 @@ def layers(network) -> dict[str, Attention]:
 
 
 def usable(network) -> bool:
-    """Whether nothing but diffusers' own cross-attention reads a network's tokens, and its layers are all at hand.
+    """Return True where only diffusers' own cross-attention reads a network's tokens, and its weights are in place.
 
     Another processor may want the tokens themselves, as may a network that transforms them first; diffusers' hooks
-    bring weights over for a whole block, not for one of its maps.
+    move the weights of a whole block, not of one of its maps.
     """
     plain = all(type(layer.processor) is AttnProcessor2_0 for layer in layers(network).values())
     transformed = getattr(network, "encoder_hid_proj", None) or getattr(network, "add_embedding", None)
@@ -192,10 +177,10 @@ def keys_and_values(network, tokens: torch.Tensor) -> torch.Tensor:
 
 
 class ReadingProjected:
-    """A context in which networks' cross-attention wants what ``keys_and_values`` made in the place of tokens.
+    """A context in which networks' cross-attention reads the result of ``keys_and_values`` in the place of tokens.
 
-    It is entered for each pass, so that between passes a network is what its owner knows; not within itself. The
-    processors that were set before come back afterwards, also after an error.
+    Open it for each pass, so that between passes a network is as its owner knows it; it does not nest. The processors
+    that were set before come back afterwards, also after an error.
     """
 
     def __init__(self, *networks):

@@ -37,7 +37,7 @@ def propagate_by_flow(gray, reference) -> np.ndarray:
 
 
 def global_transfer(gray, reference, *, samples: int = 256, window: int = 5, seed: int = 0) -> np.ndarray:
-    """Colour each pixel as the reference pixel of like luminance and texture, in the manner of Welsh et al. 2002.
+    """Colour each pixel as the reference pixel of similar luminance and texture, as Welsh et al. 2002 do.
 
     gray ``(T, H, W)`` uint8; reference RGB ``(h, w, 3)`` uint8 of any size and content. Returns ``(T, H, W, 3)``
     uint8 RGB. The reference's L* is shifted and scaled to the clip's mean and deviation. About `samples` of its

@@ -7,20 +7,12 @@ CIELAB is taken from sRGB with white D65. OpenCV's direct float conversion from 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
 
 from .utils.checks import check_frame, check_frames
 
-if TYPE_CHECKING:
-    import torch
-
 GAMUT_MODES = ("clip", "chroma")
-# The same for tensors, in the rounding that the bundled autoencoder was trained with.
-_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
-_TENSOR_WHITE = (0.950456, 1.0, 1.088754)  # D65
 _BISECTION_STEPS = 12  # 1/4096 of the chroma: below what 8 bits can show
 
 
@@ -146,32 +138,6 @@ def resize_ab(ab: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(ab, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def tensor_rgb_to_lab(x: torch.Tensor) -> torch.Tensor:
-    """LAB of sRGB frames: ``(B, 3, H, W)`` in [0, 1] -> ``(B, 3, H, W)``, L in 0..100, D65 white.
-
-    Differentiable, for losses; arrays go through `rgb_to_lab`.
-    """
-    import torch  # which arrays do without
-
-    x = x.float().clamp(1e-4, 1)
-    linear = torch.where(x > 0.04045, ((x + 0.055) / 1.055) ** 2.4, x / 12.92)
-    xyz = torch.einsum("ij,bjhw->bihw", x.new_tensor(_TO_XYZ), linear) / x.new_tensor(_TENSOR_WHITE).view(1, 3, 1, 1)
-    f = torch.where(xyz > 0.008856, xyz.clamp(min=1e-6) ** (1 / 3), 7.787 * xyz + 16 / 116)
-    fx, fy, fz = f.unbind(1)
-    return torch.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], 1)
-
-
-def tensor_lab_to_rgb(lab: torch.Tensor) -> torch.Tensor:
-    """sRGB of LAB frames: ``(B, 3, H, W)`` -> ``(B, 3, H, W)``, not clipped to [0, 1]."""
-    import torch
-
-    fy = (lab[:, :1] + 16) / 116
-    f = torch.cat([fy + lab[:, 1:2] / 500, fy, fy - lab[:, 2:] / 200], 1)
-    xyz = torch.where(f > 0.206893, f**3, (f - 16 / 116) / 7.787) * f.new_tensor(_TENSOR_WHITE).view(1, 3, 1, 1)
-    linear = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(f.new_tensor(_TO_XYZ)), xyz)
-    return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=1e-6) ** (1 / 2.4) - 0.055, 12.92 * linear)
-
-
 def _merge_frame(gray: np.ndarray, color: np.ndarray, gamut: str) -> np.ndarray:
     ab = resize_ab(rgb_to_lab(color)[..., 1:], *gray.shape)
     return join_lab(lightness_of_gray(gray), ab, gamut)
@@ -183,7 +149,7 @@ def _linear(srgb: np.ndarray) -> np.ndarray:
 
 
 def _in_gamut(lab: np.ndarray, slack: float = 1e-4) -> np.ndarray:
-    """Whether CIELAB colours ``(N, 3)`` lie within sRGB; OpenCV clips, so this goes to linear light by hand."""
+    """Return True for each CIELAB colour ``(N, 3)`` within sRGB; OpenCV clips, so this goes to linear light by hand."""
     fy = (lab[:, 0] + 16) / 116
     f = np.stack([fy + lab[:, 1] / 500, fy, fy - lab[:, 2] / 200], axis=1)
     delta = 6 / 29

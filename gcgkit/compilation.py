@@ -15,7 +15,7 @@ _REPLAYED: WeakSet[torch.nn.Module] = WeakSet()  # UNets whose pipelines' networ
 
 
 def networks(pipe) -> dict[str, torch.nn.Module]:
-    """What is worth compiling of a pipeline: UNet, copy, and the autoencoder's parts that do the work, by name."""
+    """Networks of a pipeline that gain by compiling, by name: UNet, copy, the autoencoder's encoders and decoder."""
     parts = {f"vae.{name}": part for name, part in pipe.vae.named_children() if name.endswith(("encoder", "decoder"))}
     return {"unet": pipe.unet, "control.unet_copy": pipe.control.unet_copy, **parts}
 
@@ -28,7 +28,7 @@ def compile_networks(
     cuda_graphs: replay each network as one CUDA graph, which spares a launch per kernel; None for wherever the pipeline
     is on a GPU. channels_last: lay the weights of convolutions out as tensor cores read them; None likewise. backend:
     as ``torch.compile`` takes it; "cudagraphs" replays the kernels as they are, which takes seconds to prepare and not
-    minutes. Call it after the pipeline is where it shall run, in its dtype. Raises ValueError for CUDA graphs without a
+    minutes. Call it when the pipeline has its device and dtype. Raises ValueError for CUDA graphs without a
     GPU, or with another backend than inductor and cudagraphs.
     """
     on_gpu = pipe.unet.device.type == "cuda"
@@ -49,21 +49,11 @@ def compile_networks(
     (_REPLAYED.add if cuda_graphs else _REPLAYED.discard)(pipe.unet)
 
 
-def compile_for_training(pipe, backend: str = "inductor") -> None:
-    """Compile a pipeline's UNet and UNet copy in place, for the static shapes of a training run's batches.
-
-    Kernels are fused, forwards and backwards; there are no CUDA graphs, which would hold gradients in their own memory.
-    A batch whose references have another number of image tokens is another shape, and compiled by itself.
-    """
-    for part in (pipe.unet, pipe.control.unet_copy):
-        part.compile(dynamic=False, backend=backend)
-
-
 def begin_step(pipe) -> None:
-    """Say that what CUDA graphs gave so far has been used, so that their memory may be written over.
+    """Let CUDA graphs write over their earlier results.
 
-    Called before each step of the denoising and each passage through the autoencoder; what those give is copied, by
-    the arithmetic that follows, before the next.
+    Called before each denoising step and each pass through the autoencoder; the arithmetic that follows them copies
+    their results before the next.
     """
     if pipe.unet in _REPLAYED:
         torch.compiler.cudagraph_mark_step_begin()

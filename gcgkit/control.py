@@ -14,7 +14,7 @@ from diffusers import ConfigMixin, ControlNetModel, ModelMixin, UNet2DConditionM
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.controlnets.controlnet import ControlNetOutput
 
-from . import attention as cross_attention
+from . import attention
 from .guidance import GatedColorGuidance, GuidanceOutput
 from .semantics import FeaturePyramid
 
@@ -90,8 +90,7 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
 
     def semantics(self, features: tuple[torch.Tensor, ...], size: tuple[int, int]) -> torch.Tensor:
         """One map (B, S, h, w) of a semantic encoder's features, at the latents' size; made once per frame, reused."""
-        found = self.pyramid(features)
-        return F.interpolate(found, size=size, mode="bilinear", align_corners=False)
+        return F.interpolate(self.pyramid(features), size=size, mode="bilinear", align_corners=False)
 
     def hint(
         self,
@@ -101,19 +100,19 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         semantics: torch.Tensor | None = None,
         ref_semantics: torch.Tensor | None = None,
     ) -> GuidanceOutput:
-        """The ColorHint of gray latents (B, C, h, w) under a reference (B, C, h', w'), to be made once and reused.
+        """ColorHint of gray latents (B, C, h, w) under a reference (B, C, h', w'), to be made once and reused.
 
         ``semantics`` of the gray frames (B, S, h, w) and of the reference (B, S, h', w'), where the guidance reads any.
         """
         return self.guidance(gray, ref_gray, ref_color, semantics=semantics, ref_semantics=ref_semantics)
 
     def keys_and_values(self, tokens: torch.Tensor) -> torch.Tensor:
-        """What the copy's cross-attention makes of image tokens: ``(B, N, image_tokens_dim)`` -> ``(B, N, W)``.
+        """Keys and values of the copy's cross-attention: image tokens ``(B, N, image_tokens_dim)`` -> ``(B, N, W)``.
 
-        Made once, it serves every step in their place: within ``cross_attention.ReadingProjected(self.unet_copy)``,
+        Made once, they serve every step in the tokens' place: within ``attention.ReadingProjected(self.unet_copy)``,
         with ``projected``.
         """
-        return cross_attention.keys_and_values(self.unet_copy, self.token_projection(tokens))
+        return attention.keys_and_values(self.unet_copy, self.token_projection(tokens))
 
     def forward(
         self,

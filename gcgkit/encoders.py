@@ -1,4 +1,4 @@
-"""From frames to what the networks read, and back: canvas, latents, image tokens, text embeddings (§3.2, §3.4.2).
+"""From frames to the networks' inputs, and back: canvas, latents, image tokens, text embeddings (§3.2, §3.4.2).
 
 Frames of any size are scaled with their aspect kept, padded to the networks' granularity, and cropped again after.
 """
@@ -17,7 +17,7 @@ IMAGE_CONDITIONS = ("patch", "pooled", "none")
 
 @dataclass(frozen=True)
 class Canvas:
-    """How a frame lies on the model's canvas: scaled to ``inner``, padded right and below to ``outer``.
+    """Place of a frame on the model's canvas: scaled to ``inner``, padded right and below to ``outer``.
 
     All sizes are (height, width) in pixels.
     """
@@ -115,7 +115,8 @@ def image_tokens(
         return torch.zeros(count, 1, image_encoder.config.projection_dim, device=device, dtype=dtype)
     side = image_encoder.config.image_size
     # On a GPU the pictures are scaled there, where the processor can: it takes longer than the encoder otherwise.
-    there = {"device": device} if torch.device(device).type == "cuda" and _takes_device(feature_extractor) else {}
+    takes_device = "device" in getattr(feature_extractor, "_valid_kwargs_names", ())
+    there = {"device": device} if torch.device(device).type == "cuda" and takes_device else {}
     pixels = feature_extractor(
         images=image,
         do_center_crop=False,
@@ -128,10 +129,6 @@ def image_tokens(
     if condition == "pooled":
         return image_encoder(pixels).image_embeds[:, None]  # (1, D) -> (1, 1, D)
     return patch_tokens(image_encoder, pixels)
-
-
-def _takes_device(feature_extractor) -> bool:
-    return "device" in getattr(feature_extractor, "_valid_kwargs_names", ())
 
 
 def patch_tokens(image_encoder, pixels: torch.Tensor) -> torch.Tensor:

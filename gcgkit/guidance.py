@@ -23,13 +23,13 @@ STEMS = ("conv", "none")
 
 @dataclass
 class GuidanceOutput(BaseOutput):
-    """What ``GatedColorGuidance`` returns; every map is ``(B, C, h, w)``.
+    """Result of ``GatedColorGuidance``; every map is ``(B, C, h, w)``.
 
     Attributes:
         hint: the ColorHint, ``gray * (1 - gate) + color * gate`` (Eq. 5).
-        color: what CGA fetched (Eq. 2); in mode ``"concat"`` the reference's colour latents, resized.
-        gate: what CDGA let through, in (0, 1) (Eq. 4); ones in the modes without it.
-        features: what the UNet copy sees beside the gray latents: the hint, or in mode ``"concat"`` the resized gray
+        color: the colour that CGA fetched (Eq. 2); in mode ``"concat"`` the reference's colour latents, resized.
+        gate: the share of the colour that CDGA lets through, in (0, 1) (Eq. 4); ones in the modes without it.
+        features: the UNet copy's input beside the gray latents: the hint, or in mode ``"concat"`` the resized gray
             and colour reference, ``(B, 2C, h, w)``.
         color_weights, gate_weights: on request, attention weights ``(B, heads, h*w, h'*w')``; each row sums to 1
             (less what the gate's null token took).
@@ -251,7 +251,7 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
         return self.config.latent_channels * (2 if self.config.mode == "concat" else 1)
 
     def tokens(self, latents: torch.Tensor, semantics: torch.Tensor | None = None) -> torch.Tensor:
-        """What queries and keys are made of, the stem's output or single latents: (B, C, h, w) -> (B, h*w, f).
+        """Features for queries and keys, the stem's output or single latents: (B, C, h, w) -> (B, h*w, f).
 
         semantics: of the same frames, ``(B, semantic_width, h, w)``, for a stem that reads them.
         """
@@ -268,7 +268,7 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
         semantics: torch.Tensor | None = None,
         ref_semantics: torch.Tensor | None = None,
     ) -> GuidanceOutput:
-        """The ColorHint of gray latents under a reference.
+        """Make the ColorHint of gray latents under a reference.
 
         ``gray`` (B, C, h, w); ``ref_gray`` and ``ref_color`` (B, C, h', w') of any one size, zeros for the reference
         mask. ``return_weights`` adds the attention weights. ``semantics`` (B, S, h, w) and ``ref_semantics``
@@ -296,6 +296,31 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
             output.color_weights = self.cga.weights(tokens, ref_tokens)
             output.gate_weights = None if self.cdga is None else self.cdga.weights(tokens, ref_tokens)
         return output
+
+
+def toward_hint(
+    scheduler, output: torch.Tensor, latents: torch.Tensor, timestep, hint: GuidanceOutput, weight: float
+) -> torch.Tensor:
+    """Change the UNet's output so that its clean latents x become ``x + weight * gate * (color - x)``.
+
+    The paper has no such step: its weight is zero. As blended latent diffusion (Avrahami et al. 2023) keeps the known
+    part of a picture under a mask, so the gate keeps the colour that it trusts, and the UNet need not copy it.
+    ``output`` and ``latents`` z_t (B, C, h, w), ``hint`` of the same frames; ``timestep`` is one of the scheduler's,
+    which also says what the output stands for. Weight 0 leaves it as it is; at weight 1 an open gate leaves nothing of
+    it. Raises ValueError for a prediction type that is none of epsilon, v_prediction and sample.
+    """
+    share = scheduler.alphas_cumprod[int(timestep)]  # a tensor still: its value would have to come from the GPU
+    signal, noise = share.sqrt(), (1 - share).sqrt()
+    kind = scheduler.config.prediction_type
+    if kind == "sample":
+        clean, per_output = output, 1.0
+    elif kind == "epsilon":  # z = signal * x + noise * epsilon
+        clean, per_output = (latents - noise * output) / signal, -signal / noise
+    elif kind == "v_prediction":  # v = signal * epsilon - noise * x
+        clean, per_output = signal * latents - noise * output, -1 / noise
+    else:
+        raise ValueError(f"the scheduler's prediction_type is {kind!r}; none of epsilon, v_prediction and sample.")
+    return output + per_output * weight * hint.gate * (hint.color - clean)
 
 
 def _check(gray: torch.Tensor, ref_gray: torch.Tensor, ref_color: torch.Tensor, channels: int) -> None:

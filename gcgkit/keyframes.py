@@ -1,4 +1,4 @@
-"""Keyframes (section 3.3): how unlike two frames are, D(., .), and the set of frames that maximises its sum (Eq. 6).
+"""Keyframes (section 3.3): the dissimilarity D of two frames, and the set of frames that maximises its sum (Eq. 6).
 
 The paper calls D "a measure of dissimilarity" and says no more. Here it is the mean squared difference of small gray
 frames unless another is named. The same D serves Eq. 10 (`gcgkit.srg`).
@@ -30,8 +30,10 @@ def pairwise_dissimilarity(
 ) -> np.ndarray:
     """Dissimilarity of every pair of `frames`: ``(T, T)`` float64, symmetric, zero diagonal, not negative (D of Eq. 6).
 
-    frames: gray ``(T, H, W)`` or RGB ``(T, H, W, 3)`` uint8, or the result of `small_gray`. Measures: "mse",
-    "histogram", "ssim", "latent" (needs `encoder`), "lpips" (needs `network`); `dissimilarity` says what each one is.
+    frames: gray ``(T, H, W)`` or RGB ``(T, H, W, 3)`` uint8, or the result of `small_gray`. mse: mean squared
+    difference of small gray frames in 0..1. histogram: half the absolute difference of their 64-bin histograms, 0..1.
+    ssim: 1 - SSIM of them (7 x 7 window). latent: mean squared difference of `encoder(frames)`, ``(T, ...)``. lpips:
+    `network(a_frames, b_frames)` returns ``(N,)`` distances of two equally long uint8 RGB clips.
     Raises ValueError for wrong frames, an unknown measure, or a missing encoder or network.
     """
     described = describe(frames, measure, encoder=encoder, network=network)
@@ -42,23 +44,6 @@ def pairwise_dissimilarity(
         distance[index, index + 1 :] = row
         distance[index + 1 :, index] = row
     return distance
-
-
-def dissimilarity(
-    a, b_frames, measure: str = "mse", *, encoder: Callable | None = None, network: Callable | None = None
-) -> np.ndarray:
-    """Dissimilarity of the frame `a` to each of `b_frames`: ``(N,)`` float64 (D of Eq. 6 and 10).
-
-    a ``(H, W)`` or ``(H, W, 3)``, b_frames ``(N, H, W)`` or ``(N, H, W, 3)``, uint8, or both results of `small_gray`.
-    mse: mean squared difference of small gray frames in 0..1. histogram: half the absolute difference of their 64-bin
-    histograms, 0..1. ssim: 1 - SSIM of them (7 x 7 window). latent: mean squared difference of what `encoder(frames)`
-    returns, ``(T, ...)``. lpips: `network(a_frames, b_frames)` returns ``(N,)`` distances of two equally long uint8
-    RGB clips.
-    Raises ValueError as `pairwise_dissimilarity` does.
-    """
-    a = a if hasattr(a, "detach") else np.asarray(a)  # a torch tensor may go to the encoder as it is
-    one = describe(a[None], measure, encoder=encoder, network=network)[0]
-    return compare(one, describe(b_frames, measure, encoder=encoder, network=network), measure, network=network)
 
 
 def small_gray(frames, width: int = SMALL_WIDTH) -> np.ndarray:
@@ -85,7 +70,7 @@ def small_gray(frames, width: int = SMALL_WIDTH) -> np.ndarray:
 def describe(
     frames, measure: str = "mse", *, encoder: Callable | None = None, network: Callable | None = None
 ) -> np.ndarray:
-    """What a measure keeps of each frame, ``(T, ...)``, for `compare`: small gray, features, or (lpips) RGB frames.
+    """Descriptors that a measure compares, ``(T, ...)``, one per frame: small gray, features, or (lpips) RGB frames.
 
     Raises ValueError for an unknown measure, a missing encoder or network, or an encoder that returns another number
     of frames.
@@ -100,7 +85,7 @@ def describe(
     if measure == "latent":
         if encoder is None:
             raise ValueError("measure 'latent' needs encoder=, a callable that maps frames to features (T, ...).")
-        features = _to_numpy(encoder(frames))
+        features = to_numpy(encoder(frames))
         if features.ndim < 2 or len(features) != len(frames):
             raise ValueError(f"encoder returned shape {features.shape} for {len(frames)} frame(s), not (T, ...).")
         return features.reshape(len(features), -1)  # (T, D)
@@ -117,7 +102,7 @@ def compare(one: np.ndarray, many: np.ndarray, measure: str = "mse", *, network:
     if len(many) == 0:
         return np.zeros(0)
     if measure == "lpips":
-        distance = _to_numpy(network(np.broadcast_to(one, many.shape).copy(), many)).reshape(-1)
+        distance = to_numpy(network(np.broadcast_to(one, many.shape).copy(), many)).reshape(-1)
         if len(distance) != len(many):
             raise ValueError(f"network returned {len(distance)} distances for {len(many)} pair(s) of frames.")
         return np.maximum(distance, 0.0)
@@ -141,7 +126,7 @@ def select_keyframes(distance, count: int, method: str = "auto", *, generator=No
     Raises ValueError for a bad matrix, a count below 1, an unknown method, or an exact search that is too large.
     """
     distance = _check_distance(distance)
-    if not isinstance(count, (int, np.integer)) or isinstance(count, bool) or count < 1:
+    if not is_whole(count) or count < 1:
         raise ValueError(f"count must be a whole number of at least 1, not {count!r}.")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}.")
@@ -251,7 +236,7 @@ def _random(total: int, count: int, generator) -> list[int]:
 
 
 def _check_distance(distance) -> np.ndarray:
-    distance = _to_numpy(distance)
+    distance = to_numpy(distance)
     if distance.ndim != 2 or distance.shape[0] != distance.shape[1] or len(distance) == 0:
         raise ValueError(f"distance must be a square matrix (T, T), not of shape {distance.shape}.")
     if not np.isfinite(distance).all():
@@ -289,7 +274,12 @@ def _one_minus_ssim(a: np.ndarray, b: np.ndarray) -> float:
     return max(0.0, 1.0 - float(ssim.mean()))
 
 
-def _to_numpy(values) -> np.ndarray:
+def is_whole(value) -> bool:
+    """Return True for an int, Python's or NumPy's, that is no bool."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def to_numpy(values) -> np.ndarray:
     """float64 array of a torch tensor on any device, or of anything NumPy takes."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().double().numpy()

@@ -59,12 +59,8 @@ def build_paper(
         vae=of_base(AutoencoderKL, "vae", use_safetensors=True),
         text_encoder=of_base(CLIPTextModel, "text_encoder", use_safetensors=True),
         tokenizer=of_base(CLIPTokenizer, "tokenizer"),
-        unet=unet,
+        unet=unet, image_encoder=vision, scheduler=scheduler,
         control=GuidedControlNet.from_unet(unet, image_tokens_dim=vision.config.projection_dim, **control),
-        image_encoder=vision,
         feature_extractor=load(CLIPImageProcessor, image_encoder, image_encoder_revision),
-        scheduler=scheduler,
-        guidance_scale=PAPER_GUIDANCE_SCALE,
-        height=height,
-        width=width,
-    )
+        guidance_scale=PAPER_GUIDANCE_SCALE, height=height, width=width,
+    )  # fmt: skip

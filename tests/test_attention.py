@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gcgkit.attention import JointSelfAttention, flop_per_frame, joint_self_attention
+from gcgkit.attention import JointSelfAttention, joint_self_attention
+from gcgkit.lessons.flops import flop_per_frame
 
 WIDTH, HEADS = 12, 3
 

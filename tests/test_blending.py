@@ -9,11 +9,10 @@ from diffusers import DDIMScheduler
 from test_pipeline import color, seeded
 
 from gcgkit import encoders
-from gcgkit.blending import toward_hint
 from gcgkit.color import merge_luminance, to_gray
 from gcgkit.evaluation.ablations import held_gate
-from gcgkit.guidance import GuidanceOutput
-from gcgkit.solvers import SOLVERS
+from gcgkit.guidance import GuidanceOutput, toward_hint
+from gcgkit.settings import SOLVERS
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from skimage.transform import resize_local_mean
 
 from gcgkit import keyframes
 from gcgkit.color import to_gray
-from gcgkit.keyframes import dissimilarity, pairwise_dissimilarity, select_keyframes
+from gcgkit.keyframes import compare, describe, pairwise_dissimilarity, select_keyframes
 
 
 def random_distance(seed, total):
@@ -134,6 +134,12 @@ def test_one_keyframe_is_the_one_nearest_to_all():
     assert select_keyframes(distance, 1, "uniform") == [2]
 
 
+def dissimilarity(a, b_frames, measure: str, **options) -> np.ndarray:
+    """D of one frame and each of others, as the second stage compares them."""
+    (one,), many = describe(a[None], measure, **options), describe(b_frames, measure, **options)
+    return compare(one, many, measure, network=options.get("network"))
+
+
 @pytest.mark.parametrize("measure", keyframes.MEASURES)
 def test_pairwise_is_symmetric_zero_on_the_diagonal_and_agrees_with_one_against_many(measure):
     clip = smooth_clip()
@@ -198,7 +204,7 @@ def test_gray_and_colour_clips_are_measured_alike():
         (lambda: pairwise_dissimilarity(smooth_clip(), "lpips", network=lambda a, b: np.zeros(1)), "network returned"),
         (lambda: pairwise_dissimilarity(smooth_clip().astype(float)), "uint8"),
         (lambda: pairwise_dissimilarity(smooth_clip()[..., 0].astype(np.float32)), "small_gray"),
-        (lambda: dissimilarity(smooth_clip()[0, :40], smooth_clip()), "differ in size"),
+        (lambda: dissimilarity(smooth_clip()[0, :40], smooth_clip(), "mse"), "differ in size"),
         (lambda: select_keyframes(np.zeros((3, 4)), 2), "square"),
         (lambda: select_keyframes(np.zeros((0, 0)), 2), "square"),
         (lambda: select_keyframes(np.full((3, 3), np.nan), 2), "finite"),

@@ -39,7 +39,7 @@ def test_the_layers_hold():
         ("data/toy", "from .. import metrics", "gcgkit.data.toy -> gcgkit.metrics"),
         ("settings", "def f():\n    from . import pipeline", "gcgkit.settings -> gcgkit.pipeline"),
         ("training/config", "def f():\n    from . import recipes", "at any depth BROKEN"),
-        ("guidance", "def f():\n    from . import blending", "at any depth BROKEN"),
+        ("guidance", "def f():\n    from . import control", "at any depth BROKEN"),
     ],
 )
 def test_a_wrong_import_is_found_inside_a_function_too(copied, module, line, told):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import weakref
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -187,11 +188,11 @@ def test_scaling_and_shift_factor_come_from_the_configuration(pipe):
         try:
             shifted = run.encode(image)
             gray = to_gray(image)
-            decoded = run.finish(shifted, gray)
+            decoded = run.finish(shifted, [gray])[0]
         finally:
             pipe.vae.register_to_config(scaling_factor=0.5, shift_factor=None)
         torch.testing.assert_close(plain / 0.5, shifted + 0.25)
-        assert np.array_equal(run.finish(plain, gray), decoded)
+        assert np.array_equal(run.finish(plain, [gray])[0], decoded)
 
 
 # --- references ------------------------------------------------------------------------------------------------------
@@ -287,7 +288,7 @@ def test_frames_encoded_together_are_what_they_are_alone(pipe, monkeypatch):
         sizes.extend(map(len, parts))
         return parts
 
-    monkeypatch.setattr(Run, "_together", together)
+    monkeypatch.setattr(Run, "_in_parts", together)
     assert np.abs(color(pipe, clip, **options).frames.astype(int) - alone).max() <= 1
     assert {1, 2, 3} <= set(sizes)
 
@@ -760,9 +761,9 @@ _BLACK = np.zeros((3, 32, 64, 3), np.uint8)
         ({"guidance_scale": float("nan")}, "guidance_scale must be a number"),
         ({"tau": 0}, "tau must be a number above 0"),
         ({"strength": 0}, "strength must be a number above 0"),
-        ({"strength": 1.5}, "strength must be above 0 and at most 1"),
-        ({"hint_weight": -0.1}, "hint_weight must be a number from 0 on"),
-        ({"hint_weight": 1.5}, "hint_weight must be from 0 to 1"),
+        ({"strength": 1.5}, "strength must be a number above 0 and at most 1"),
+        ({"hint_weight": -0.1}, "hint_weight must be a number from 0 to 1"),
+        ({"hint_weight": 1.5}, "hint_weight must be a number from 0 to 1"),
         ({"eta": -0.1}, "eta must be a number from 0 on"),
         ({"prompt": ["red", "blue"]}, "prompt must be one string"),
         ({"negative_prompt": None}, "negative_prompt must be one string"),
@@ -786,6 +787,14 @@ def test_bad_input(pipe, options, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         pipe(**{"frames": _BLACK, "num_inference_steps": 1, **options})
     assert str(caught.value).count("\n") == 0
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_name(pipe):
+    for colour in (pipe, pipe.color_keyframes, pipe.stream, partial(pipe.color_remaining, keyframes={0: _BLACK[0]})):
+        with pytest.raises(TypeError, match="there is no option 'strenght': did you mean 'strength'?"):
+            colour(_BLACK, strenght=0.5)
+    with pytest.raises(TypeError, match="there is no option 'xyz': the options are prompt, .*, shortcuts"):
+        pipe(_BLACK, xyz=1)
 
 
 def test_bad_input_of_the_stages_apart(pipe):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from gcgkit import GCGPipeline, settings
 from gcgkit.control import GuidedControlNet
 from gcgkit.semantics import CHANNELS, TAPS, FeaturePyramid, SemanticEncoder
+from gcgkit.training.mini.semantics import from_efficientnet
 
 
 def packaged_network() -> torch.nn.Module:
@@ -27,7 +28,7 @@ def packaged_network() -> torch.nn.Module:
 
 def test_features_are_those_of_the_package():
     network, gray = packaged_network(), torch.rand(2, 1, 192, 256, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    encoder = SemanticEncoder.from_efficientnet(network.state_dict()).eval()
+    encoder = from_efficientnet(network.state_dict()).eval()
     seen = []
     for index in TAPS:
         network._blocks[index].register_forward_hook(lambda module, given, result: seen.append(result))

@@ -12,7 +12,7 @@ from test_pipeline import color
 from gcgkit import attention, references, stages
 from gcgkit.color import to_gray
 from gcgkit.pipeline import GCGPipeline
-from gcgkit.shortcuts import NONE, Shortcuts
+from gcgkit.settings import NO_SHORTCUTS, Shortcuts
 from gcgkit.stages import Run
 
 OPTIONS = {"prompt": "red", "num_keyframes": 2, "num_inference_steps": 4, "tau": 1.0}
@@ -79,7 +79,7 @@ def test_a_shortcut_saves_work_and_changes_nothing(pipe, clip, usual, off, more_
 
 
 def test_all_off_is_the_same_clip_too(pipe, clip, usual):
-    assert np.abs(counted(pipe, clip, shortcuts=NONE)[0].frames.astype(int) - usual[0].frames).max() <= 1
+    assert np.abs(counted(pipe, clip, shortcuts=NO_SHORTCUTS)[0].frames.astype(int) - usual[0].frames).max() <= 1
 
 
 def test_values_are_padded_or_not_for_the_fused_kernel(pipe, clip, monkeypatch):

@@ -10,7 +10,8 @@ from test_pipeline import color, seeded
 
 from gcgkit.color import to_gray
 from gcgkit.pipeline import GCGPipeline
-from gcgkit.solvers import SOLVERS, scheduler_for
+from gcgkit.settings import SOLVERS
+from gcgkit.stages import scheduler_for
 
 KINDS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
 ZERO_SNR = {"prediction_type": "sample", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}

@@ -194,3 +194,17 @@ def cost(seconds_per_frame: float, peak: float, fps: float = FPS) -> dict[str, d
         seconds = seconds_per_frame * peak / (card.peak * 1e12) * fps * 60
         found[name] = {"seconds": seconds, "dollars": seconds / 3600 * card.price}
     return found
+
+
+def flop_per_frame(unet, latents: torch.Tensor, words: torch.Tensor, joint: bool) -> float:
+    """Floating-point operations of one UNet pass over m frames, per frame: each for itself (Eq. 7) or joint (Eq. 8).
+
+    latents: ``(m, C, h, w)``; words: text embeddings ``(1, N, D)``, the same for all. A multiplication and an addition
+    count as two. Counted are products of matrices and convolutions, which are nearly all there is; attention's share
+    of them grows with m where it is joint, and everything else stays as it is.
+    """
+    count = len(latents)
+    with torch.no_grad(), attention.joint_self_attention(unet, count if joint else 1):
+        with FlopCounterMode(display=False) as counter:
+            unet(latents, 0, words.expand(count, -1, -1))
+    return counter.get_total_flops() / count

@@ -13,7 +13,6 @@ import torch.nn as nn
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
-from .. import compilation
 from .. import encoders as conditioning
 from ..data.dataset import Batch, References
 from . import checkpoints
@@ -62,7 +61,7 @@ class Learner:
             pipe.unet.enable_gradient_checkpointing()
             pipe.control.unet_copy.enable_gradient_checkpointing()
         if run.compile:
-            compilation.compile_for_training(pipe)
+            compile_for_training(pipe)
         denoiser = Denoiser(pipe.unet, pipe.control, self.dtype)
         named = [(name, weights) for name, weights in denoiser.named_parameters() if weights.requires_grad]
         self.names, self.parameters = [name for name, _ in named], [weights for _, weights in named]
@@ -269,3 +268,13 @@ def make_optimizer(config: TrainConfig, parameters: list[torch.Tensor]) -> torch
     if settings.name == "adamw":
         return torch.optim.AdamW(parameters, weight_decay=settings.weight_decay, fused=True, **options)
     return torch.optim.Adam(parameters, fused=True, **options)
+
+
+def compile_for_training(pipe, backend: str = "inductor") -> None:
+    """Compile a pipeline's UNet and UNet copy in place, for the static shapes of a training run's batches.
+
+    Kernels are fused, forwards and backwards; there are no CUDA graphs, which would hold gradients in their own memory.
+    A batch whose references have another number of image tokens is another shape, and compiled by itself.
+    """
+    for part in (pipe.unet, pipe.control.unet_copy):
+        part.compile(dynamic=False, backend=backend)

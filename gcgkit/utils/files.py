@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -55,6 +56,20 @@ def file_sha256(path: str | Path, progress: bool = True) -> str:
             digest.update(block)
             bar.update(len(block))
     return digest.hexdigest()
+
+
+def folder_sha256(folder: Path, suffixes: tuple[str, ...]) -> str:
+    """SHA-256 over the names and digests of a folder's files with these suffixes, computed again when one changes."""
+    stats = [(file, file.stat()) for file in sorted(p for p in folder.rglob("*") if p.suffix in suffixes)]
+    return _files_sha256(folder, tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats))
+
+
+@lru_cache(maxsize=16)
+def _files_sha256(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
+    total = hashlib.sha256()
+    for file, _, _ in files:
+        total.update(f"{file.relative_to(folder).as_posix()} {file_sha256(file, progress=False)}\n".encode())
+    return total.hexdigest()
 
 
 def write_text(path: str | Path, text: str) -> None:

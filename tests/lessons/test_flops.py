@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gcgkit.lessons import flops, random_networks, timing
-from gcgkit.shortcuts import Shortcuts
+from gcgkit.settings import Shortcuts
 
 
 @pytest.mark.slow

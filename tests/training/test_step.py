@@ -14,10 +14,11 @@ from accelerate import Accelerator
 from diffusers import DDIMScheduler
 from prepared import run_config as config
 
-from gcgkit import compilation, encoders
+from gcgkit import encoders
 from gcgkit.data.dataset import FrameDataset, References, collate
 from gcgkit.training import config as configs
 from gcgkit.training import loop
+from gcgkit.training import step as training_step
 from gcgkit.training.loss import Denoiser, denoising_target, draw_noise, snr_weights
 from gcgkit.training.recipes import TINY
 from gcgkit.training.step import Learner, make_optimizer
@@ -134,7 +135,7 @@ def test_the_loss_is_equation_11_with_the_pipelines_own_parts(place, mode):
 def test_a_compiled_step_moves_the_weights_alike(place, monkeypatch):
     """Compiled up to the kernels, which are the compiler's own: traced, differentiated and run as one graph."""
     monkeypatch.setattr(
-        compilation, "compile_for_training", functools.partial(compilation.compile_for_training, backend="aot_eager")
+        training_step, "compile_for_training", functools.partial(training_step.compile_for_training, backend="aot_eager")
     )
     moved = []
     for compiled in (False, True):

@@ -25,12 +25,12 @@ from transformers import (
 
 from ... import encoders as conditioning
 from ... import profiles
-from ...color import tensor_lab_to_rgb, tensor_rgb_to_lab
 from ...data import augment as pairs
 from ...data import captions, footage
 from ...guidance import GatedColorGuidance
 from ...vae import LumaChromaAutoencoder
 from .. import fit as training
+from .lab import tensor_lab_to_rgb, tensor_rgb_to_lab
 
 WIDTH = 96  # of text and image tokens
 
