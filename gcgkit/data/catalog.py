@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 
 from ..utils import archives, download, hub
-from ..utils.files import free_space, human, require_space
+from ..utils.files import free_space, require_space, size_text
 from .footage import read_image
 
 DOWNLOADS = "downloads"
@@ -228,13 +228,13 @@ def describe(archive: Archive, root: str | Path, url: str | None = None) -> str:
         except ConnectionError:
             told = "a size that is not known now, for the server cannot be reached"
     if size is not None:
-        told = human(size)
+        told = size_text(size)
     elif archive.about:
-        told = f"about {human(archive.about)}"
+        told = f"about {size_text(archive.about)}"
     way = "use" if download.local_path(source) is not None else "fetch"
     return (
         f"{archive.title}: would {way} {source} ({told}) and unpack it to {root / archive.folder}, "
-        f"where {human(free_space(root))} are free. Terms: {archive.terms}."
+        f"where {size_text(free_space(root))} are free. Terms: {archive.terms}."
     )
 
 

@@ -91,4 +91,6 @@ def listing(archive: str | Path) -> dict[str, str]:
             path = Path(entry.filename)
             key = path.as_posix() if path.suffix == ".txt" else f"{path.parent.as_posix()}/*{path.suffix}"
             found.setdefault(key, []).append(entry.file_size)
-    return {key: f"{len(sizes)} file{'s'[: len(sizes) - 1]}, {files.human(sum(sizes))}" for key, sizes in found.items()}
+    return {
+        key: f"{len(sizes)} file{'s'[: len(sizes) - 1]}, {files.size_text(sum(sizes))}" for key, sizes in found.items()
+    }

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from filelock import FileLock
 
-from ..utils.commands import size_of
+from ..utils.commands import read_size
 from ..utils.files import file_sha256, write_error
 from ..video.codecs import IMAGE_SUFFIXES
 
@@ -252,7 +252,7 @@ def read_job(path: Path) -> JobRecord:
     for name, (kind, _) in SETTINGS.items():
         if not _is(settings[name], kind) and not (name == "guidance_scale" and settings[name] is None):
             raise ValueError(wrong.format(f"settings, {name}"))
-    if settings["size"] and size_of(settings["size"]) is None:
+    if settings["size"] and read_size(settings["size"]) is None:
         raise ValueError(wrong.format("settings, size"))
     for name, kind in (("profile", str), ("weights", str), ("num_frames", int)):
         if not _is(data.get(name), kind):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from ..utils.commands import size_of
+from ..utils.commands import read_size
 from ..utils.files import file_sha256
 from ..video import film
 from ..video.codecs import read_image
@@ -190,7 +190,7 @@ class Job:
             + [[digest for _, digest in outside]]
         )
         options = {name: settings[name] for name in ("num_keyframes", "num_inference_steps", "guidance_scale")}
-        options["working_size"] = size_of(settings["size"])
+        options["working_size"] = read_size(settings["size"])
         if shot.keyframes is not None:
             options["num_keyframes"] = shot.keyframes
         return ShotPlan(

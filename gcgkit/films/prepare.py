@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from .. import __version__, profiles
-from ..utils.files import file_sha256, free_space, human, write_error, write_text
+from ..utils.files import file_sha256, free_space, size_text, write_error, write_text
 from ..video import film
 from ..video.codecs import IMAGE_SUFFIXES, read_image
 from . import shots
@@ -187,7 +187,7 @@ def _check_room(folder: JobFolder, info, record: JobRecord) -> list[str]:
     wanted, free = missing * info.width * info.height * 3 * _PNG_SHARE, free_space(folder.path)
     if wanted <= free:
         return []
-    return [f"{folder.path} may need {human(wanted)} and its disk has {human(free)}: --job names another place."]
+    return [f"{folder.path} may need {size_text(wanted)} and its disk has {size_text(free)}: choose another --job."]
 
 
 def _read_references(references) -> str:

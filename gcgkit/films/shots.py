@@ -84,7 +84,7 @@ def read_csv(path) -> list[Shot]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file; give the CSV file of a shot list.")
     if path.stat().st_size > _LARGEST_FILE:
-        raise ValueError(f"{path} is larger than {files.human(_LARGEST_FILE)}, which no shot list is.")
+        raise ValueError(f"{path} is larger than {files.size_text(_LARGEST_FILE)}, which no shot list is.")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -195,7 +195,7 @@ def test_the_space_asked_for_is_what_is_written(cache, pipe, tmp_path, monkeypat
     clips, folder = cache
     told = []
     monkeypatch.setattr(files, "free_space", lambda place: 0)
-    monkeypatch.setattr(files, "human", lambda count: told.append(count) or "")
+    monkeypatch.setattr(files, "size_text", lambda count: told.append(count) or "")
     with pytest.raises(OSError):
         build_cache(tmp_path / "cache", clips, DATA, pipe, "patch", "cpu")
     written = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
