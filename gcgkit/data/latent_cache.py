@@ -223,6 +223,6 @@ def _check_space(folder: Path, clips: Sequence[Clip], data: DataConfig, pipe, co
     free = files.free_space(folder)
     if need > free:
         raise OSError(
-            f"{folder.parent} has {files.size_text(free)} free, and the cache of latents needs {files.size_text(need)}: "
+            f"{folder.parent} has {files.size_text(free)} free, and the latent cache needs {files.size_text(need)}: "
             "make room, choose another place with --cache, or lower data.cache_variants or data.cache_views."
         )

@@ -186,7 +186,7 @@ def test_the_folders_name_tells_what_it_depends_on(root, pipe):
 def test_a_disk_that_is_too_small_is_told_before_anything_is_done(root, pipe, tmp_path, monkeypatch):
     clips = read_clips(root, ["davis-train"])
     monkeypatch.setattr(files, "free_space", lambda folder: 1000)
-    with pytest.raises(OSError, match=r"has 1.0 kB free, and the cache of latents needs \d+\.\d kB: make room"):
+    with pytest.raises(OSError, match=r"has 1.0 kB free, and the latent cache needs \d+\.\d kB: make room"):
         build_cache(tmp_path / "cache", clips, DATA, pipe, "patch", "cpu")
     assert not (tmp_path / "cache").exists()
 

@@ -460,7 +460,7 @@ def test_bombs_are_refused_before_anything_is_written(tmp_path):
     for kind in ("zip", "tgz"):
         bomb = MAKERS[kind](tmp_path / f"bomb.{kind}", {"zeros": zeros})
         assert bomb.stat().st_size < 1_000_000
-        with pytest.raises(ValueError, match="as a zip bomb does"):
+        with pytest.raises(ValueError, match="zip bomb"):
             archives.extract(bomb, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
