@@ -579,7 +579,7 @@ def test_without_gdown_the_command_is_named(tmp_path, capsys, monkeypatch):
     error = capsys.readouterr().err.strip()
     assert "run pip install 'gdown>=6.5'" in error and "--source server" in error and "\n" not in error
     assert run("ldv", "--out", tmp_path / "out", "--dry-run") == 0
-    assert "a size that is told only when it starts" in capsys.readouterr().out
+    assert "a size that is known only after the start" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 

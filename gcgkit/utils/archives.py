@@ -75,7 +75,7 @@ def extract(
     if len(set(targets.values())) < len(targets):
         raise ValueError(f"{archive} holds two files that would get the same path.")
     if not targets:
-        raise ValueError(f"{archive} holds none of the files that are wanted: is it the right archive?")
+        raise ValueError(f"{archive} holds none of the wanted files: is it the right archive?")
     sizes = {e.name: e.size for e in entries if e.name in targets}
     missing = {n for n, target in targets.items() if not (target.is_file() and target.stat().st_size == sizes[n])}
     require_space(folder, sum(sizes[n] for n in missing), f"what {archive.name} holds")

@@ -150,7 +150,7 @@ def test_a_cut_off_build_goes_on(root, pipe, tmp_path):
     build_cache(folder, clips, DATA, pipe, "none", "cpu", rank=1, world=2)
     assert [clip.name for clip in missing(folder, clips)] == ["a", "c"]
     (folder / "davis-train/a.safetensors.123.tmp").write_bytes(b"torn")
-    with pytest.raises(FileNotFoundError, match="a.safetensors is missing: the cache was not built to its end"):
+    with pytest.raises(FileNotFoundError, match="a.safetensors is missing: the cache is incomplete"):
         LatentDataset(folder, clips, DATA)
     done = folder / "davis-train/b.safetensors"
     os.utime(done, (1, 1))
