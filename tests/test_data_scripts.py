@@ -482,7 +482,7 @@ def test_weights_dry_run_and_wrong_names(hub, tmp_path, capsys):
         (["--revision", "nowhere"], "maker/model"),
         (["--url", tmp_path], "is a local folder: from_pretrained loads it as it is"),
         (["--id", "maker/absent"], "maker/absent is not on the hub"),
-        (["--id", "no id at all"], "is not the id of a model"),
+        (["--id", "no id at all"], "is no id of a model"),
         (["--url", "http://127.0.0.1:9"], "cannot be fetched from the hub"),
     ):
         assert weights(hub, "--out", tmp_path / "out", *arguments) == 1

@@ -1,7 +1,7 @@
-"""Downloads from two hosts with their own clients: the model hub (huggingface_hub) and Google Drive (gdown).
+"""Two hosts that want a client of their own: the model hub (huggingface_hub) and Google Drive (gdown).
 
-The rules of `download` hold here too. Disk space is checked before the start, a broken transfer continues where it
-stopped, digests are compared, and every error is one sentence.
+What `download` promises holds here too: room is checked before the start, a broken transfer goes on where it stopped,
+digests are compared, errors are one sentence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from .download import check_and_rename
 from .files import bytes_bar, file_sha256, require_space, size_text
 
-# Weights under the names that the libraries look for. Other variants (fp16, ema, one-file) are not fetched.
+# Weights under the names that the libraries look for; others in a repository (fp16, ema, one-file) are left there.
 _WEIGHTS = re.compile(r"(model|pytorch_model|diffusion_pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)")
 _SMALL = ("*.json", "*.txt")
 
@@ -31,9 +31,9 @@ class HubFile:
 
 
 def choose_files(names: Iterable[str], parts: Iterable[str]) -> list[str]:
-    """Return the configuration and weight files in ``parts``, safetensors where the repository has them.
+    """The configuration and weights in ``parts`` (folders of a repository, "" for its root), safetensors where given.
 
-    parts: folders of a repository, "" for its root. Raises ValueError for a path that leads out of a folder.
+    Raises ValueError for a path that leads out of a folder.
     """
     chosen = []
     names = sorted(names)
@@ -49,7 +49,7 @@ def choose_files(names: Iterable[str], parts: Iterable[str]) -> list[str]:
 def plan_model(
     repo: str, parts: Iterable[str], *, revision: str = "main", folder: Path | None = None, endpoint: str | None = None
 ) -> list[HubFile]:
-    """List the files that `fetch_model` would bring, with local paths of those that are here. Errors as there."""
+    """What `fetch_model` would bring, and what of it is here already. Errors as there."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     with _one_sentence(repo, revision):
@@ -110,11 +110,11 @@ def _check_model_file(repo: str, path: Path, file: HubFile) -> None:
     if wrong is not None:
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
-        raise ValueError(f"{wrong}: it was removed; run again or try another --url.")
+        raise ValueError(f"{wrong}: it was removed, run the same again or try another --url.")
 
 
 class _one_sentence:
-    """Turn errors of the hub's client into one sentence, of the kinds that `fetch_model` names."""
+    """Turn what the hub's client raises into one sentence of the kinds that `fetch_model` names."""
 
     def __init__(self, repo: str, revision: str):
         self.repo, self.revision = repo, revision
@@ -132,9 +132,9 @@ class _one_sentence:
         if isinstance(error, errors.RevisionNotFoundError):
             raise FileNotFoundError(f"{self.repo} has no revision {self.revision!r} on the hub.") from None
         if isinstance(error, errors.RepositoryNotFoundError):
-            raise FileNotFoundError(f"{self.repo} is not on the hub, or not public: give another id.") from None
+            raise FileNotFoundError(f"{self.repo} is not on the hub, or not for everybody: give another id.") from None
         if isinstance(error, errors.HFValidationError):
-            raise ValueError(f"{self.repo!r} is not the id of a model (owner/name).") from None
+            raise ValueError(f"{self.repo!r} is no id of a model (owner/name).") from None
         if type(error).__name__ in ("OfflineModeIsEnabled", "LocalEntryNotFoundError") and "HF_HUB_OFFLINE" in str(
             error
         ):
@@ -142,7 +142,7 @@ class _one_sentence:
         if isinstance(error, OSError) and error.errno is not None and type(error) is OSError:
             raise OSError(f"{self.repo} cannot be written: {error.strerror}.") from None
         text = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ConnectionError(f"{self.repo} cannot be fetched from the hub ({text}): run again.") from None
+        raise ConnectionError(f"{self.repo} cannot be fetched from the hub ({text}): run the same again.") from None
 
 
 # --- Google Drive -----------------------------------------------------------------------------------------------------
