@@ -41,7 +41,7 @@ def contents(archive: str | Path) -> list[Entry]:
     the folder, a path twice, a link or a device, an encrypted file, or far more than its own size promises.
     """
     archive = Path(archive)
-    with _one_sentence(archive):
+    with _archive_errors(archive):
         entries = _zip_contents(archive) if zipfile.is_zipfile(archive) else _tar_contents(archive)
     if len({PurePosixPath(entry.name) for entry in entries}) < len(entries):
         raise ValueError(f"{archive} holds two files of the same path.")
@@ -80,7 +80,7 @@ def extract(
     missing = {n for n, target in targets.items() if not (target.is_file() and target.stat().st_size == sizes[n])}
     require_space(folder, sum(sizes[n] for n in missing), f"what {archive.name} holds")
     inside = folder.resolve()
-    with _one_sentence(archive), bytes_bar(sum(sizes.values()), f"unpacking {archive.name}") as bar:
+    with _archive_errors(archive), bytes_bar(sum(sizes.values()), f"unpacking {archive.name}") as bar:
         for entry, read in _zip_files(archive) if zipfile.is_zipfile(archive) else _tar_files(archive):
             if entry in targets:
                 _write_file(targets[entry], inside, sizes[entry], read, bar)
@@ -166,7 +166,7 @@ def _tar_files(archive: Path) -> Iterator[tuple[str, Callable]]:
 
 
 @contextmanager
-def _one_sentence(archive: Path):
+def _archive_errors(archive: Path):
     """Turn the errors of zipfile and tarfile for broken archives into one ValueError."""
     try:
         yield

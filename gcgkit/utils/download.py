@@ -76,7 +76,7 @@ def remote_size(url: str, timeout: float = 30.0) -> int | None:
         return here.stat().st_size
     import requests
 
-    with _one_sentence(url):
+    with _request_errors(url):
         with requests.head(url, headers=_PLAIN, timeout=timeout, allow_redirects=True) as answer:
             if answer.status_code in (403, 405, 501):  # some servers only answer GET
                 with requests.get(url, headers=_PLAIN | {"Range": "bytes=0-0"}, stream=True, timeout=timeout) as answer:
@@ -169,7 +169,7 @@ def _transfer(session, url, partial, state, size, room, timeout, exact, bar):
         headers["Range"] = f"bytes={have}-"
         if same and known.get("validator"):
             headers["If-Range"] = known["validator"]
-    with _one_sentence(url, retry=True):
+    with _request_errors(url, retry=True):
         answer = session.get(url, headers=headers, stream=True, timeout=timeout)
     with answer:
         if answer.status_code == 416:  # no bytes follow: the file is complete, or has changed meanwhile
@@ -286,7 +286,7 @@ def _check_status(url: str, status: int, retry: bool = False) -> None:
     raise ConnectionError(f"{url} cannot be fetched: the server answers {status}.")
 
 
-class _one_sentence:
+class _request_errors:
     """Turn errors of requests before the first byte into one sentence, or into _Broken where tries are left."""
 
     def __init__(self, url: str, retry: bool = False):

@@ -52,7 +52,7 @@ def existing_path(path) -> Path:
 
 
 @contextmanager
-def one_sentence(message: str):
+def ffmpeg_errors(message: str):
     """Turn FFmpeg's errors into one ValueError; `message` has a place {} for FFmpeg's own words."""
     try:
         yield
@@ -74,7 +74,7 @@ def writing_errors(out: Path) -> Iterator[None]:
 @contextmanager
 def open_container(path: Path) -> Iterator[av.container.InputContainer]:
     """Open a local media file for reading; raise ValueError for any other file."""
-    with one_sentence(f"{path} cannot be read as a video ({{}})."):
+    with ffmpeg_errors(f"{path} cannot be read as a video ({{}})."):
         options = {"protocol_whitelist": "file"}
         with av.open(f"file:{path}", container_options=options, **_TAGS) as container:
             formats = set(container.format.name.split(","))

@@ -27,8 +27,8 @@ from .codecs import (
     add_video,
     checked_frames,
     container_options,
+    ffmpeg_errors,
     image_files,
-    one_sentence,
     open_video,
     writing_errors,
 )
@@ -334,7 +334,7 @@ def _packets(path: Path, source, streams: list, into_mp4: bool) -> Iterator[av.P
 
     MP4 marks the end of each line of text by an empty one. FFmpeg adds these itself, so those of the source stay out.
     """
-    with one_sentence(f"{path} breaks off in its sound or subtitles ({{}}); repair it first."):
+    with ffmpeg_errors(f"{path} breaks off in its sound or subtitles ({{}}); repair it first."):
         for packet in source.demux(streams):
             if not packet.size or (packet.pts is None and packet.dts is None):
                 continue

@@ -18,7 +18,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from .codecs import IMAGE_FPS, existing_path, image_files, iterate_images, one_sentence, open_video, read_image, to_rgb
+from .codecs import IMAGE_FPS, existing_path, ffmpeg_errors, image_files, iterate_images, open_video, read_image, to_rgb
 
 _ONE_PACKET_ONE_FRAME = {  # frames of other codecs (packed MPEG-4 …) are counted by decoding
     "h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mjpeg", "ffv1", "prores", "dnxhd", "png",
@@ -126,7 +126,7 @@ def decode(path: Path, container, stream) -> Iterator[av.VideoFrame]:
     """Yield decoded frames; raise ValueError if decoding fails or the frames must be converted first."""
     order = stream.codec_context.field_order
     count = 0
-    with one_sentence(f"{path} breaks off ({{}}); repair it first, e.g. by ffmpeg -i IN -c:v libx264 -crf 12 OUT."):
+    with ffmpeg_errors(f"{path} breaks off ({{}}); repair it first, e.g. by ffmpeg -i IN -c:v libx264 -crf 12 OUT."):
         for frame in container.decode(stream):
             if order in _INTERLACED or frame.interlaced_frame:
                 raise ValueError(
@@ -227,7 +227,7 @@ def _scan(name: str, modified: int, size: int) -> _Packets | None:
         formats, promised = _formats(container), stream.frames
         duration = container.duration
         shown, keys, count, reached, lead = [], [], 0, Fraction(0), None
-        with one_sentence(_cut_short(path)):
+        with ffmpeg_errors(_cut_short(path)):
             for packet in container.demux():
                 if packet.size == 0:
                     continue
@@ -324,7 +324,7 @@ def _decode_from(path: Path, container, stream, start: int, packets: _Packets | 
     if packets is not None and start:
         key = max((tick for tick in packets.keys if tick <= packets.ticks[start]), default=None)
     if key is not None and key > packets.ticks[0]:
-        with one_sentence(_cut_short(path)):
+        with ffmpeg_errors(_cut_short(path)):
             container.seek(key, stream=stream)
         decoded = decode(path, container, stream)
         for frame in decoded:
@@ -332,7 +332,7 @@ def _decode_from(path: Path, container, stream, start: int, packets: _Packets | 
                 return packets.ticks.index(key), chain([frame], decoded)
             if frame.pts is None or frame.pts > key:
                 break  # the seek went elsewhere: decode all
-        with one_sentence(_cut_short(path)):
+        with ffmpeg_errors(_cut_short(path)):
             container.seek(packets.ticks[0], stream=stream)
     return 0, decode(path, container, stream)
 
