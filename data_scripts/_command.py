@@ -190,7 +190,7 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
         main(args)
         return 0
     except KeyboardInterrupt:
-        print("interrupted; run the same again to go on from there.", file=sys.stderr)
+        print("interrupted; run again to continue.", file=sys.stderr)
         return 130
     except Exception as error:
         if args.debug:

@@ -57,7 +57,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _model(args: argparse.Namespace, name: str, model) -> None:
     from gcgkit.utils import download, hub
-    from gcgkit.utils.files import human
+    from gcgkit.utils.files import size_text
 
     repo, revision = args.id or model.repo, args.revision or model.revision
     folder = args.out / name if args.out else None
@@ -68,10 +68,10 @@ def _model(args: argparse.Namespace, name: str, model) -> None:
         try:
             files = hub.plan_model(repo, model.parts, **options)
         except ConnectionError as error:
-            print(f"{model.title}: would fetch {repo} (about {human(model.size)}); {error}")
+            print(f"{model.title}: would fetch {repo} (about {size_text(model.size)}); {error}")
             return
         missing = [file for file in files if file.here is None]
-        size = human(sum(file.size for file in missing))
+        size = size_text(sum(file.size for file in missing))
         print(f"{model.title}: would fetch {len(missing)} of {len(files)} files of {repo} at {revision} ({size}).")
         return
     where = hub.fetch_model(repo, model.parts, **options)
@@ -81,7 +81,7 @@ def _model(args: argparse.Namespace, name: str, model) -> None:
 def _file(args: argparse.Namespace, file) -> None:
     from gcgkit.metrics.weights import torch_hub_folder
     from gcgkit.utils import download
-    from gcgkit.utils.files import human
+    from gcgkit.utils.files import size_text
 
     root = args.out / "torch" / "hub" if args.out else torch_hub_folder()
     source, path = args.url or file.url, root / file.place
@@ -93,8 +93,8 @@ def _file(args: argparse.Namespace, file) -> None:
             size = download.remote_size(source)
         except ConnectionError:
             size = None
-        told = human(size) if size is not None else f"about {human(file.size)}; the server cannot be reached now"
-        print(f"{file.title}: would fetch {source} ({told}) to {path}.")
+        about = f"about {size_text(file.size)}; the server cannot be reached now"
+        print(f"{file.title}: would fetch {source} ({about if size is None else size_text(size)}) to {path}.")
         return
     digest = args.sha256 or file.sha256
     found = download.fetch(source, path, sha256=None if digest == "none" else digest)

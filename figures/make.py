@@ -22,7 +22,7 @@ import studio
 import table1
 from tqdm import tqdm
 
-from gcgkit.utils.commands import told
+from gcgkit.utils.commands import run_reporting_errors
 
 FIGURES = {
     "1": ("fig1", fig1_teaser), "2": ("fig2", fig2_framework), "3": ("fig3", fig3_automatic),
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--frames-of", metavar="NAME=DIR", action="append", default=[], help="another system's frames, for 3 and 4")
     args = parser.parse_args(argv)
     results = args.results or studio.HERE.parent / "results" / Path(args.profile).name
-    return told(lambda: _run(args, results))
+    return run_reporting_errors(lambda: _run(args, results))
 
 
 def _run(args: argparse.Namespace, results: Path) -> None:

@@ -219,7 +219,7 @@ def test_truncated_archive(server, tmp_path, capsys, case):
     archive = CASES[case][2]
     url = server.add("/archive", archive[: len(archive) * 6 // 10])
     assert attempt(case, url, tmp_path / "out") == 1
-    assert_nothing(case, tmp_path / "out", capsys.readouterr(), "is no whole zip or tar archive, it may be cut off")
+    assert_nothing(case, tmp_path / "out", capsys.readouterr(), "not a complete zip or tar archive; it may be cut off")
 
 
 @cases
@@ -579,7 +579,7 @@ def test_without_gdown_the_command_is_named(tmp_path, capsys, monkeypatch):
     error = capsys.readouterr().err.strip()
     assert "run pip install 'gdown>=6.5'" in error and "--source server" in error and "\n" not in error
     assert run("ldv", "--out", tmp_path / "out", "--dry-run") == 0
-    assert "a size that is told only when it starts" in capsys.readouterr().out
+    assert "a size that is known only after the start" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 

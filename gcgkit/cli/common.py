@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-from ..utils.commands import told
+from ..utils.commands import run_reporting_errors
 
 
 def alone(
@@ -24,4 +24,4 @@ def alone(
     )
     add_options(parser)
     args = parser.parse_args(argv)
-    return told(lambda: run(args))
+    return run_reporting_errors(lambda: run(args))

@@ -65,12 +65,12 @@ def _computer(advice: list[str]) -> str:
 
 
 def _disk(advice: list[str]) -> str:
-    from gcgkit.utils.files import free_space, human
+    from gcgkit.utils.files import free_space, size_text
 
     free = free_space(Path())
     if free < LITTLE_ROOM:
-        advice.append(f"This folder's disk has {human(free)} free: colorize keeps its frames elsewhere with --job.")
-    return f"{human(free)} free where you are"
+        advice.append(f"This folder's disk has {size_text(free)} free: colorize keeps its frames elsewhere with --job.")
+    return f"{size_text(free)} free where you are"
 
 
 def _weights(advice: list[str]) -> str:

@@ -1,1 +1,1 @@
-"""Data sets, captions, and the samples that training draws from them."""
+"""Data sets, captions, and training samples."""

@@ -1,8 +1,8 @@
-"""Training samples for the guidance: a target frame and its reference, drawn as §4.1 says (mask, one frame, grid).
+"""Training samples for the guidance: a target frame and its reference, a mask, one frame or a grid (§4.1).
 
-Frames are encoded once, into a cache of *scenes*. A scene is a handful of views that share their colours: frames of one
-clip, or overlapping crops of one photograph, all under the same HSV augmentation. Any view of a scene can be the
-reference of another.
+Frames are encoded once, into a cache of *scenes*. A scene is a few views that share their colours: frames of one clip,
+or overlapping crops of one photograph, all under the same HSV augmentation. Any view of a scene can be the reference
+of another.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from ..srg import make_grid
 from . import captions, footage
 
-THUMBNAIL = 64  # pixels on a side of what the image encoder sees
+THUMBNAIL = 64  # side in pixels of the image encoder's input
 
 
 @dataclass
@@ -24,11 +24,11 @@ class Scenes:
     """``N`` scenes of ``V`` views.
 
     Attributes:
-        latents: (N, V, C, h, w) float16, scaled as the UNet wants them.
+        latents: (N, V, C, h, w) float16, scaled for the UNet.
         gray: the same frames' gray latents, (N, V, C, h, w) float16.
         thumbnails: (N, V, 64, 64, 3) uint8 RGB, whole frames resized.
         captions: one text per scene.
-        natural: (N,) whether a scene kept its own colours.
+        natural: (N,) bool, true if a scene kept its own colours.
     """
 
     latents: torch.Tensor
@@ -59,7 +59,7 @@ def augment_hsv(frames: np.ndarray, hue: float, saturation: float, value: float 
 
 
 def random_hsv(rng: np.random.Generator, natural: bool) -> tuple[float, float, float]:
-    """Parameters for ``augment_hsv``: slight for a natural scene, any hue and a strong saturation otherwise."""
+    """Draw parameters for ``augment_hsv``: slight for a natural scene, else any hue and a strong saturation."""
     if natural:
         return rng.uniform(-4, 4), rng.uniform(0.9, 1.25), rng.uniform(0.9, 1.1)
     return rng.uniform(0, 360), rng.uniform(0.8, 2.0), rng.uniform(0.85, 1.1)
@@ -68,7 +68,7 @@ def random_hsv(rng: np.random.Generator, natural: bool) -> tuple[float, float, f
 def cut_views(
     frames: np.ndarray, count: int, size: tuple[int, int], rng: np.random.Generator, jitter: float
 ) -> np.ndarray:
-    """``count`` crops of ``frames`` (T, H, W, 3) scaled to ``size``; places differ by up to ``jitter`` of the slack."""
+    """Cut ``count`` crops from ``frames`` (T, H, W, 3) and scale them to ``size``; their places vary by ``jitter``."""
     height, width = size
     zoom = rng.uniform(height / frames.shape[1], 1.0)
     mirror = rng.random() < 0.5
@@ -80,22 +80,22 @@ def cut_views(
         place = np.clip(middle + jitter * rng.uniform(-0.5, 0.5, 2), 0, 1)
         top, left = round((frames.shape[1] - rows) * place[0]), round((frames.shape[2] - columns) * place[1])
         view = cv2.resize(frame[top : top + rows, left : left + columns], (width, height), interpolation=cv2.INTER_AREA)
-        # A photograph's views must not be exact copies of each other, or matching them teaches nothing about motion.
+        # Views of a photograph must differ, or matching them teaches nothing about motion.
         flip = mirror != (jitter > 0 and rng.random() < 0.15)
         views.append(view[:, ::-1] if flip else view)
     return np.stack(views)
 
 
 def photo_scene(path, views: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Overlapping crops of one photograph: (views, h, w, 3)."""
-    # Larger than the views, or at full size there would be nothing to cut and all views would be one picture.
+    """Cut overlapping crops from one photograph: (views, h, w, 3)."""
+    # The photograph must be larger than the views; otherwise all views at full size are the same picture.
     larger = tuple(max(least, side * 4 // 3) for least, side in zip(footage.SIZE, size, strict=True))
     photo = footage.cover(footage.read_image(path), larger, at=rng.random())
     return cut_views(photo[None], views, size, rng, jitter=0.5)
 
 
 def clip_scene(clip: np.ndarray, views: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Frames of one clip within a random stretch of 10 to 80 frames, in order of time: (views, h, w, 3)."""
+    """Choose frames from a random stretch of 10 to 80 frames of a clip, in order of time: (views, h, w, 3)."""
     length = min(len(clip), int(rng.integers(10, 81)))
     start = int(rng.integers(len(clip) - length + 1))
     chosen = clip[np.sort(start + rng.permutation(length)[:views])]
@@ -103,19 +103,18 @@ def clip_scene(clip: np.ndarray, views: int, size: tuple[int, int], rng: np.rand
 
 
 def caption_scene(views: np.ndarray, name: str, rng: np.random.Generator) -> str:
-    """Caption of a scene from its first view."""
+    """Return a caption of a scene, from its first view."""
     return captions.caption(views[0], captions.thing_of(name), rng)
 
 
 @dataclass
 class Mixture:
-    """Shares of the kinds of reference (§4.1) and of what else is drawn.
+    """Shares of the kinds of reference (§4.1), and of changed captions.
 
-    ``mask``, ``single`` and ``grid`` add up to 1 with ``unrelated``, a reference from another scene, which the paper
-    does not have and which shows the gate what a wrong reference is.
-    ``strip_colors`` is the share of masked samples whose
-    caption loses its colour words (1 in the paper); ``drop_text`` the share of samples without a caption, which
-    guidance needs.
+    ``mask``, ``single``, ``grid`` and ``unrelated`` add up to 1. ``unrelated`` takes a reference from another scene.
+    The paper does not have it; it teaches the gate to recognise a wrong reference. ``strip_colors`` is the share of
+    masked samples whose caption loses its colour words (1 in the paper). ``drop_text`` is the share of samples without
+    a caption, needed for guidance on text.
     """
 
     mask: float = 0.2
@@ -130,7 +129,7 @@ KINDS = ("mask", "single", "grid", "unrelated")
 
 
 def draw_batch(scenes: Scenes, kind: str, batch: int, mixture: Mixture, generator: torch.Generator) -> dict:
-    """One batch with one kind of reference, so that its references have one size.
+    """Draw a batch with one kind of reference, so that all its references have one size.
 
     Returns ``target``, ``gray`` (B, C, h, w), ``ref_gray``, ``ref_color`` (B, C, h', w'), ``thumbnails``
     (B, tiles, 64, 64, 3) (zeros under the mask, where ``masked`` is true) and ``captions``, a list of B texts.
@@ -143,14 +142,14 @@ def draw_batch(scenes: Scenes, kind: str, batch: int, mixture: Mixture, generato
     for i in range(batch):
         if kind == "mask" and chance[i, 0] < mixture.strip_colors:
             texts[i] = captions.remove_color_words(texts[i])
-            if not scenes.natural[which[i]]:  # recoloured and untold: nothing could be learned but noise
+            if not scenes.natural[which[i]]:  # nothing gives the new colours away: only noise could be learned
                 which[i] = _natural(scenes, generator)
                 texts[i] = captions.remove_color_words(scenes.captions[which[i]])
         if chance[i, 1] < mixture.drop_text:
             texts[i] = ""
     sample = {"target": scenes.latents[which, target].float(), "gray": scenes.gray[which, target].float()}
     tiles = 4 if kind == "grid" else 1
-    # any view but the target's own
+    # any view except the target's own
     ref = (target[:, None] + 1 + torch.stack([draw(views - 1) for _ in range(tiles)], 1)) % views  # (B, tiles)
     source = draw(len(scenes)) if kind == "unrelated" else which
     ref_color, ref_gray = scenes.latents[source[:, None], ref].float(), scenes.gray[source[:, None], ref].float()
@@ -171,6 +170,6 @@ def _natural(scenes: Scenes, generator: torch.Generator) -> int:
 
 
 def draw_kind(mixture: Mixture, generator: torch.Generator) -> str:
-    """A kind of reference with the mixture's probabilities."""
+    """Draw a kind of reference with the mixture's probabilities."""
     weights = torch.tensor([mixture.mask, mixture.single, mixture.grid, mixture.unrelated])
     return KINDS[int(torch.multinomial(weights, 1, generator=generator))]

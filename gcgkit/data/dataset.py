@@ -1,10 +1,10 @@
-"""Training samples from prepared frames: a target, its gray, and a mask, a frame or a grid as reference (§3.4.2, §4.1).
+"""Training samples from prepared frames: a target, its gray, and a mask, frame or grid as reference (§3.4.2, §4.1).
 
     dataset = FrameDataset("prepared", load("paper").data)
     show_batch(collate([dataset[i] for i in range(8)])).savefig("batch.png")
 
-``python -m gcgkit.training.show_batch prepared --config paper --out batch.png`` does the same. ``prepare`` says what a
-prepared folder holds, ``sampling`` how samples are drawn.
+``python -m gcgkit.training.show_batch prepared --config paper --out batch.png`` does the same. See ``prepare`` for
+the prepared folders, and ``sampling`` for the drawing of samples.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from . import prepare as preparation
 from .config import DataConfig
 from .sampling import Draw, Positions, SampleStream
 
-CLIP_JITTER, PHOTO_JITTER = 0.03, 0.5  # how far views of one scene differ in place, see pairs.cut_views
+CLIP_JITTER, PHOTO_JITTER = 0.03, 0.5  # variation of the place of a scene's views, see pairs.cut_views
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A prepared clip, or a photograph, which is a clip of one frame; captions by frame number."""
+    """A prepared clip; a photograph is a clip of one frame. Captions are by frame number."""
 
     set: str
     name: str
@@ -45,19 +45,19 @@ class Clip:
         return f"{self.set}/{self.name}"
 
     def read(self, number: int) -> np.ndarray:
-        """One frame, RGB uint8 ``(H, W, 3)``."""
+        """Read one frame, RGB uint8 ``(H, W, 3)``."""
         return footage.read_image(self.folder / f"{number:05d}.{self.suffix}")
 
     def caption(self, number: int) -> str:
-        """The caption of a frame, or of the captioned frame nearest to it; empty where the clip has none."""
+        """Return the caption of the nearest captioned frame; "" if the clip has none."""
         return captions.nearest_caption({self.name: self.captions}, self.name, number)
 
 
 def read_clips(root: str | Path, sets: Sequence[str], exclude: Sequence[str] = ()) -> list[Clip]:
-    """The clips of some prepared sets in order, those named in ``exclude`` left out.
+    """Return the clips of some prepared sets in order, without those named in ``exclude``.
 
-    ``root`` holds the sets' folders. Raises FileNotFoundError for a set that is not there, ValueError for one that is
-    not whole, and for sets without a clip that is left.
+    ``root`` holds the sets' folders. Raises FileNotFoundError for a missing set, and ValueError for an incomplete one
+    or if no clip remains.
     """
     found = []
     for name in sets:
@@ -78,7 +78,7 @@ def read_clips(root: str | Path, sets: Sequence[str], exclude: Sequence[str] = (
 
 
 def targets(clips: Sequence[Clip], data: DataConfig) -> list[int]:
-    """How many targets of each clip an epoch has."""
+    """Return the number of targets of each clip in an epoch."""
     return [data.targets_per_photo if c.frames == 1 else data.targets_per_clip or c.frames for c in clips]
 
 
@@ -92,7 +92,7 @@ class Sample:
         color, ref_gray: the references, ``(n, 3, H, W)`` and ``(n, 1, H, W)``, or latents ``(n, C, h, w)``.
         tokens: the references' image tokens ``(n, N, D)``; None with pixels.
         kind, caption, seed: see ``Draw``.
-        labels: what is shown, target first.
+        labels: names of the pictures, target first.
     """
 
     target: torch.Tensor
@@ -108,7 +108,7 @@ class Sample:
 
 @dataclass
 class References:
-    """References of one kind in a batch: those of the samples ``rows`` (b,), b x n of them, as in ``Sample``."""
+    """The b x n references of one kind in a batch, of the samples ``rows`` (b,); see ``Sample``."""
 
     kind: str
     rows: torch.Tensor
@@ -119,7 +119,7 @@ class References:
 
 @dataclass
 class Batch:
-    """B samples; references of one kind stand together, since they have one size. Under the mask n is 0.
+    """B samples, with their references grouped by kind, since those have one size. Under the mask n is 0.
 
     ``target`` and ``gray`` as in ``Sample``, with a leading axis; ``encoded`` is true for latents.
     """
@@ -136,11 +136,11 @@ class Batch:
         return len(self.target)
 
     def pin_memory(self) -> Batch:
-        """The same in memory that copies to a GPU fast; data loaders call this."""
+        """Copy to pinned memory, from which copies to a GPU are fast; data loaders call this."""
         return self._map(torch.Tensor.pin_memory)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on a device."""
+        """Copy to a device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _map(self, change) -> Batch:
@@ -152,7 +152,7 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """A batch of samples, in order; their references are grouped by kind."""
+    """Join samples into a batch, in order, with their references grouped by kind."""
     groups = []
     for kind in pairs.KINDS:
         rows = [i for i, sample in enumerate(samples) if sample.kind == kind]
@@ -172,10 +172,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 class FrameDataset(torch.utils.data.Dataset):
-    """Samples as pixels, read and augmented when asked for: ``dataset[position]`` for any position from 0 on.
+    """Samples as pixels, read and augmented on access: ``dataset[position]`` for any position from 0 on.
 
-    ``len`` is the length of an epoch. root, data: see ``read_clips`` and ``configs.DataConfig``; exclude: clips left
-    out besides those that ``data`` names. Raises as ``read_clips`` does.
+    ``len`` is the length of an epoch. root, data: see ``read_clips`` and ``DataConfig``. exclude: clips to leave out in
+    addition to those that ``data`` names. Raises as ``read_clips`` does.
     """
 
     def __init__(self, root: str | Path, data: DataConfig, seed: int = 0, exclude: Sequence[str] = ()):
@@ -187,7 +187,7 @@ class FrameDataset(torch.utils.data.Dataset):
         return len(self.stream)
 
     def __iter__(self) -> Iterator[Sample]:
-        """One epoch; without this, Python would count positions for ever."""
+        """Yield the samples of one epoch; without this method, Python would never stop counting positions."""
         return (self[position] for position in range(len(self)))
 
     def __getitem__(self, position: int) -> Sample:
@@ -213,14 +213,14 @@ class FrameDataset(torch.utils.data.Dataset):
 
 
 def caption_of(text: str, draw: Draw) -> str:
-    """The caption that a sample gets: whole, without its colour words, or none."""
+    """Return a sample's caption: unchanged, without its colour words, or empty."""
     if draw.drop:
         return ""
     return captions.remove_color_words(text) if draw.strip else text
 
 
 def read_views(clip: Clip, numbers: Sequence[int], data: DataConfig, rng: np.random.Generator) -> np.ndarray:
-    """Frames of a clip at the training size: ``(n, height, width, 3)``; of a photograph as many different crops."""
+    """Read frames of a clip, or crops of a photograph, at the training size: ``(n, height, width, 3)``."""
     size = (data.height, data.width)
     if clip.frames == 1:
         photo = clip.read(0)[None]
@@ -235,14 +235,14 @@ def read_views(clip: Clip, numbers: Sequence[int], data: DataConfig, rng: np.ran
 
 
 def _at_least(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Frames scaled up, where they are smaller than what is to be cut out of them."""
+    """Scale frames up if they are smaller than ``size``."""
     if frames.shape[1] >= size[0] and frames.shape[2] >= size[1]:
         return frames
     return np.stack([footage.cover(frame, size) for frame in frames])
 
 
 def loader(dataset, positions: Positions, workers: int = 0, pin: bool = False) -> torch.utils.data.DataLoader:
-    """Batches at these positions, read by ``workers`` processes."""
+    """Return a data loader of the batches at these positions, with ``workers`` processes."""
     return torch.utils.data.DataLoader(
         dataset, batch_sampler=positions, collate_fn=collate, num_workers=workers, pin_memory=pin,
         worker_init_fn=_one_thread,
@@ -254,18 +254,18 @@ def _one_thread(worker: int) -> None:
 
 
 def show_batch(batch: Batch, limit: int = 8):
-    """A picture of a batch of pixels: one row per sample, target, gray and references, its caption beside it.
+    """Draw a batch of pixels: one row per sample, with target, gray, references and caption.
 
     Returns a matplotlib figure. Raises ValueError for a batch of latents.
     """
     from matplotlib import pyplot
 
     if batch.encoded:
-        raise ValueError("show_batch wants pixels: this batch holds latents from the cache; use a FrameDataset.")
+        raise ValueError("show_batch needs pixels, and this batch holds latents from the cache: use a FrameDataset.")
     count = min(limit, len(batch))
     found = {int(row): (group, i) for group in batch.references for i, row in enumerate(group.rows)}
     columns = 2 + max([group.color.shape[1] for group, _ in found.values()] + [1])
-    width = 8.4 / columns  # of a picture in inches, so that the letters can be read beside it
+    width = 8.4 / columns  # of a picture in inches; the text beside it stays legible
     height = 0.85 * width * batch.target.shape[2] / batch.target.shape[3] + 0.3  # of a row, its title included
     figure, axes = pyplot.subplots(count, columns, figsize=(8.4, height * count), squeeze=False)
     for row in range(count):
@@ -283,5 +283,5 @@ def show_batch(batch: Batch, limit: int = 8):
         caption = textwrap.fill(batch.captions[row] or "no caption", 15, max_lines=3, placeholder=" …")
         axes[row, 0].set_ylabel(f"{group.kind}\n{caption}", fontsize=9, rotation=0, ha="right", va="center")
     figure.tight_layout(pad=0.4)
-    pyplot.close(figure)  # or a notebook would show it twice
+    pyplot.close(figure)  # otherwise a notebook shows it twice
     return figure

@@ -1,7 +1,7 @@
 """Photographs and clips for training, as arrays at the paper's size: 448x256, RGB, uint8 (§4.2).
 
-A data folder holds any of ``photos/**/*.jpg``, ``DAVIS/JPEGImages/480p/<clip>/*.jpg`` and ``clips/*.mp4``. What is
-for measuring only never gets here: six clips by name, and one photograph in twenty.
+A data folder holds any of ``photos/**/*.jpg``, ``DAVIS/JPEGImages/480p/<clip>/*.jpg`` and ``clips/*.mp4``. Six named
+clips and one photograph in twenty are for measuring only; the training functions leave them out.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import numpy as np
 
 SIZE = (256, 448)  # height, width
 MEASURING_CLIPS = ("blackswan", "cows", "dog", "drift-straight", "horsejump-high", "soapbox")
-HELD_OUT_PHOTO = 20  # every twentieth photograph, in order of names, is for measuring
+HELD_OUT_PHOTO = 20  # every twentieth photograph, sorted by name, is for measuring
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file as RGB uint8 ``(H, W, 3)``; ValueError names the file that cannot be read."""
+    """Read an image file as RGB uint8 ``(H, W, 3)``; raise ValueError, naming the file, if it cannot be read."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError(f"{path} is no image that can be read: check the file, or take it out of the folder")
+        raise ValueError(f"{path} cannot be read as an image: check the file, or remove it from the folder")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def cover(image: np.ndarray, size: tuple[int, int] = SIZE, at: float = 0.5) -> np.ndarray:
-    """Scale ``(H, W, 3)`` until it covers ``size`` and cut out ``size``, at a share ``at`` in [0, 1] of the slack."""
+    """Scale ``(H, W, 3)`` to cover ``size`` and crop to ``size``; ``at``: crop position, 0 top left, 1 bottom right."""
     height, width = size
     scale = max(height / image.shape[0], width / image.shape[1])
     rows, columns = max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
@@ -37,21 +37,21 @@ def cover(image: np.ndarray, size: tuple[int, int] = SIZE, at: float = 0.5) -> n
 
 
 def photo_paths(root: str | Path, held_out: bool = False) -> list[Path]:
-    """Paths of the photographs for training, or of the held-out ones."""
+    """Return the paths of the photographs for training, or of the held-out ones."""
     paths = sorted(Path(root).glob("photos/**/*.jpg"))
     return [p for i, p in enumerate(paths) if (i % HELD_OUT_PHOTO == 0) == held_out]
 
 
 def davis_clip(folder: str | Path, limit: int | None = None) -> np.ndarray:
-    """Frames of one DAVIS clip, scaled to 448x256 as the paper does: ``(T, 256, 448, 3)``."""
+    """Read the frames of one DAVIS clip, scaled to 448x256 as in the paper: ``(T, 256, 448, 3)``."""
     paths = sorted(Path(folder).glob("*.jpg"))[:limit]
     if not paths:
-        raise ValueError(f"{folder} holds no frames (*.jpg): unpack the clip there, or take the folder out")
+        raise ValueError(f"{folder} holds no frames (*.jpg): unpack the clip there, or remove the folder")
     return np.stack([cv2.resize(read_image(p), SIZE[::-1], interpolation=cv2.INTER_AREA) for p in paths])
 
 
 def video_clip(path: str | Path, limit: int = 100) -> np.ndarray:
-    """At most ``limit`` evenly spread frames of a video file, cut to 448x256: ``(T, 256, 448, 3)``."""
+    """Read at most ``limit`` evenly spread frames of a video file, cropped to 448x256: ``(T, 256, 448, 3)``."""
     capture, frames = cv2.VideoCapture(str(path)), []
     while True:
         more, frame = capture.read()
@@ -59,13 +59,13 @@ def video_clip(path: str | Path, limit: int = 100) -> np.ndarray:
             break
         frames.append(cover(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)))
     if not frames:
-        raise ValueError(f"{path} holds no video that can be read: check the file, or take it out of the folder")
+        raise ValueError(f"{path} cannot be read as a video: check the file, or remove it from the folder")
     keep = np.linspace(0, len(frames) - 1, min(limit, len(frames))).round().astype(int)
     return np.stack([frames[i] for i in keep])
 
 
 def training_clips(root: str | Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and frames ``(T, 256, 448, 3)`` of every clip for training, the six measuring clips left out."""
+    """Yield the name and frames ``(T, 256, 448, 3)`` of every training clip, without the six measuring clips."""
     root = Path(root)
     for folder in sorted(root.glob("DAVIS/JPEGImages/480p/*")):
         if folder.is_dir() and folder.name not in MEASURING_CLIPS:
@@ -76,7 +76,7 @@ def training_clips(root: str | Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def measuring_clips(root: str | Path, limit: int = 40) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and first ``limit`` frames of the six measuring clips that the folder holds."""
+    """Yield the name and first ``limit`` frames of each of the six measuring clips in the folder."""
     for name in MEASURING_CLIPS:
         folder = Path(root) / "DAVIS/JPEGImages/480p" / name
         if folder.is_dir():

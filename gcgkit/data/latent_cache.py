@@ -1,12 +1,12 @@
-"""Clips encoded once, before training: latents and image tokens of a few augmented variants of each clip.
+"""A cache of clips encoded before training: latents and image tokens of a few augmented variants of each clip.
 
-Encoding the target and up to four references of every sample, in colour and gray, and their image tokens, costs several
-times what the training step itself does. The cache holds some variants of each clip instead, each under its own HSV
-parameters; target and references of a sample come from one variant, so their colours agree. A variant has a few frames
-of its clip, or crops of its photograph. One file per clip is written when it is complete, so that a run that was cut
-off goes on, and several processes share the work.
+To encode the target and up to four references of every sample, in colour and gray, and their image tokens, takes
+several times as long as the training step. The cache therefore holds a few variants of each clip, each with its own HSV
+parameters. Target and references of a sample come from one variant, so their colours agree. A variant has a few frames
+of its clip, or crops of its photograph. Each clip has one file, written when it is complete. A killed run can therefore
+continue, and several processes can share the work.
 
-The folder's name follows from all that its content depends on. Runs that agree in that share it.
+The folder's name is a digest of all inputs of its content. Runs with the same inputs share it.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from .config import DataConfig
 from .dataset import Clip, Sample, caption_of, read_views, targets
 from .sampling import Draw, SampleStream
 
-FORMAT = 2  # of the files; another number, another folder
+FORMAT = 2  # of the files; another number gives another folder
 CHUNK = 8  # frames encoded at a time
 
 
 def variants(clip: Clip, data: DataConfig) -> tuple[int, int]:
-    """How many variants a clip has, and how many of them keep their own colours: the first ones, one at least."""
+    """Return the number of a clip's variants, and of the first ones that keep their own colours (at least one)."""
     count = (data.cache_photo_variants if clip.frames == 1 else 0) or data.cache_variants
     return count, max(1, round(count * (1 - data.recolor)))
 
 
 def cache_folder(root: str | Path, clips: Sequence[Clip], data: DataConfig, pipe, condition: str) -> Path:
-    """The folder ``latents-...`` under ``root`` for these clips, settings and encoders."""
+    """Return the folder ``latents-...`` under ``root`` for these clips, settings and encoders."""
     content = {
         "format": FORMAT,
         "clips": [[clip.set, clip.name, clip.sha256] for clip in clips],
@@ -59,7 +59,7 @@ def cache_folder(root: str | Path, clips: Sequence[Clip], data: DataConfig, pipe
 
 
 def missing(folder: Path, clips: Sequence[Clip]) -> list[Clip]:
-    """The clips that are not in the cache yet."""
+    """Return the clips that are not in the cache yet."""
     return [clip for clip in clips if not _file(folder, clip).is_file()]
 
 
@@ -73,10 +73,10 @@ def build_cache(
     rank: int = 0,
     world: int = 1,
 ) -> None:
-    """Encode what is missing of the clips whose number is ``rank`` modulo ``world``.
+    """Encode the missing clips whose number is ``rank`` modulo ``world``.
 
-    pipe: its ``vae``, ``image_encoder`` and ``feature_extractor`` are used, on ``device``. Raises OSError, before it
-    begins, where the disk is too small.
+    pipe: its ``vae``, ``image_encoder`` and ``feature_extractor`` are used, on ``device``. Raises OSError before the
+    start if the disk is too small.
     """
     todo = missing(folder, clips)
     _check_space(folder, todo, data, pipe, condition)
@@ -95,9 +95,9 @@ def build_cache(
 def encode_clip(
     clip: Clip, data: DataConfig, pipe, condition: str, device
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """A clip's variants, and for each a caption of its own colours.
+    """Encode a clip's variants; return them with a caption of its own colours for each.
 
-    They are ``color``, ``gray`` (K, V, C, h, w), ``tokens`` (K, V, N, D), float16, and ``frames`` (K, V).
+    The variants are ``color``, ``gray`` (K, V, C, h, w), ``tokens`` (K, V, N, D), float16, and ``frames`` (K, V).
     """
     rows: dict[str, list[torch.Tensor]] = {"color": [], "gray": [], "tokens": [], "frames": []}
     texts = []
@@ -122,15 +122,15 @@ def encode_clip(
 
 
 def encode_tokens(pipe, frames: np.ndarray, condition: str, device) -> torch.Tensor:
-    """Image tokens of RGB frames ``(n, H, W, 3)``: ``(n, N, D)``."""
+    """Return the image tokens ``(n, N, D)`` of RGB frames ``(n, H, W, 3)``."""
     return encoders.image_tokens(pipe.image_encoder, pipe.feature_extractor, list(frames), condition, device)
 
 
 def scenes(clip: Clip, data: DataConfig) -> Iterator[tuple[list[int], np.ndarray, str]]:
-    """Each variant's frame numbers, augmented views ``(V, height, width, 3)``, and a caption of their colours."""
+    """Yield each variant's frame numbers, augmented views ``(V, height, width, 3)`` and caption of their colours."""
     count, natural = variants(clip, data)
     for variant in range(count):
-        words = f"{data.cache_seed}/{clip.label}/{variant}"  # the same whatever other clips there are
+        words = f"{data.cache_seed}/{clip.label}/{variant}"  # independent of the other clips
         rng = np.random.default_rng(np.frombuffer(hashlib.sha256(words.encode()).digest(), np.uint32))
         if clip.frames == 1:
             frames = [0] * data.cache_views
@@ -151,22 +151,22 @@ class LatentDataset(torch.utils.data.Dataset):
         self.folder, self.clips, self.data = folder, list(clips), data
         views = []
         if lacking := missing(folder, self.clips):
-            raise FileNotFoundError(f"{_file(folder, lacking[0])} is missing: the cache was not built to its end.")
+            raise FileNotFoundError(f"{_file(folder, lacking[0])} is missing: the cache is incomplete.")
         for clip in self.clips:
             with safe_open(_file(folder, clip), "pt") as file:
                 views.append(file.get_slice("frames").get_shape()[1])
-        # all views of a variant are within the window already
+        # all views of a variant already lie within the window
         self.stream = SampleStream(views, targets(clips, data), dataclasses.replace(data, window=0), seed)
 
     def __len__(self) -> int:
         return len(self.stream)
 
     def __iter__(self) -> Iterator[Sample]:
-        """One epoch; without this, Python would count positions for ever."""
+        """Yield the samples of one epoch; without this method, Python would never stop counting positions."""
         return (self[position] for position in range(len(self)))
 
     def variant(self, draw: Draw, clip: int) -> int:
-        """Which variant of a clip a sample takes: any of those that are recoloured as it is."""
+        """Draw the number of a sample's variant of a clip, among those with or without new colours as in ``draw``."""
         total, natural = variants(self.clips[clip], self.data)
         first, count = (natural, total - natural) if draw.recolored else (0, natural)
         return first + int(np.random.default_rng(draw.seed).integers(count)) if count else 0
@@ -202,7 +202,7 @@ def _file(folder: Path, clip: Clip) -> Path:
 
 
 def _digest(module: torch.nn.Module) -> str:
-    """SHA-256 over a network's weights and their names."""
+    """Return the SHA-256 over a network's weights and their names."""
     digest = hashlib.sha256()
     for name, weights in sorted(module.state_dict().items()):
         digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}".encode())
@@ -211,7 +211,7 @@ def _digest(module: torch.nn.Module) -> str:
 
 
 def _check_space(folder: Path, clips: Sequence[Clip], data: DataConfig, pipe, condition: str) -> None:
-    """Refuse to begin what the disk cannot hold."""
+    """Raise OSError if the cache does not fit on the disk."""
     size = (data.height, data.width)
     height, width = encoders.latent_size(pipe.vae, encoders.Canvas(size, size, size))
     latents = 2 * pipe.unet.config.in_channels * height * width  # colour and gray
@@ -223,6 +223,6 @@ def _check_space(folder: Path, clips: Sequence[Clip], data: DataConfig, pipe, co
     free = files.free_space(folder)
     if need > free:
         raise OSError(
-            f"{folder.parent} has {files.human(free)} free, and the cache of latents needs {files.human(need)}: make "
-            "room, choose another place with --cache, or lower data.cache_variants or data.cache_views."
+            f"{folder.parent} has {files.size_text(free)} free, and the latent cache needs {files.size_text(need)}: "
+            "make room, choose another place with --cache, or lower data.cache_variants or data.cache_views."
         )

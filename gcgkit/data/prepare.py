@@ -1,6 +1,6 @@
 """Prepared data: frames at 448x256 with a manifest and captions, the same layout for clips and photographs (§4.2).
 
-A prepared folder is one split of one data set, complete in itself; training reads any number of them::
+A prepared folder holds one split of one data set and nothing else; training reads any number of them::
 
     <root>/davis-train/                    also davis-val, davis-test-dev, ldv-train, ldv-test, photos-train
         manifest.json                      settings and clips, see below
@@ -8,25 +8,24 @@ A prepared folder is one split of one data set, complete in itself; training rea
         frames/<clip>/00000.png            RGB frames in order, numbered from 0 without gaps (.jpg with --format jpg)
 
 A photograph is a clip of one frame. Gray frames are not stored: ``gcgkit.color.to_gray`` (``cv2.cvtColor``) makes them
-from what is read. ``manifest.json`` holds::
+from the RGB frames. ``manifest.json`` holds::
 
     {"version": 1, "name": "davis-train", "kind": "clips" | "photos", "complete": true,
      "height": 256, "width": 448, "fit": "stretch" | "cover", "format": "png" | "jpg", "source": "DAVIS 2017, train",
      "clips": [{"clip": "bear", "frames": 82, "source_size": [480, 854], "bytes": 28311552, "sha256": "..."}, ...]}
 
-``clips`` is in order of names. All frames of a folder have the manifest's ``height`` and ``width``: 256 and 448 for
-clips, which are stretched to that size as the paper does (854x480 loses 1.6 % of its width); 341 and 597 for
-photographs, a third larger, scaled until they cover it and cut in the middle, so that crops of one photograph can be
-target and reference. ``sha256`` of a clip is over its files' own SHA-256 digests in order of names. ``complete`` is
-false while a run is under way or was cut off; the same command then goes on. A clip's folder has its name only when
-all of its frames are in it.
+``clips`` is sorted by name. All frames of a folder have the manifest's ``height`` and ``width``. Clips are stretched to
+256 and 448 as in the paper (854x480 loses 1.6 % of its width). Photographs are scaled to cover 341 and 597, a third
+larger, and cut in the middle, so that crops of one photograph can be target and reference. ``sha256`` of a clip is
+over its files' own SHA-256 digests, sorted by name. ``complete`` is false during a run and after a killed one; the same
+command then continues. A clip's folder gets its name when all its frames are in it.
 
 ``captions.jsonl`` has one JSON object per line, in any order, and may be edited by hand::
 
     {"clip": "bear", "frame": 0, "caption": "a bear walking over rocks"}
 
-A frame without a line takes the caption of the clip's nearest captioned frame, an earlier one in a tie; a clip without
-any has the empty caption. ``gcgkit.data.captions.read_captions`` and ``nearest_caption`` do this.
+A frame without a line takes the caption of the clip's nearest captioned frame, the earlier one in a tie. A clip without
+captions has the empty caption. See ``gcgkit.data.captions.read_captions`` and ``nearest_caption``.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ MANIFEST = "manifest.json"
 CAPTIONS = "captions.jsonl"
 PHOTO_SIZE = (footage.SIZE[0] * 4 // 3, footage.SIZE[1] * 4 // 3)  # height, width
 _BYTES_PER_PIXEL = {"png": 2.3, "jpg": 0.75}  # at most, measured on DAVIS at 448x256: 1.9 to 2.3 and 0.6 to 0.7
-_SAVE_EVERY = 5.0  # seconds between two writings of the manifest
+_SAVE_EVERY = 5.0  # seconds between two writes of the manifest
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,9 @@ class Source:
 
 
 def davis_sources(data: str | Path, split: str) -> list[Source]:
-    """Clips of a DAVIS split ("train", "val", "test-dev") in the order of its own list, ``ImageSets/2017/<split>.txt``.
+    """List the clips of a DAVIS split ("train", "val", "test-dev") in the order of ``ImageSets/2017/<split>.txt``.
 
-    Raises FileNotFoundError for a missing list or clip, with the command that gets them.
+    Raises FileNotFoundError for a missing list or clip, with the command that fetches them.
     """
     root = Path(data) / "DAVIS"
     listed = root / "ImageSets/2017" / f"{split}.txt"
@@ -81,9 +80,9 @@ def davis_sources(data: str | Path, split: str) -> list[Source]:
 
 
 def ldv_sources(data: str | Path, numbers: Iterable[str]) -> list[Source]:
-    """Videos ``LDV/<number>.mkv`` of the given numbers ("001" ...).
+    """List the videos ``LDV/<number>.mkv`` of the given numbers ("001" ...).
 
-    Raises FileNotFoundError if any is missing, with the command that gets them.
+    Raises FileNotFoundError if any is missing, with the command that fetches them.
     """
     sources = [Source(number, Path(data) / "LDV" / f"{number}.mkv") for number in numbers]
     _require(sources, f"python data_scripts/ldv.py --out {data}")
@@ -91,7 +90,7 @@ def ldv_sources(data: str | Path, numbers: Iterable[str]) -> list[Source]:
 
 
 def photo_sources(data: str | Path) -> list[Source]:
-    """Photographs for training under ``photos/``, those held out for measuring left out (`footage.photo_paths`)."""
+    """List the photographs for training under ``photos/``, without those for measuring (`footage.photo_paths`)."""
     sources = [Source(path.stem, path) for path in footage.photo_paths(data)]
     if not sources:
         raise FileNotFoundError(f"{data}/photos holds no photographs: run python data_scripts/photos.py --out {data}.")
@@ -99,10 +98,10 @@ def photo_sources(data: str | Path) -> list[Source]:
 
 
 def folder_sources(folder: str | Path) -> list[Source]:
-    """Every video file and every folder of images in a folder, in order of names: your own footage."""
+    """List your own footage: every video file and folder of images in a folder, sorted by name."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder: give one that holds videos, or folders of images.")
+        raise FileNotFoundError(f"{folder} is not a folder: give one that holds videos, or folders of images.")
     suffixes = (*video.VIDEO_SUFFIXES, ".avi", ".webm", ".mpg")
     found = [p for p in sorted(folder.iterdir()) if p.is_dir() or p.suffix.lower() in suffixes]
     found = [p for p in found if not p.name.startswith(".")]
@@ -121,11 +120,11 @@ def prepare(
     about: str = "",
     workers: int | None = None,
 ) -> dict:
-    """Write the prepared folder that the module describes, and return its manifest.
+    """Write a prepared folder, as described above, and return its manifest.
 
     kind: "clips" (stretched to `footage.SIZE`) or "photos" (cut to `PHOTO_SIZE`); size: another (height, width).
-    image_format: "png", which loses nothing, or "jpg" (quality 95, full colour resolution). about: a word on where the
-    frames are from. workers: threads, as many as cores by default. Clips that are done are not done again.
+    image_format: "png", lossless, or "jpg" (quality 95, full colour resolution). about: a note on the source of the
+    frames. workers: threads, by default the number of cores. Finished clips are not prepared again.
     Raises ValueError for two clips of one name, a source that cannot be read or holds fewer frames than its file says,
     or a folder that was prepared with other settings; OSError for a full disk.
     """
@@ -160,10 +159,10 @@ def prepare(
 
 
 def read_manifest(folder: str | Path, incomplete: bool = False) -> dict:
-    """The manifest of a prepared folder.
+    """Return the manifest of a prepared folder.
 
-    Raises FileNotFoundError if there is none, ValueError if it cannot be read, is of another version, or, unless
-    ``incomplete`` is true, tells of a preparation that did not end.
+    Raises FileNotFoundError if there is none. Raises ValueError if it cannot be read, has another version, or, unless
+    ``incomplete`` is true, belongs to an unfinished preparation.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
@@ -176,18 +175,18 @@ def read_manifest(folder: str | Path, incomplete: bool = False) -> dict:
     if version != VERSION:
         raise ValueError(f"{path} is of version {version}, not {VERSION}: prepare the folder again with this gcgkit.")
     if not (manifest.get("complete") or incomplete):
-        raise ValueError(f"{folder} is not complete: run the command that prepared it again, it goes on there.")
+        raise ValueError(f"{folder} is not complete: run the command that prepared it again, to continue.")
     return manifest
 
 
 def frame_paths(folder: str | Path, clip: dict, image_format: str) -> list[Path]:
-    """Paths of a clip's frames in order; ``clip`` is its entry in the manifest, ``image_format`` the manifest's."""
+    """Return the paths of a clip's frames; ``clip`` is its entry in the manifest, ``image_format`` the manifest's."""
     place = Path(folder) / "frames" / clip["clip"]
     return [place / f"{index:05d}.{image_format}" for index in range(clip["frames"])]
 
 
 def verify(folder: str | Path) -> None:
-    """Compare every file of a prepared folder with its manifest; ValueError names the first clip that differs."""
+    """Compare every file of a prepared folder with its manifest; raise ValueError at the first clip that differs."""
     manifest = read_manifest(folder)
     for clip in tqdm(manifest["clips"], desc=f"checking {Path(folder).name}", unit="clip", disable=None):
         try:
@@ -199,13 +198,13 @@ def verify(folder: str | Path) -> None:
 
 
 def count_frames(path: str | Path) -> int | None:
-    """Frames that a video file says it holds, from its headers alone; None where they do not tell."""
+    """Return the number of frames in a video file's headers; None if they have none."""
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            told = next((v for k, v in stream.metadata.items() if k.upper().startswith("NUMBER_OF_FRAMES")), None)
-            if stream.frames or (told or "").isdecimal():
-                return stream.frames or int(told)
+            tag = next((v for k, v in stream.metadata.items() if k.upper().startswith("NUMBER_OF_FRAMES")), None)
+            if stream.frames or (tag or "").isdecimal():
+                return stream.frames or int(tag)
             rate = stream.average_rate or stream.guessed_rate
             return round(container.duration / av.time_base * rate) if container.duration and rate else None
     except (av.FFmpegError, IndexError):
@@ -216,7 +215,7 @@ def count_frames(path: str | Path) -> int | None:
 
 
 def _prepare_clip(source: Source, frames: Path, settings: dict) -> dict:
-    """Write one clip into a folder aside, give it its name, and return its entry for the manifest."""
+    """Write one clip into a temporary folder, rename it, and return its entry for the manifest."""
     target, aside = frames / source.clip, frames / f".{source.clip}.partial"
     size, suffix = (settings["height"], settings["width"]), settings["format"]
     if not target.is_dir():
@@ -244,12 +243,12 @@ def _prepare_clip(source: Source, frames: Path, settings: dict) -> dict:
 
 
 def _check_count(source: Source, count: int) -> None:
-    """Refuse a video that decodes to fewer or more frames than it says: it is damaged or cut off."""
+    """Raise ValueError if a video decodes to another number of frames than its headers say: it is damaged."""
     if source.path.is_dir() or source.path.suffix.lower() in video.IMAGE_SUFFIXES:
         return
-    told = count_frames(source.path)
-    # Where headers tell a duration only, it is rounded. A Matroska file's packets are its frames, exactly.
-    wrong = told if told is not None and abs(told - count) > max(1, told // 200) else None
+    stated = count_frames(source.path)
+    # Headers with only a duration give a rounded number. A Matroska file's packets are exactly its frames.
+    wrong = stated if stated is not None and abs(stated - count) > max(1, stated // 200) else None
     if wrong is None and source.path.suffix.lower() == ".mkv" and (packets := _count_packets(source.path)) != count:
         wrong = packets
     if wrong is not None:
@@ -277,7 +276,7 @@ def _encode(frame: np.ndarray, suffix: str) -> bytes:
 
 
 def _fingerprint(paths: list[Path]) -> tuple[int, str]:
-    """Bytes of some files and the SHA-256 over their SHA-256 digests, in order."""
+    """Return the total bytes of some files, and the SHA-256 over their SHA-256 digests, in order."""
     total, digest = 0, hashlib.sha256()
     for path in paths:
         data = path.read_bytes()
@@ -305,14 +304,14 @@ def _settings(name: str, kind: str, size: tuple[int, int] | None, image_format: 
 
 
 def _known(folder: Path, settings: dict) -> dict[str, dict]:
-    """Clips that an earlier run of the same settings has done, by name."""
+    """Return the clips that an earlier run with the same settings finished, by name."""
     if not (folder / MANIFEST).is_file():
         return {}
     manifest = read_manifest(folder, incomplete=True)
     for key in ("kind", "height", "width", "fit", "format"):
         if manifest[key] != settings[key]:
             raise ValueError(
-                f"{folder} was prepared with {key} {manifest[key]}, not {settings[key]}: delete it or give another."
+                f"{folder} was prepared with {key} {manifest[key]}, not {settings[key]}: delete it or choose another."
             )
     return {clip["clip"]: clip for clip in manifest["clips"] if (folder / "frames" / clip["clip"]).is_dir()}
 

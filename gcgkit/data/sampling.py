@@ -1,8 +1,8 @@
-"""Which samples a training run sees, before any frame is read: every draw follows from a seed and a position (§4.1).
+"""Draw the samples of a training run before any frame is read: a seed and a position determine every draw (§4.1).
 
-Position p of the endless stream of samples is sample p % len of epoch p // len; each epoch is shuffled anew. What a
-sample is made of depends on the seed and on p alone: not on worker processes, on how many cards share a batch, or on
-what was drawn before. ``Positions`` deals positions out to processes and passes, from any step on.
+Position p of the endless stream of samples is sample p % len of epoch p // len; each epoch has its own order. A sample
+depends only on the seed and on p. It does not depend on worker processes, on the number of cards that share a batch, or
+on earlier draws. ``Positions`` distributes positions to processes and passes, from any step on.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ GRID_TILES = 4  # §4.1: "a grid made up of four randomly selected images"
 
 @dataclass(frozen=True)
 class Draw:
-    """One sample before any frame is read: which views, and what is done to them.
+    """One sample before any frame is read: its views and their augmentation.
 
     Attributes:
-        clip, source: numbers of the target's clip and of the references', another one for ``kind`` "unrelated".
-        target, references: numbers of views: frames of a clip, or its cached views; of a photograph, different ones.
+        clip, source: numbers of the target's clip and of the references' clip; they differ for ``kind`` "unrelated".
+        target, references: numbers of views, which are frames of a clip, cached views, or crops of a photograph.
         kind: one of ``augment.KINDS``.
-        recolored: turned to any hue; ``hsv`` are the parameters of ``augment.augment_hsv``.
-        strip, drop: whether the caption loses its colour words, or all.
-        seed: of noise and timestep, and of crops.
+        recolored: true if turned to any hue; ``hsv`` are the parameters of ``augment.augment_hsv``.
+        strip, drop: true if the caption loses its colour words, or all its words.
+        seed: seed of noise, timestep and crops.
     """
 
     clip: int
@@ -47,8 +47,8 @@ class Draw:
 class SampleStream:
     """Draws for every position of the endless stream.
 
-    ``views``: how many views there are of each clip, None for any number; ``slots``: how many targets of each an epoch
-    has. ``len`` is the length of an epoch.
+    ``views``: the number of views of each clip, None for any number. ``slots``: the number of targets of each clip in
+    an epoch. ``len`` is the length of an epoch.
     """
 
     def __init__(self, views: Sequence[int | None], slots: Sequence[int], data: DataConfig, seed: int):
@@ -63,13 +63,13 @@ class SampleStream:
         return int(self.ends[-1])
 
     def order(self, epoch: int) -> np.ndarray:
-        """The epoch's samples in the order in which they come; the last epoch's is kept."""
+        """Return the order of an epoch's samples; the latest epoch's order is cached."""
         if self._order[0] != epoch:
             self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self))
         return self._order[1]
 
     def draw(self, position: int) -> Draw:
-        """What the sample at a position is made of."""
+        """Return the draw for the sample at a position."""
         epoch, turn = divmod(int(position), len(self))
         index = int(self.order(epoch)[turn])
         clip = int(np.searchsorted(self.ends, index, side="right"))
@@ -77,7 +77,7 @@ class SampleStream:
         rng, data = np.random.default_rng([self.seed, epoch, index, 1]), self.data
         seed = int(rng.integers(2**62))
         kind = augment.draw_kind(self.mixture, torch.Generator().manual_seed(seed))
-        # Every number is drawn whether it is used or not, so that one option does not shift what others see.
+        # Draw every number, used or not, so that one option does not change the numbers for others.
         within, turned, strip, drop, other = rng.random(5)
         source = clip
         if kind == "unrelated":
@@ -101,7 +101,7 @@ class SampleStream:
         )
 
     def _references(self, kind: str, target: int, clip: int, source: int, rng) -> tuple[int, ...]:
-        """View numbers of the references: any but the target, as long as there are enough all different."""
+        """Return view numbers of the references: not the target's, and all different if there are enough."""
         wanted = {"mask": 0, "grid": GRID_TILES}.get(kind, 1)
         count = self.views[source]
         if count is None:
@@ -115,8 +115,8 @@ class SampleStream:
 class Positions(torch.utils.data.Sampler):
     """Batch sampler: the positions of each pass of one process, from step ``start`` to ``stop``.
 
-    Step s holds positions s * batch to (s + 1) * batch - 1, whoever computes them: pass m of process r of w takes
-    ``micro`` of them from s * batch + (m * w + r) * micro on. Raises ValueError where these do not divide the batch.
+    Step s has the positions s * batch to (s + 1) * batch - 1, for any number of processes. Pass m of process r of w
+    takes ``micro`` of them, from s * batch + (m * w + r) * micro on. Raises ValueError for an indivisible batch.
     """
 
     def __init__(self, start: int, stop: int, batch: int, micro: int, rank: int = 0, world: int = 1):
@@ -129,7 +129,7 @@ class Positions(torch.utils.data.Sampler):
 
     @property
     def passes(self) -> int:
-        """Passes of each process per step."""
+        """Number of passes of each process per step."""
         return self.batch // (self.micro * self.world)
 
     def __len__(self) -> int:

@@ -1,6 +1,6 @@
 """A data set of a few frames in DAVIS's own layout, made of clips that install by name (§4.2).
 
-It goes the way of the real one, from archive to training folder, in a few seconds and without a network. What is
+It takes the same way as the real set, from archive to training folder, in a few seconds and without a network. A model
 trained on it learns nothing about colours.
 """
 
@@ -19,30 +19,30 @@ from ..utils import files
 from . import captions, catalog, clips, footage
 from . import prepare as preparation
 
-# Name in the toy set -> installed clip, and its first frame.
+# Name in the toy set: installed clip and its first frame.
 CLIPS: dict[str, tuple[str, int]] = {"rabbit": ("bigbuckbunny", 30), "skyline": ("city", 20), "street": ("bikes", 106)}
 SIZE = (480, 854)  # height, width of DAVIS's frames
 NAME = "davis-train"
 
 
 def frames_of(clip: str, first: int, count: int, stride: int = 2, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """``count`` frames of an installed clip, every ``stride``-th, cut to DAVIS's size: (count, 480, 854, 3) RGB.
+    """Read ``count`` frames of an installed clip, every ``stride``-th, cut to DAVIS's size: (count, 480, 854, 3) RGB.
 
-    Errors as ``clips.find`` raises them.
+    Errors as ``clips.find``.
     """
     frames = video.read(clips.find(clip), first, first + count * stride, audio=False).frames[::stride]
     return np.stack([footage.cover(frame, size) for frame in frames])
 
 
 def write_archive(path: str | Path, frames: Mapping[str, np.ndarray], split: str = "train") -> Path:
-    """Write clips ``{name: (T, H, W, 3)}``, RGB uint8, as a zip in the layout of DAVIS's archives; returns its path.
+    """Write clips ``{name: (T, H, W, 3)}``, RGB uint8, as a zip in the layout of DAVIS's archives; return its path.
 
-    Raises ValueError where there is no clip.
+    Raises ValueError without clips.
     """
     if not frames:
         raise ValueError("frames is empty: give at least one clip, {name: (T, H, W, 3)}.")
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:  # JPEG packs no further
+    with zipfile.ZipFile(buffer, "w") as archive:  # JPEG does not compress further
         for name, clip in frames.items():
             for i, frame in enumerate(clip):
                 data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1]
@@ -56,21 +56,20 @@ def write_archive(path: str | Path, frames: Mapping[str, np.ndarray], split: str
 
 
 def unpack(archive: str | Path, root: str | Path, say=print) -> list[Path]:
-    """Unpack such an archive under ``root`` by the call that unpacks the real one, `sources.get_archive`.
+    """Unpack such an archive under ``root`` with `catalog.get_archive`, as the real one; return the files.
 
-    say: told what happened, with folders as seen from ``root``. Returns the files. Errors as ``sources.get_archive``
-    raises them.
+    say: gets a line on the result, with folders relative to ``root``. Errors as ``catalog.get_archive``.
     """
-    told = lambda text: say(text.replace(f"{root}/", "").replace(str(root), "the data folder"))  # noqa: E731
+    report = lambda text: say(text.replace(f"{root}/", "").replace(str(root), "the data folder"))  # noqa: E731
     toy = catalog.Archive("a toy in DAVIS's layout", str(archive), Path(archive).name, "those of its clips")
-    return catalog.get_archive(toy, root, say=told)
+    return catalog.get_archive(toy, root, say=report)
 
 
 def prepared(root: str | Path, count: int = 12, stride: int = 2) -> Path:
-    """The whole way in one call: a folder of prepared sets that holds the toy set with captions of its own colours.
+    """Make a folder of prepared sets with the toy set and captions of its own colours, in one call.
 
-    root: a folder to make it in; count, stride: frames of each clip. Called again it does nothing twice. Errors as the
-    functions above raise them.
+    root: a folder to make it in. count, stride: frames of each clip. A second call repeats no work. Errors as the
+    functions above.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -84,11 +83,13 @@ def prepared(root: str | Path, count: int = 12, stride: int = 2) -> Path:
 
 
 def listing(archive: str | Path) -> dict[str, str]:
-    """What an archive holds: folder or list -> how many files, and how big."""
+    """Summarise an archive: the number and size of the files of each folder, by the folder's or list's name."""
     found: dict[str, list[int]] = {}
     with zipfile.ZipFile(archive) as opened:
         for entry in opened.infolist():
             path = Path(entry.filename)
             key = path.as_posix() if path.suffix == ".txt" else f"{path.parent.as_posix()}/*{path.suffix}"
             found.setdefault(key, []).append(entry.file_size)
-    return {key: f"{len(sizes)} file{'s'[: len(sizes) - 1]}, {files.human(sum(sizes))}" for key, sizes in found.items()}
+    return {
+        key: f"{len(sizes)} file{'s'[: len(sizes) - 1]}, {files.size_text(sum(sizes))}" for key, sizes in found.items()
+    }

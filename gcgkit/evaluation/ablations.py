@@ -31,7 +31,7 @@ from ..color import to_gray
 from ..data import footage
 from ..data.clips import CLIP, FIRST, FRAMES, STRIDE, load_clip
 from ..settings import Settings
-from ..utils.commands import told
+from ..utils.commands import run_reporting_errors
 from ..utils.files import write_text
 from . import methods, provenance
 
@@ -353,7 +353,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", metavar="DIR", type=Path, default=OUT, help=f"where the files go ({OUT})")
     add("--list", action="store_true", help="list the settings and stop")
     args = parser.parse_args(argv)
-    return told(lambda: _run(args))
+    return run_reporting_errors(lambda: _run(args))
 
 
 if __name__ == "__main__":

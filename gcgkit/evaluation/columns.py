@@ -53,10 +53,10 @@ def measure(
 
     pred, truth: frames, to be gone through at will; truth may be None for a metric that needs none. cache: a folder;
     contents: digests of what is measured, which decide where the number is kept. Raises ValueError and
-    `metrics.networks.NotAtHand` where there is none to be had.
+    `metrics.networks.MetricUnavailable` where there is none to be had.
     """
     if metric.network and (reason := networks.missing(metric.network)):
-        raise networks.NotAtHand(reason)
+        raise networks.MetricUnavailable(reason)
     identity = networks.identity(metric.network) if metric.network else {}
     key = json.dumps([_VERSION, metric.name, contents, identity], sort_keys=True)
     name = f"{metric.name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"

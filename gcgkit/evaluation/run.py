@@ -268,7 +268,7 @@ def _measure(result: dict, wanted: list[Metric], pred: Frames, truth: Frames, ca
             continue
         try:
             value = columns.measure(metric, rest, true_rest, cache=cache, contents=contents, device=device)
-        except (networks.NotAtHand, ValueError) as error:
+        except (networks.MetricUnavailable, ValueError) as error:
             result["not_measured"][metric.name] = str(error)
             continue
         result["not_measured"].pop(metric.name, None)

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import profiles
-from ..utils.commands import told
+from ..utils.commands import run_reporting_errors
 from ..utils.files import write_text
 from .columns import METRICS, set_distance
 from .run import NO_COLOR, TRUTH, bootstrap_interval, read_results, setting
@@ -403,7 +403,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--format", choices=FORMATS, default="markdown", help="markdown, latex or html (markdown)")
     parser.add_argument("--out", type=Path, help="file to write; the terminal by default")
     args = parser.parse_args(argv)
-    return told(lambda: _show(args))
+    return run_reporting_errors(lambda: _show(args))
 
 
 def _show(args: argparse.Namespace) -> None:

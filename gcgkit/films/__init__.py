@@ -1,1 +1,1 @@
-"""Colour whole films, in jobs that can be stopped at any moment and that go on where they were."""
+"""Colour whole films, in jobs that can be stopped at any moment and continue where they stopped."""

@@ -1,7 +1,8 @@
-"""Many films, and many processes: which films there are, who works which shot, and what was done in the end.
+"""Colour many films with many processes: list the films, share the shots, report the results.
 
-Processes, on one machine or several that share a disk, need not know of each other: each takes a shot that is neither
-done nor locked, and the one that finds a film's shots complete writes the film. ``accelerate launch`` starts them.
+Processes, on one machine or on several with a shared disk, need not know of each other. Each takes a shot that is
+neither done nor locked. The process that finds all shots of a film complete writes the film. ``accelerate launch``
+starts them.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from ..video.codecs import IMAGE_SUFFIXES
 from .job import Job, Options
 from .prepare import prepare
 
-# Beside what can be written, what films in a folder are known by.
+# Suffixes by which films in a folder are found: those that can be written, and more.
 READ_SUFFIXES = (*film.FILM_SUFFIXES, ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".vob", ".wmv", ".flv", ".ogv", ".3gp")
 _KEPT_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")  # others may not hold H.264 with any sound
 
 
 @dataclass(frozen=True)
 class Worker:
-    """This process: its number, of how many, and its device."""
+    """This process: its number, the number of processes, and its device."""
 
     index: int = 0
     count: int = 1
@@ -33,15 +34,15 @@ class Worker:
 
 
 def worker(device: str = "auto") -> Worker:
-    """What ``accelerate launch`` made this process, or the only one; each takes its own GPU.
+    """Return this process's place among those of ``accelerate launch``, or as the only one; each has its own GPU.
 
-    device: "auto", "cpu" or "cuda". Raises ValueError for "cuda" without a GPU that can be used.
+    device: "auto", "cpu" or "cuda". Raises ValueError for "cuda" without a usable GPU.
     """
     import torch
 
     cuda = torch.cuda.is_available()
     if device == "cuda" and not cuda:
-        raise ValueError("--device cuda: no GPU can be used here; gcgkit doctor tells more, --device cpu does without.")
+        raise ValueError("--device cuda: no GPU can be used here; see gcgkit doctor, or give --device cpu.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
@@ -51,9 +52,9 @@ def worker(device: str = "auto") -> Worker:
 
 
 def films(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
-    """Each film and where it goes: one film or folder of images to ``output``, several films into that folder.
+    """Pair each film with its output: one film or folder of images with ``output``, several with files in that folder.
 
-    A folder stands for the films in it. Their names stay; the suffix becomes .mkv where the film's own cannot hold
+    A folder stands for the films in it. Films keep their names; the suffix becomes .mkv if the film's own cannot hold
     every kind of sound. Raises ValueError for a folder with both films and images, and for equal names.
     """
     listed: list[Path] = []
@@ -79,7 +80,7 @@ def films(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
 
 
 def check_options(pairs: list[tuple[Path, Path]], options: Options, me: Worker) -> None:
-    """Refuse options that cannot hold for several films, or for several processes."""
+    """Raise ValueError for options that do not work for several films, or for several processes."""
     single = {"--job": options.job, "--shots": options.shots, "--only-shots": options.only_shots}
     single["--reference N="] = any(number is not None for number, _ in options.references) or None
     for flag, value in single.items():
@@ -95,8 +96,8 @@ def colorize(
 ) -> None:
     """Colour films in turn, shot by shot, and write each as soon as its last shot is done.
 
-    ladder: as for ``Job.work``, a ``load.Loader`` for one. With several films a fault of one, told on stderr, does
-    not keep the others; ValueError at the end then says how many failed. With one film its fault is raised.
+    ladder: as for ``Job.work``, for example a ``load.Loader``. With several films, an error in one is printed on stderr
+    and the others go on; at the end ValueError gives the number of failures. With one film, its error is raised.
     """
     check_options(pairs, options, me)
     failed = 0
@@ -109,17 +110,17 @@ def colorize(
             failed += 1
             print("gcgkit:", f"{source}:", " ".join(str(error).split()), file=sys.stderr)
     if failed:
-        raise ValueError(f"{failed} of {len(pairs)} films failed, as told above; the others are done or in work.")
+        raise ValueError(f"{failed} of {len(pairs)} films failed, see above; the others are done or in progress.")
 
 
 def _color_film(job: Job, ladder: Callable, me: Worker, say: Callable[[str], None]) -> None:
-    """One film: what is missing of it, its preview, or the film itself, and a line on what was done."""
+    """Colour the missing part of one film, or its preview; write the film if it is complete; print a summary."""
     from tqdm import tqdm
 
     for note in job.notes if me.index == 0 else ():
         say(note)
     if job.options.preview is None and job.finished():
-        say(_farewell(job) + f"Nothing is left to do: {job.output}")
+        say(_clean_up(job) + f"Nothing is left to do: {job.output}")
         return
     started, count = time.monotonic(), 0
     preview = job.options.preview is not None
@@ -133,10 +134,10 @@ def _color_film(job: Job, ladder: Callable, me: Worker, say: Callable[[str], Non
         smoothing=0.05,
     )
     with bar:
-        tell = lambda text: bar.write(text) if not bar.disable else say(text)  # noqa: E731
+        report = lambda text: bar.write(text) if not bar.disable else say(text)  # noqa: E731
         if hasattr(ladder, "say"):
-            ladder.say = tell
-        for done in job.work(ladder, tell, bar.set_postfix_str, me.index * len(job.own) // me.count):
+            ladder.say = report
+        for done in job.work(ladder, report, bar.set_postfix_str, me.index * len(job.selected) // me.count):
             bar.update(done)
             count += done
     if preview:
@@ -152,15 +153,15 @@ def _color_film(job: Job, ladder: Callable, me: Worker, say: Callable[[str], Non
     seconds = time.monotonic() - started
     each = f" in {seconds:.1f} s, {seconds / count:.2f} s each" if count else ""
     if written:
-        say(_farewell(job) + f"Coloured {count} frame(s){each}: {job.output}")
+        say(_clean_up(job) + f"Coloured {count} frame(s){each}: {job.output}")
     elif job.finished():
         say(f"Coloured {count} frame(s){each}; another process has written {job.output}")
     else:
-        say(f"Coloured {count} frame(s){each}; {job.output} is written once the shots that are left are done.")
+        say(f"Coloured {count} frame(s){each}; {job.output} is written when the remaining shots are done.")
 
 
-def _farewell(job: Job) -> str:
-    """Remove the job's folder if that was asked for, or say that it can be."""
+def _clean_up(job: Job) -> str:
+    """Remove the job's folder if the options ask for it; otherwise return a sentence that says how."""
     if job.options.clean:
         job.folder.remove()
         return ""

@@ -1,9 +1,10 @@
-"""The folder in which a film is coloured: what lies in it under which name, and what counts as done.
+"""The folder in which a film is coloured: the files of a job, their names, and their checks.
 
-``job.json`` tells of which film and with which settings and weights, ``shots.csv`` lists the shots and may be edited,
-``keyframes/<frame>.png`` may be painted over, ``frames/<frame>.png`` are finished frames, ``shots/<first>.json`` says
-from what a shot's frames were made, ``log.jsonl`` what happened when. A file is written aside, brought to the disk and
-renamed, so that what has its name is whole; what somebody else wrote is checked, and a fault is one ``ValueError``.
+``job.json`` records the film, the settings and the weights. ``shots.csv`` lists the shots and may be edited.
+``keyframes/<frame>.png`` may be painted over. ``frames/<frame>.png`` are finished frames. ``shots/<first>.json``
+records the inputs of a shot's frames. ``log.jsonl`` logs events with their times. A file is written under a temporary
+name, flushed to the disk and renamed, so that a file under its final name is complete. Files that a person may have
+written are checked; an error in one is one ``ValueError``.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ import cv2
 import numpy as np
 from filelock import FileLock
 
-from ..utils.commands import size_of
+from ..utils.commands import read_size
 from ..utils.files import file_sha256, write_error
 from ..video.codecs import IMAGE_SUFFIXES
 
 FORMAT = 1
-# What a job is bound to besides its film and weights: name, type, and what the command calls it.
+# The settings of a job, fixed at its start like film and weights: name, type, and the command's option.
 SETTINGS = {
     "prompt": (str, "--prompt"),
     "negative_prompt": (str, "--negative-prompt"),
@@ -48,7 +49,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Source:
-    """A film or folder of images as it was: size in bytes, time of the last change in ns, SHA-256 of the content."""
+    """The state of a film or folder of images: size in bytes, last change in ns, SHA-256 of the content."""
 
     path: str
     size: int
@@ -58,7 +59,7 @@ class Source:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """``job.json``: the film, how many frames it has, the settings, the weights' name and digest, and versions."""
+    """``job.json``: the film, its number of frames, the settings, the weights' name and digest, and versions."""
 
     source: Source
     num_frames: int
@@ -70,9 +71,9 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class ShotRecord:
-    """``shots/<first>.json``: the digest of all that a shot's colours come from, and its keyframes.
+    """``shots/<first>.json``: the digest of all inputs of a shot's colours, and its keyframes.
 
-    keyframes: ``{frame number: (SHA-256 of its PNG file, whether a person painted it)}``.
+    keyframes: ``{frame number: (SHA-256 of its PNG file, True if a person painted it)}``.
     """
 
     inputs: str
@@ -80,14 +81,14 @@ class ShotRecord:
 
 
 class JobFolder:
-    """The files of one job. ``lock`` guards what several processes change: the records and the keyframes."""
+    """The files of one job. ``lock`` guards the records and the keyframes, which several processes change."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.shots_file = self.path / "shots.csv"
         self.frames, self.keyframes, self.shots = (self.path / name for name in ("frames", "keyframes", "shots"))
         self.exemplars, self.replaced = self.path / "exemplars", self.path / "replaced"
-        self.given_file = self.path / "given.csv"  # the list of shots as it was given, if it was
+        self.given_file = self.path / "given.csv"  # a copy of the list of shots given with --shots
         self.written_file, self.writing_file = self.path / "written.json", self.path / ".writing.json"
         self.lock = FileLock(self.path / ".lock")
 
@@ -97,20 +98,20 @@ class JobFolder:
             folder.mkdir(parents=True, exist_ok=True)
 
     def exists(self) -> bool:
-        """Whether a job was begun here."""
+        """Return True if a job was started here."""
         return (self.path / "job.json").exists()
 
     def check_ours(self) -> None:
-        """ValueError for a folder that holds anything else than a job; one whose beginning was cut off is a job's."""
+        """Raise ValueError for a folder that holds other things than a job, complete or interrupted at its start."""
         if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is no folder: give another --job folder.")
+            raise ValueError(f"{self.path} is not a folder: give another --job folder.")
         if self.path.exists() and not self.exists():
             foreign = sorted(p.name for p in self.path.iterdir() if p.name not in _OURS and not p.name.startswith("."))
             if foreign:
-                raise ValueError(f"{self.path} holds {foreign[0]}, which is no job's: give another --job folder.")
+                raise ValueError(f"{self.path} holds {foreign[0]}, which belongs to no job: give another --job folder.")
 
     def remove(self) -> None:
-        """Remove the whole folder, under another name first: nothing half removed is ever taken for a job."""
+        """Rename the folder, then remove it: a half-removed folder never looks like a job."""
         self.check_ours()
         if self.path.exists():
             doomed = self.path.with_name(f".{self.path.name}.removed-{os.getpid()}")
@@ -118,46 +119,46 @@ class JobFolder:
             shutil.rmtree(doomed, ignore_errors=True)
 
     def read(self) -> JobRecord:
-        """``job.json``; ValueError for anything but a job's record."""
+        """Return the content of ``job.json``; raise ValueError for anything but a job's record."""
         return read_job(self.path / "job.json")
 
     def write(self, record: JobRecord) -> None:
-        """Write ``job.json``: from then on the job exists."""
+        """Write ``job.json``; from then on the job exists."""
         write_json(self.path / "job.json", {"format": FORMAT, **asdict(record)})
 
     def shot_file(self, first: int) -> Path:
-        """The record of the shot that begins with this frame."""
+        """Return the path of the record of the shot that begins with this frame."""
         return self.shots / f"{first:06d}.json"
 
     def shot_lock(self, first: int) -> FileLock:
-        """Held by the process that works the shot; the system lets go of it when that process ends, however it ends."""
+        """Return the lock of the process that colours the shot; the system releases it when that process ends."""
         return FileLock(self.shots / f"{first:06d}.lock")
 
     def join_lock(self) -> FileLock:
-        """Held by the process that writes the film."""
+        """Return the lock of the process that writes the film."""
         return FileLock(self.path / ".join.lock")
 
     def writing(self, output: Path) -> bool:
-        """Whether a run began to write this film, and may have ended right after it had its name."""
+        """Return True if a run started to write this film; it may have ended right after the final rename."""
         try:
             return json.loads(self.writing_file.read_bytes()) == {"path": str(output.absolute())}
         except (OSError, ValueError, RecursionError):
             return False
 
     def frame_file(self, number: int) -> Path:
-        """A finished frame."""
+        """Return the path of a finished frame."""
         return self.frames / f"{number:06d}.png"
 
     def keyframe_file(self, number: int) -> Path:
-        """A coloured keyframe, ours or a person's."""
+        """Return the path of a coloured keyframe, ours or a person's."""
         return self.keyframes / f"{number:06d}.png"
 
     def done(self) -> set[int]:
-        """Numbers of the finished frames."""
-        return set(numbered(self.frames))
+        """Return the numbers of the finished frames."""
+        return set(numbered_files(self.frames))
 
     def log(self, event: str, **facts) -> None:
-        """Add a line to ``log.jsonl``, in one write, so that several processes may."""
+        """Add a line to ``log.jsonl`` in a single write, which is safe with several processes."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
         line = json.dumps({"time": moment, "process": os.getpid(), "event": event, **facts}) + "\n"
         path = self.path / "log.jsonl"
@@ -168,16 +169,16 @@ class JobFolder:
             raise write_error(error, path) from None
 
     def read_shot(self, first: int) -> ShotRecord | None:
-        """A shot's record, None where there is none; a keyframe that a killed run left unnamed gets its name first."""
+        """Return a shot's record, None if there is none; first rename keyframes that a killed run left unnamed."""
         path = self.shot_file(first)
         if not path.exists():
             return None
         record = read_shot_record(path)
-        if any(_aside(self.keyframe_file(number)).exists() for number in record.keyframes):
-            with self.lock:  # unless it is just being given it
+        if any(_temporary(self.keyframe_file(number)).exists() for number in record.keyframes):
+            with self.lock:  # another process may be renaming it right now
                 record = read_shot_record(path)
                 for number, (digest, _) in record.keyframes.items():
-                    waiting = _aside(self.keyframe_file(number))
+                    waiting = _temporary(self.keyframe_file(number))
                     if waiting.exists() and file_sha256(waiting, progress=False) == digest:
                         os.replace(waiting, self.keyframe_file(number))
                     else:
@@ -185,26 +186,26 @@ class JobFolder:
         return record
 
     def commit(self, first: int, inputs: str, colored: dict[int, np.ndarray], painted: Iterable[int]) -> None:
-        """Keep a shot's new keyframes together: all of them count once the record is written, or none."""
+        """Save a shot's new keyframes together: once the record is written, all of them count; before, none."""
         with self.lock:
             known = self.read_shot(first)
             painted, digests = set(painted), dict(known.keyframes) if known else {}
             fresh = [number for number in colored if number not in painted]
             for number in fresh:
-                waiting = _aside(self.keyframe_file(number))
-                digests[number] = (_write(waiting, png(colored[number])), False)
+                waiting = _temporary(self.keyframe_file(number))
+                digests[number] = (_write(waiting, encode_png(colored[number])), False)
             for number in painted:
                 digests[number] = (file_sha256(self.keyframe_file(number), progress=False), True)
             write_json(self.shot_file(first), asdict(ShotRecord(inputs, dict(sorted(digests.items())))))
             for number in fresh:
-                os.replace(_aside(self.keyframe_file(number)), self.keyframe_file(number))
+                os.replace(_temporary(self.keyframe_file(number)), self.keyframe_file(number))
 
     def set_aside(self, first: int, last: int, record: ShotRecord | None) -> int:
-        """Move a shot's frames and our own keyframes to ``replaced/``; returns how many frames. Paintings stay."""
+        """Move a shot's frames and our own keyframes to ``replaced/``; return the number of frames. Paintings stay."""
         with self.lock:
             place = self.replaced / f"{first:06d}-{record.inputs[:12] if record else 'unknown'}"
             moved = 0
-            for number, path in numbered(self.frames).items():
+            for number, path in numbered_files(self.frames).items():
                 if first <= number <= last:
                     (place / "frames").mkdir(parents=True, exist_ok=True)
                     os.replace(path, place / "frames" / path.name)
@@ -219,7 +220,7 @@ class JobFolder:
 
 
 def identify(path: str | Path, known: Source | None = None) -> Source:
-    """What a film or folder of images is now; the digest is not worked out again while size and time are as known."""
+    """Return the present state of a film or folder of images; reuse the known digest if size and time are unchanged."""
     path = Path(path)
     files = [path]
     if path.is_dir():
@@ -237,25 +238,26 @@ def identify(path: str | Path, known: Source | None = None) -> Source:
 
 
 def read_job(path: Path) -> JobRecord:
-    """A job's record from a file; ValueError, in one sentence, for anything else."""
-    data = _read_json(path, "--restart to colour anew")
-    wrong = f"{path} is no job's record ({{}}): give --restart to colour anew."
+    """Read a job's record from a file; raise a one-sentence ValueError for anything else."""
+    data = _read_json(path, "--restart to start over")
+    wrong = f"{path} is not a job's record ({{}}): give --restart to start over."
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(wrong.format(f"its format is not {FORMAT}"))
     source, settings, versions = (data.get(name) for name in ("source", "settings", "versions"))
     kinds = {"path": str, "size": int, "changed": int, "digest": str}
-    if not isinstance(source, dict) or set(source) != set(kinds) or not all(_is(source[k], kinds[k]) for k in kinds):
+    complete = isinstance(source, dict) and set(source) == set(kinds)
+    if not complete or not all(_has_type(source[name], kind) for name, kind in kinds.items()):
         raise ValueError(wrong.format("source"))
     if not isinstance(settings, dict) or set(SETTINGS) != {"size", *settings}:
         raise ValueError(wrong.format("settings"))
-    settings.setdefault("size", "")  # jobs begun before there was a choice
+    settings.setdefault("size", "")  # older jobs have no such setting
     for name, (kind, _) in SETTINGS.items():
-        if not _is(settings[name], kind) and not (name == "guidance_scale" and settings[name] is None):
+        if not _has_type(settings[name], kind) and not (name == "guidance_scale" and settings[name] is None):
             raise ValueError(wrong.format(f"settings, {name}"))
-    if settings["size"] and size_of(settings["size"]) is None:
+    if settings["size"] and read_size(settings["size"]) is None:
         raise ValueError(wrong.format("settings, size"))
     for name, kind in (("profile", str), ("weights", str), ("num_frames", int)):
-        if not _is(data.get(name), kind):
+        if not _has_type(data.get(name), kind):
             raise ValueError(wrong.format(name))
     texts = isinstance(versions, dict) and all(isinstance(v, str) for v in versions.values())
     if not texts or data["num_frames"] < 1:
@@ -264,9 +266,9 @@ def read_job(path: Path) -> JobRecord:
 
 
 def read_shot_record(path: Path) -> ShotRecord:
-    """A shot's record from a file; ValueError, in one sentence, for anything else."""
-    data = _read_json(path, "delete it to colour the shot anew")
-    wrong = ValueError(f"{path} is no shot's record: delete it to colour the shot anew.")
+    """Read a shot's record from a file; raise a one-sentence ValueError for anything else."""
+    data = _read_json(path, "delete it to colour the shot again")
+    wrong = ValueError(f"{path} is not a shot's record: delete it to colour the shot again.")
     if not isinstance(data, dict) or set(data) != {"inputs", "keyframes"} or not isinstance(data["keyframes"], dict):
         raise wrong
     if not isinstance(data["inputs"], str) or not _DIGEST.fullmatch(data["inputs"]):
@@ -281,27 +283,27 @@ def read_shot_record(path: Path) -> ShotRecord:
     return ShotRecord(data["inputs"], keyframes)
 
 
-def numbered(folder: Path) -> dict[int, Path]:
-    """Files ``<number>.png`` of a folder by their numbers, in order."""
+def numbered_files(folder: Path) -> dict[int, Path]:
+    """Return the files ``<number>.png`` of a folder by their numbers, in order."""
     found = ((_NUMBER.fullmatch(entry.name), entry.path) for entry in os.scandir(folder)) if folder.is_dir() else ()
     return dict(sorted((int(match[1]), Path(path)) for match, path in found if match))
 
 
-def png(frame: np.ndarray) -> bytes:
-    """A frame ``(H, W, 3)`` uint8 RGB as a PNG file's bytes; quickly, as the files come and go."""
+def encode_png(frame: np.ndarray) -> bytes:
+    """Encode a frame ``(H, W, 3)`` uint8 RGB as PNG, fast rather than small: the files are temporary."""
     bgr = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR)
     return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
 def write_png(path: Path, frame: np.ndarray) -> None:
-    """Write a frame aside and give it its name once it is on the disk; OSError, one sentence, for a full disk."""
-    aside = _aside(path)
-    _write(aside, png(frame))
+    """Write a frame, and give it its name once it is on the disk; raise a one-sentence OSError for a full disk."""
+    aside = _temporary(path)
+    _write(aside, encode_png(frame))
     os.replace(aside, path)
 
 
 def write_json(path: Path, data: dict) -> None:
-    """Write a small record aside, bring it to the disk and rename it."""
+    """Write a small record under a temporary name, flush it to the disk and rename it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     _write(aside, (json.dumps(data, indent=1) + "\n").encode())
     os.replace(aside, path)
@@ -315,20 +317,20 @@ def _read_json(path: Path, advice: str):
         raise ValueError(f"{path} cannot be read ({reason}): {advice}.") from None
 
 
-def _is(value, kind: type) -> bool:
-    """Whether a value from a JSON file has a type, numbers being finite and whole ones never true or false."""
+def _has_type(value, kind: type) -> bool:
+    """Return True if a value from a JSON file has a type; numbers must be finite, and booleans are no numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
         return False
     return kind is str or (abs(value) < 2**63 and math.isfinite(value))
 
 
-def _aside(path: Path) -> Path:
-    """Where a PNG file is written before it has its name: one place, so that a killed run's rest is written over."""
+def _temporary(path: Path) -> Path:
+    """Return the temporary name of a PNG file; the next run overwrites that of a killed run."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def _write(path: Path, data: bytes) -> str:
-    """Write bytes through to the disk and return their SHA-256; what could not be written whole is removed."""
+    """Write bytes, flush them to the disk and return their SHA-256; remove a file that could not be completed."""
     try:
         with path.open("wb") as file:
             file.write(data)

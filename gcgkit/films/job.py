@@ -1,8 +1,8 @@
-"""A film coloured as a job: killed at any moment, the same command goes on where it was.
+"""Colour a film as a job: after a stop at any moment, the same command continues.
 
-``prepare.prepare`` makes or opens a ``Job``; ``Job.work`` colours the shots that nobody else is working on, and
-``Job.join`` writes the film once all are done. Any number of processes may do so at once, and between two runs a
-person may edit the list of shots and paint over keyframes: what is done stays, as far as it still holds.
+``prepare.prepare`` makes or opens a ``Job``. ``Job.work`` colours the shots that no other process is colouring, and
+``Job.join`` writes the film once all are done. Any number of processes may run at once. Between two runs a person may
+edit the list of shots and paint over keyframes; finished frames are kept as long as their inputs are unchanged.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from ..utils.commands import size_of
+from ..utils.commands import read_size
 from ..utils.files import file_sha256
 from ..video import film
 from ..video.codecs import read_image
-from .folder import JobFolder, JobRecord, ShotRecord, numbered, read_shot_record, write_json
+from .folder import JobFolder, JobRecord, ShotRecord, numbered_files, read_shot_record, write_json
 from .preview import write_sheets
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to do with a film; None leaves an option as the job has it, or at its default (``prepare``).
+    """Options for colouring a film; None keeps the job's value, or the default (``prepare``).
 
-    prompt .. chunk: as for ``settings.Settings`` and ``GCGPipeline.stream``; chunk is the length of a segment, each
-    with num_keyframes keyframes of its own. size: "WxH" that the model works at, "" for its own. dtype: of the weights.
+    prompt .. chunk: as for ``settings.Settings`` and ``GCGPipeline.stream``; chunk is the length of a segment, which
+    has num_keyframes keyframes of its own. size: the model's working size "WxH", "" for its own. dtype: of the weights.
     references: (frame number or None, picture file).
-    shots: a list of shots as CSV instead of the cuts found. profile: a bundled name, a folder, a hub id.
-    preview: colour so many keyframes a segment, and stop. only_shots: their numbers, from 1. job: the folder.
-    lossless: of the film written. force: write over a file that is there. restart: forget what the folder holds.
+    shots: a list of shots as CSV, instead of the cuts found. profile: a bundled name, a folder, a hub id.
+    preview: colour this many keyframes a segment, and stop. only_shots: numbers of shots, from 1. job: the folder.
+    lossless: write a lossless film. force: overwrite an existing file. restart: discard the content of the folder.
     clean: remove the folder once the film is written.
     """
 
@@ -66,7 +66,7 @@ class Options:
 
 @dataclass
 class Job:
-    """A film's job: what it is, and its shots as they are listed now; ``own`` are the ones that this run may work."""
+    """A film's job with its current list of shots; ``selected`` are the shots that this run may colour."""
 
     source: Path
     output: Path
@@ -77,22 +77,22 @@ class Job:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def own(self) -> list[int]:
-        """Indices of the shots that were asked for."""
+    def selected(self) -> list[int]:
+        """Indices of the shots that the options select."""
         only = self.options.only_shots
         return [i for i in range(len(self.shots)) if only is None or i + 1 in only]
 
     def finished(self) -> bool:
-        """Whether the film is written, from these very shots."""
+        """Return True if the film is written from the current shots."""
         written = read_written(self.folder)
         if written is None or not is_written(written, self.output):
             return False
         return written["lossless"] == self.options.lossless and written["inputs"] == self._inputs()
 
     def missing(self) -> int:
-        """How many frames of the shots asked for are not done, taking what lies there as it is."""
+        """Count the unfinished frames of the selected shots; existing files count as finished."""
         done = self.folder.done()
-        return sum(n not in done for i in self.own for n in range(self.shots[i].first, self.shots[i].last + 1))
+        return sum(n not in done for i in self.selected for n in range(self.shots[i].first, self.shots[i].last + 1))
 
     def work(
         self,
@@ -101,14 +101,15 @@ class Job:
         show: Callable[[str], None] | None = None,
         start: int = 0,
     ) -> Iterator[int]:
-        """Colour the shots that are neither done nor worked on elsewhere, and yield how many frames came, as they come.
+        """Colour the shots that are neither done nor locked by another process; yield the number of new frames.
 
-        ladder(profile, dtype) gives the ``MemoryLadder`` with the pipeline, and is called only if there is work.
-        With ``Options.preview`` only keyframes are coloured. start: the shot to begin with, for runs side by side.
+        ladder(profile, dtype) returns the ``MemoryLadder`` with the pipeline; it is called only if there is work.
+        With ``Options.preview`` only keyframes are coloured. start: the shot to begin with, for parallel runs.
         """
         from .shot import ShotRun
 
-        order = self.own[start % max(1, len(self.own)) :] + self.own[: start % max(1, len(self.own))]
+        start %= max(1, len(self.selected))
+        order = self.selected[start:] + self.selected[:start]
         for index in order:
             shot = self.shots[index]
             lock = self.folder.shot_lock(shot.first)
@@ -134,16 +135,16 @@ class Job:
                 lock.release()
 
     def preview(self) -> list[Path]:
-        """Contact sheets of all keyframes, one row a shot; their paths."""
+        """Write contact sheets of all keyframes, one row a shot; return their paths."""
         rows = []
-        for index in self.own:
+        for index in self.selected:
             shot = self.shots[index]
-            files = {n: p for n, p in numbered(self.folder.keyframes).items() if shot.first <= n <= shot.last}
+            files = {n: p for n, p in numbered_files(self.folder.keyframes).items() if shot.first <= n <= shot.last}
             rows.append((f"shot {index + 1}, frames {shot.first} to {shot.last}: {shot.prompt}", files))
         return write_sheets(rows, self.folder.path)
 
     def join(self) -> bool:
-        """Write the film if all its shots are done; False where some are not, or another process is writing it."""
+        """Write the film if all its shots are done; return False if some are not, or another process writes it."""
         lock = self.folder.join_lock()
         try:
             lock.acquire(timeout=0)
@@ -158,7 +159,7 @@ class Job:
             filled = self.output.is_dir() and any(self.output.iterdir())
             if filled and read_written(self.folder):
                 raise ValueError(f"{self.output} holds an earlier result: move it away, or name a new folder.")
-            # a folder of images has its name once it is whole: it only was not noted
+            # a folder of images with its final name is complete: the last run ended before recording it
             if not (filled and self.folder.writing(self.output)):
                 write_json(self.folder.writing_file, {"path": str(self.output.absolute())})
                 frames = (_finished_frame(self.folder.frame_file(n)) for n in range(self.record.num_frames))
@@ -174,12 +175,12 @@ class Job:
             lock.release()
 
     def _inputs(self) -> str:
-        """A digest of what all shots' colours come from."""
+        """Return a digest of the inputs of all shots."""
         pictures = Pictures(self.folder, self.shots)
         return _digest([self._plan(i, pictures).inputs for i in range(len(self.shots))])
 
     def _plan(self, index: int, pictures: Pictures):
-        """What a shot's colours come from, with the pictures as they lie there now."""
+        """Return the inputs of a shot's colours, with the present pictures."""
         from .shot import ShotPlan
 
         shot, settings = self.shots[index], self.record.settings
@@ -190,7 +191,7 @@ class Job:
             + [[digest for _, digest in outside]]
         )
         options = {name: settings[name] for name in ("num_keyframes", "num_inference_steps", "guidance_scale")}
-        options["working_size"] = size_of(settings["size"])
+        options["working_size"] = read_size(settings["size"])
         if shot.keyframes is not None:
             options["num_keyframes"] = shot.keyframes
         return ShotPlan(
@@ -206,7 +207,7 @@ class Job:
         )
 
     def _set_aside_if_changed(self, index: int, plan, say: Callable) -> None:
-        """Move away what a shot has from other inputs than it has now."""
+        """Move a shot's frames away if they were made from other inputs than the present ones."""
         record = self.folder.read_shot(plan.first)
         if record is None:
             stale = any(self.folder.frame_file(n).exists() for n in plan.frames)
@@ -215,8 +216,8 @@ class Job:
             stale = stale or not all(self.folder.keyframe_file(n).exists() for n in record.keyframes)
         if stale:
             moved = self.folder.set_aside(plan.first, plan.last, record)
-            kept = f"{moved} finished frame(s) of it go to {self.folder.replaced}" if moved else "nothing is lost"
-            say(f"Shot {index + 1} is coloured anew, as it has changed; {kept}.")
+            kept = f"its {moved} finished frame(s) are moved to {self.folder.replaced}" if moved else "nothing is lost"
+            say(f"Shot {index + 1} has changed and is coloured again; {kept}.")
             self.folder.log("set aside", shot=index + 1, frames=moved)
 
     def _is_done(self, plan) -> bool:
@@ -232,13 +233,13 @@ class Job:
 
 
 class Pictures:
-    """Exemplars and painted keyframes of all shots as they lie there now: by shot, ``{frame: (file, digest)}``."""
+    """The present exemplars and painted keyframes of all shots: by shot, ``{frame: (file, digest)}``."""
 
     def __init__(self, folder: JobFolder, listed: list):
         self.listed = listed
         with folder.lock:
-            files = numbered(folder.keyframes)
-            # ours are in some record, of a shot that may have had other borders; any other file is a person's
+            files = numbered_files(folder.keyframes)
+            # our keyframes are in a record, perhaps of a shot with other borders; any other file is a person's
             known = {n: set() for n in files}
             for path in folder.shots.glob("*.json"):
                 for number, (digest, by_hand) in _shot_record(path).keyframes.items():
@@ -259,7 +260,7 @@ class Pictures:
         self.outside = [(path, _sha256(path)) for path in shared]
 
     def of_scene(self, index: int) -> list[tuple[Path, str]]:
-        """Pictures that guide a shot from outside: the film's, and those of other shots of the same set."""
+        """Return the pictures that guide a shot from outside: the film's, and those of other shots of its scene."""
         scene, found = self.listed[index].scene, list(self.outside)
         for other, shot in enumerate(self.listed):
             if scene and shot.scene == scene and other != index:
@@ -271,11 +272,11 @@ def _finished_frame(path: Path):
     try:
         return read_image(path)
     except (ValueError, OSError):
-        raise ValueError(f"{path} is damaged: delete it and give the same command again.") from None
+        raise ValueError(f"{path} is damaged: delete it and run again.") from None
 
 
 def read_written(folder: JobFolder) -> dict | None:
-    """What the job wrote, if it did: path, size and time of the film, whether lossless, and digest of its inputs."""
+    """Return the record of the written film, or None: path, size, time, lossless, and digest of its inputs."""
     try:
         facts = json.loads(folder.written_file.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -292,7 +293,7 @@ def is_written(written: dict, output: Path) -> bool:
 
 
 def _sha256(path: Path) -> str:
-    """A file's digest, worked out again only when the file has changed."""
+    """Return a file's digest; compute it again only after the file has changed."""
     return _sha256_of(path, _state(path))
 
 

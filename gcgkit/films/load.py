@@ -1,4 +1,4 @@
-"""A profile's pipeline for the command line: loaded once, checked against its files, put where it fits."""
+"""Load a profile's pipeline for the command line: once, checked against its files, and on the device if it fits."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .memory_ladder import CARDS, MemoryLadder
 
 
 class Loader:
-    """``loader(profile, dtype)`` gives the pipeline's ``MemoryLadder``, loaded anew only for another profile or dtype.
+    """``loader(profile, dtype)`` returns the pipeline's ``MemoryLadder``; it loads again only for other arguments.
 
-    device: "cpu", "cuda" or "cuda:1". card: a name of ``memory_ladder.CARDS``. say: gets a sentence for each step that
-    scarce memory makes necessary. compiled: compile the networks, see ``compilation``.
+    device: "cpu", "cuda" or "cuda:1". card: a name in ``memory_ladder.CARDS``. say: gets a sentence for each step that
+    saves memory. compiled: compile the networks, see ``compilation``.
     """
 
     def __init__(
@@ -27,23 +27,23 @@ class Loader:
         compiled: bool = False,
     ):
         self.device, self.card, self.say, self.compiled = device, card, say, compiled
-        self._held: tuple[tuple[str, str], MemoryLadder] | None = None
+        self._loaded: tuple[tuple[str, str], MemoryLadder] | None = None
 
     def __call__(self, profile: str, dtype: str = "float32") -> MemoryLadder:
-        """Raises FileNotFoundError or ValueError, one sentence each, for weights that are missing or do not fit."""
-        if self._held is None or self._held[0] != (profile, dtype):
-            self._held = None  # two models at a time may be too much
+        """Return the ladder; raise a one-sentence FileNotFoundError or ValueError for missing or wrong weights."""
+        if self._loaded is None or self._loaded[0] != (profile, dtype):
+            self._loaded = None  # two models at once may not fit
             pipe = load(profile, dtype)
             pipe.set_progress_bar_config(disable=True)
             ladder = MemoryLadder(pipe, self.device, CARDS[self.card] if self.card else None, self.say)
             if self.compiled:
                 compilation.compile_networks(pipe)
-            self._held = (profile, dtype), ladder
-        return self._held[1]
+            self._loaded = (profile, dtype), ladder
+        return self._loaded[1]
 
 
 def load(profile: str, dtype: str = "float32") -> GCGPipeline:
-    """A pipeline from safetensors files alone, none of whose weights is missing; errors as ``Loader`` raises them."""
+    """Load a pipeline from safetensors files only and check that no weight is missing. Errors as ``Loader``."""
     try:
         pipe = GCGPipeline.from_pretrained(profile, dtype=getattr(torch, dtype), use_safetensors=True)
     except (FileNotFoundError, torch.OutOfMemoryError):
@@ -58,7 +58,7 @@ def load(profile: str, dtype: str = "float32") -> GCGPipeline:
 
 
 def _check_complete(part: torch.nn.Module, name: str, profile: str) -> None:
-    """ValueError where a network has more weights than its files: loading would have left the rest at random."""
+    """Raise ValueError if a network has more weights than its files: loading left the others random."""
     from safetensors import safe_open
 
     place = next((f / name for f in profiles.folders(profile) if (f / name).is_dir()), None)
@@ -74,5 +74,5 @@ def _check_complete(part: torch.nn.Module, name: str, profile: str) -> None:
     if found < wanted:
         raise ValueError(
             f"The files in {place} hold {found:,} weights of the {wanted:,} that its config.json asks for: they do not "
-            "belong together, or are cut off; get them again."
+            "belong together, or are cut off; fetch them again."
         )

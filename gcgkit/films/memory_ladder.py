@@ -1,6 +1,6 @@
-"""Cards of several sizes, and what to do when one has too little memory: a smaller batch, slices, then offload.
+"""Presets for graphics cards, and steps for too little memory: a smaller batch, attention slices, offloading.
 
-A model that does not fit is made to fit step by step, each step said aloud, and the work that failed is done again.
+When work runs out of memory, the next step is taken and reported, and the work is repeated.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from accelerate.hooks import ModelHook, add_hook_to_module, attach_align_device_
 
 @dataclass(frozen=True)
 class Card:
-    """How to start on a card: dtype of the weights, keyframes coloured jointly at most, attention in slices, offload.
+    """Starting point on a card: dtype of the weights, largest joint group of keyframes, attention slices, offloading.
 
-    offload: "none"; "encoders" keeps the text and image encoders in the computer's memory and brings each layer over
-    when it is used; "all" does so with every network.
+    offload: "none"; "encoders" keeps the text and image encoders in the computer's memory and moves each layer to the
+    card when it is used; "all" does so with every network.
     """
 
     dtype: str = "float32"
@@ -28,12 +28,12 @@ class Card:
 
 
 # For the paper profile: UNet 866 M parameters, its copy about 370 M, CLIP ViT-H 632 M, text encoder 340 M and
-# autoencoder 84 M make 2.3 G, that is 4.6 GB in float16 and 9.2 GB in float32. On top come the context of CUDA (0.5 GB)
-# and activations, at 448x256 mostly of the autoencoder's decoder (its 256 channels at full size: 0.06 GB a map in
-# float16, eight or so alive) and of m keyframes in two halves through the UNet (about 0.1 GB each), 1 to 2 GB for
-# m = 4 and twice that in float32. Where no fused attention kernel serves, joint attention also holds
-# (4 * 1792)^2 logits for 5 heads and 2 halves: 1 GB in float16, 2 GB in float32; slices help the frames between
-# keyframes alone. Each keyframe and each of 32 earlier frames holds keys and values of its image tokens, 6 MB.
+# autoencoder 84 M make 2.3 G: 4.6 GB in float16 and 9.2 GB in float32. CUDA's context adds 0.5 GB. Activations at
+# 448x256 add 1 to 2 GB for m = 4 keyframes, and twice that in float32: most come from the autoencoder's decoder (256
+# channels at full size, 0.06 GB a map in float16, about eight alive) and from m keyframes in two halves through the
+# UNet (about 0.1 GB each). Without a fused attention kernel, joint attention also stores (4 * 1792)^2 logits for 5
+# heads and 2 halves: 1 GB in float16, 2 GB in float32; slices help only the frames between keyframes. Each keyframe and
+# each of 32 earlier frames stores the keys and values of its image tokens, 6 MB.
 CARDS = {
     "8gb": Card("float16", group=2, slicing=True, offload="encoders"),  # 4.6 - 1.9 + 0.5 + 1 = 4.2 GB
     "12gb": Card("float16", group=4),  # 4.6 + 0.5 + 3 = 8.1 GB
@@ -48,9 +48,9 @@ NETWORKS = ("unet", "control", "vae")
 class MemoryLadder:
     """Runs work on a pipeline, and takes a step down whenever the device has too little memory for it.
 
-    ``say`` gets one sentence for each step. The steps: a first failure only frees what is held for reuse; then
-    fewer keyframes jointly (halved, for work that colours several), attention in slices, encoders in the computer's
-    memory, all networks there. They stay for the frames that follow: a film takes each step once.
+    ``say`` gets one sentence for each step. A first failure only frees cached memory. The steps after it are: half as
+    many keyframes at a time (for work that colours several), attention in slices, encoders in the computer's memory,
+    all networks there. Steps stay in force for later frames: a film takes each step once.
     """
 
     def __init__(self, pipe, device: torch.device | str = "cpu", card: Card | None = None, say: Callable = print):
@@ -61,28 +61,28 @@ class MemoryLadder:
         self._freed = False
         if card.offload != "none":
             self._move(card.offload)
-        self._place()
+        self._move_to_device()
         if card.slicing:
             self._slice()
 
     def run(self, work: Callable[[int | None], object], count: int = 1):
-        """``work(group)``, again after each step down; ``count`` frames at most are in its batch, ``group`` caps them.
+        """Return ``work(group)``, repeated after each step down; its batch has ``count`` frames, at most ``group``.
 
-        Raises ValueError where no step is left.
+        Raises ValueError when no step is left.
         """
         while True:
             try:
                 result = work(self.group)
             except torch.OutOfMemoryError:
-                pass  # only noted: the traceback would keep alive what has to go
+                pass  # leave the handler first: the traceback keeps the tensors alive
             else:
                 self._freed = False
                 return result
             self._free()
             self._step_down(count)
 
-    def _place(self) -> None:
-        """Bring what is not offloaded to the device; where that does not fit, offload more."""
+    def _move_to_device(self) -> None:
+        """Move the networks that are not offloaded to the device; offload more if they do not fit."""
         while True:
             kept = {"none": (*NETWORKS, *ENCODERS), "encoders": NETWORKS, "all": ()}[self.offload]
             try:
@@ -95,20 +95,20 @@ class MemoryLadder:
                 getattr(self.pipe, name).to("cpu")
             self._free()
             if not self._offload_more():
-                raise _too_little(self.device)
+                raise _memory_error(self.device)
 
     def _step_down(self, count: int) -> None:
         batch = min(count, self.group or count)
         if not self._freed:
-            self._freed = True  # other programs' memory may have come free, or ours from between the pieces
+            self._freed = True  # freed memory, ours or another program's, may be enough
         elif batch > 1:
             self.group = batch // 2
             self.say(f"Too little memory on {self.device}: keyframes are coloured {self.group} at a time.")
         elif not self.sliced:
             self._slice()
-            self.say(f"Too little memory on {self.device}: attention is worked out in slices, which is slower.")
+            self.say(f"Too little memory on {self.device}: attention is computed in slices, which is slower.")
         elif not self._offload_more():
-            raise _too_little(self.device)
+            raise _memory_error(self.device)
 
     def _slice(self) -> None:
         self.sliced = True
@@ -124,7 +124,7 @@ class MemoryLadder:
         return True
 
     def _move(self, offload: str) -> None:
-        """Put networks into the computer's memory; accelerate brings each layer's weights over when it is used."""
+        """Move networks to the computer's memory; accelerate moves each layer's weights back when it is used."""
         before, self.offload = self.offload, offload
         names = {"none": (), "encoders": ENCODERS, "all": (*ENCODERS, *NETWORKS)}
         for name in names[offload]:
@@ -137,8 +137,8 @@ class MemoryLadder:
             torch.cuda.empty_cache()
 
 
-class _Place(ModelHook):
-    """Tells diffusers where an offloaded network computes; accelerate's own hook here would take its output apart."""
+class _ComputeDevice(ModelHook):
+    """Tells diffusers the device of an offloaded network; accelerate's own hook would take its output apart."""
 
     def __init__(self, device: torch.device):
         self.execution_device = device
@@ -146,14 +146,14 @@ class _Place(ModelHook):
 
 def _keep_on_cpu(network: torch.nn.Module, device: torch.device) -> None:
     weights = {name: value.detach() for name, value in network.state_dict().items()}
-    add_hook_to_module(network, _Place(device), append=True)
+    add_hook_to_module(network, _ComputeDevice(device), append=True)
     attach_align_device_hook(
         network, execution_device=device, offload=True, offload_buffers=True, weights_map=weights
     )
 
 
-def _too_little(device: torch.device) -> ValueError:
+def _memory_error(device: torch.device) -> ValueError:
     return ValueError(
-        f"{device} has too little memory, with all weights in the computer's memory too: free some of it, or give "
-        "--device cpu; what is finished is kept."
+        f"{device} has too little memory even with all weights in the computer's memory: free some, or give "
+        "--device cpu; finished frames are kept."
     )

@@ -1,6 +1,6 @@
-"""What happens before a film is coloured: everything that can be refused is checked, then the job's folder is made.
+"""Prepare the colouring of a film: check everything that can be checked, then make the job's folder.
 
-A fault is one sentence, leaves what is there as it is, and nothing new behind.
+An error is one sentence. It leaves existing files unchanged and no new ones behind.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from .. import __version__, profiles
-from ..utils.files import file_sha256, free_space, human, write_error, write_text
+from ..utils.files import file_sha256, free_space, size_text, write_error, write_text
 from ..video import film
 from ..video.codecs import IMAGE_SUFFIXES, read_image
 from . import shots
@@ -31,22 +31,22 @@ DEFAULTS = {
     "chunk": 64,
     "dtype": "float32",
 }
-ANEW = "--restart to colour anew"
-_PNG_SHARE = 0.5  # of a frame's bytes, what its PNG takes, about
+RESTART = "--restart to start over"
+_PNG_SHARE = 0.5  # size of a PNG over that of its frame's bytes, roughly
 
 
 def prepare(source, output, options: Options) -> Job:
     """Check film, places, pictures, prompts and weights, then make the job's folder or open it.
 
-    A job that was begun with other settings, other weights or another film is refused, ``Options.restart`` forgets it.
-    Raises ValueError, FileNotFoundError and OSError, one sentence each; what is there stays, and nothing new is left.
+    A job that was started with other settings, other weights or another film raises ValueError, unless
+    ``Options.restart`` discards it. Also raises FileNotFoundError and OSError, each in one sentence. After an error,
+    existing files are unchanged and no new ones are left.
     """
     source, output = Path(source), Path(output)
     info = film.probe(source)
     folder = JobFolder(options.job or output.with_name(output.name + ".job"))
     _check_place(source, output, folder, options)
-    begun = folder.exists() and not options.restart
-    record = folder.read() if begun else None
+    record = folder.read() if folder.exists() and not options.restart else None
     _check_written(output, folder, options)
     profile = options.profile or (record.profile if record else "mini")
     if profile not in profiles.BUNDLED and Path(profile).is_dir():
@@ -66,17 +66,17 @@ def prepare(source, output, options: Options) -> Job:
     if record is None:
         listed = _given_shots(options, count)
         _check_sizes(_exemplars(listed or [], options.shots), size)
-        check_prompts(profile, [options.prompt, options.negative_prompt, *_texts(listed or [])])
-        record = _begin(source, folder, options, profile, weights, references, listed, count)
+        check_prompts(profile, [options.prompt, options.negative_prompt, *_prompts(listed or [])])
+        record = _make_job(source, folder, options, profile, weights, references, listed, count)
     elif options.shots is not None and not _given_before(options, folder):
         listed = _given_shots(options, count)
         _check_sizes(_exemplars(listed, options.shots), size)
-        check_prompts(profile, _texts(listed))
+        check_prompts(profile, _prompts(listed))
         with folder.lock:
-            _list_shots(_filled(listed, record.settings), options, folder)
+            _list_shots(_with_defaults(listed, record.settings), options, folder)
     listed = shots.read_csv(folder.shots_file)
     shots.check(listed, count, folder.path)
-    check_prompts(profile, _texts(listed))
+    check_prompts(profile, _prompts(listed))
     _check_only(options, listed)
     pictures = Pictures(folder, listed)
     parts = (*pictures.exemplars, *pictures.painted)
@@ -87,12 +87,12 @@ def prepare(source, output, options: Options) -> Job:
 
 
 def weights_of(profile: str) -> str:
-    """Digest of a profile's weights; raises as ``profiles.resolve`` does."""
+    """Return the digest of a profile's weights. Errors as ``profiles.resolve``."""
     return profiles.weights_digest(profile)
 
 
 def check_prompts(profile: str, prompts: Iterable[str | None]) -> None:
-    """ValueError for a prompt that the profile's text encoder would cut: words that change nothing mislead."""
+    """Raise ValueError for a prompt that the profile's text encoder would cut: cut words have no effect."""
     prompts = {prompt for prompt in prompts if prompt}
     if not prompts:
         return
@@ -111,16 +111,16 @@ def check_prompts(profile: str, prompts: Iterable[str | None]) -> None:
         count, most = len(tokenizer(prompt, verbose=False).input_ids), tokenizer.model_max_length
         if count > most:
             start = prompt if len(prompt) <= 40 else f"{prompt[:40]}..."
-            raise ValueError(f"The prompt '{start}' has {count} tokens, of which {most} would be read: shorten it.")
+            raise ValueError(f"The prompt '{start}' has {count} tokens, but only {most} are read: shorten it.")
 
 
 def _check_place(source: Path, output: Path, folder: JobFolder, options: Options) -> None:
-    """Refuse places that cannot take the film or the job."""
+    """Raise ValueError for places that cannot hold the film or the job."""
     parent = next(p for p in output.absolute().parents if p.exists())  # missing folders are made
     for wrong, reason in (
         (output.is_dir() and output.suffix.lower() in film.FILM_SUFFIXES, "is a folder; give the name of a film"),
         (output.exists() and output.samefile(source), "is the input itself; give another name"),
-        (not (parent.is_dir() and os.access(parent, os.W_OK)), f"cannot be written: {parent} is no place to write to"),
+        (not (parent.is_dir() and os.access(parent, os.W_OK)), f"cannot be written: {parent} is not writable"),
     ):
         if wrong:
             raise ValueError(f"{output} {reason}.")
@@ -128,7 +128,7 @@ def _check_place(source: Path, output: Path, folder: JobFolder, options: Options
 
 
 def _check_written(output: Path, folder: JobFolder, options: Options) -> None:
-    """Refuse to write over what is not this job's own result."""
+    """Raise ValueError if the output exists and is not this job's own result."""
     if not output.exists() or options.force or (output.is_dir() and not any(output.iterdir())):
         return
     if folder.writing(output) and not options.restart:
@@ -139,25 +139,25 @@ def _check_written(output: Path, folder: JobFolder, options: Options) -> None:
 
 
 def _check_same(record, source: Path, profile: str, weights: str, options: Options, references: str, folder) -> None:
-    """Refuse to go on with another film, other weights or other settings."""
+    """Raise ValueError for another film, other weights or other settings than the job's."""
     begun = f"{folder.path} was begun with"
     if identify(source, record.source).digest != record.source.digest:
         other = f"another film than {source}, or it has changed since"
-        raise ValueError(f"{begun} {other}: give {ANEW}, or another --job folder.")
+        raise ValueError(f"{begun} {other}: give {RESTART}, or another --job folder.")
     if weights != record.weights:
-        raise ValueError(f"{begun} other weights than '{profile}' has now: give {ANEW}, or another --job folder.")
+        raise ValueError(f"{begun} other weights than '{profile}' has now: give {RESTART}, or another --job folder.")
     for name, (_, flag) in SETTINGS.items():
         given, before = references or None if name == "references" else getattr(options, name), record.settings[name]
         if given is None or given == before:
             continue
         if name == "references":
-            raise ValueError(f"{begun} other {flag} pictures: edit {folder.shots_file}, or give {ANEW}.")
+            raise ValueError(f"{begun} other {flag} pictures: edit {folder.shots_file}, or give {RESTART}.")
         if name in ("prompt", "negative_prompt"):
-            raise ValueError(f"{begun} {flag} {before!r}, not {given!r}: edit {folder.shots_file}, or give {ANEW}.")
+            raise ValueError(f"{begun} {flag} {before!r}, not {given!r}: edit {folder.shots_file}, or give {RESTART}.")
         if name == "num_keyframes" and options.preview is not None:
-            raise ValueError(f"{begun} {before} keyframes a shot, not {given}: give --preview {before}, or {ANEW}.")
+            raise ValueError(f"{begun} {before} keyframes a shot, not {given}: give --preview {before}, or {RESTART}.")
         had = f"{flag} {before}" if before != "" else f"no {flag}"
-        raise ValueError(f"{begun} {had}, not {given}: leave {flag} out, or give {ANEW}.")
+        raise ValueError(f"{begun} {had}, not {given}: leave {flag} out, or give {RESTART}.")
 
 
 def _check_only(options: Options, listed: list) -> None:
@@ -167,7 +167,7 @@ def _check_only(options: Options, listed: list) -> None:
 
 
 def _check_sizes(pictures: Iterable[tuple[int | None, Path]], size: tuple[int, int]) -> list[str]:
-    """Notes on pictures of another size; ValueError for a frame's picture (with a number) of another aspect."""
+    """Return notes on pictures of another size; raise ValueError if a frame's picture has another aspect ratio."""
     from ..references import fit_exemplar
 
     notes = []
@@ -182,16 +182,16 @@ def _check_sizes(pictures: Iterable[tuple[int | None, Path]], size: tuple[int, i
 
 
 def _check_room(folder: JobFolder, info, record: JobRecord) -> list[str]:
-    """A note where the frames to come will hardly fit on the disk."""
+    """Return a note if the missing frames may not fit on the disk."""
     missing = record.num_frames - len(folder.done())
     wanted, free = missing * info.width * info.height * 3 * _PNG_SHARE, free_space(folder.path)
     if wanted <= free:
         return []
-    return [f"{folder.path} may need {human(wanted)} and its disk has {human(free)}: --job names another place."]
+    return [f"{folder.path} may need {size_text(wanted)} and its disk has {size_text(free)}: choose another --job."]
 
 
 def _read_references(references) -> str:
-    """The pictures' digests as one text, to tell them from others; errors for what is no picture, or given twice."""
+    """Return the pictures' digests as one text that identifies them; raise for wrong files and repeated frames."""
     found: dict[int | None, str] = {}
     for number, path in references:
         if found and (None in (number, *found) or number in found):
@@ -205,7 +205,7 @@ def _read_references(references) -> str:
 
 
 def _given_shots(options: Options, count: int) -> list | None:
-    """The list of shots that was given, checked with its pictures."""
+    """Return the list of shots given in the options, checked with its pictures; None without one."""
     if options.shots is None:
         return None
     listed = shots.read_csv(options.shots)
@@ -214,34 +214,34 @@ def _given_shots(options: Options, count: int) -> list | None:
 
 
 def _given_before(options: Options, folder: JobFolder) -> bool:
-    """Whether the list given is the one that the job was begun with, whose copy in the folder may have been edited."""
+    """Return True if the job was started with this list; its copy in the folder may have been edited since."""
     if not (folder.given_file.exists() and options.shots.is_file()):
         return False
     return folder.given_file.read_text(encoding="utf-8") == _text(options.shots)
 
 
 def _list_shots(listed: list, options: Options, folder: JobFolder) -> None:
-    """Write the job's list of shots, with all pictures it names in the folder."""
+    """Write the job's list of shots, and copy all its pictures into the folder."""
     if options.shots is not None:
-        listed = _adopt(listed, options.shots.absolute().parent, folder)
+        listed = _copy_exemplars(listed, options.shots.absolute().parent, folder)
     shots.write_csv(folder.shots_file, _with_references(listed, options.references, folder))
     if options.shots is not None:
         write_text(folder.given_file, _text(options.shots))
 
 
-def _adopt(listed: list, place: Path, folder: JobFolder) -> list:
-    """Copy the pictures of a list of shots that lies elsewhere into the job's folder, and call them by their copies."""
+def _copy_exemplars(listed: list, place: Path, folder: JobFolder) -> list:
+    """Copy the pictures of a list of shots from ``place`` into the job's folder; return the list with the copies."""
     if place.resolve() == folder.path.resolve():
         return listed
-    adopted = []
+    copied = []
     for shot in listed:
-        pictures = {n: _copied(place / name, f"{n:06d}", folder) for n, name in shot.exemplars.items()}
-        adopted.append(replace(shot, exemplars=pictures))
-    return adopted
+        pictures = {n: _copy_exemplar(place / name, f"{n:06d}", folder) for n, name in shot.exemplars.items()}
+        copied.append(replace(shot, exemplars=pictures))
+    return copied
 
 
-def _copied(path: Path, name: str, folder: JobFolder) -> str:
-    """Keep a copy of a picture among the job's exemplars; its path from the folder."""
+def _copy_exemplar(path: Path, name: str, folder: JobFolder) -> str:
+    """Copy a picture to the job's exemplars; return the copy's path relative to the folder."""
     folder.exemplars.mkdir(exist_ok=True)
     for old in folder.exemplars.glob(f"{name}.*"):
         old.unlink()
@@ -253,10 +253,11 @@ def _copied(path: Path, name: str, folder: JobFolder) -> str:
     return copy.relative_to(folder.path).as_posix()
 
 
-def _begin(source, folder: JobFolder, options: Options, profile, weights, references, listed, count) -> JobRecord:
-    """Make the folder; a process that finds it made by another takes that one's."""
+def _make_job(source, folder: JobFolder, options: Options, profile, weights, references, listed, count) -> JobRecord:
+    """Make the folder and its record; if another process has made them, check and return that record."""
     if options.restart:
-        listed = shots.find(source) if listed is None else listed  # whatever may fail comes before what is lost
+        # Finding shots may fail, so it comes before the folder is removed.
+        listed = shots.find(source) if listed is None else listed
         folder.remove()
     new = not folder.path.exists()
     made = [p for p in (folder.path, *folder.path.absolute().parents) if not p.exists()]
@@ -270,7 +271,7 @@ def _begin(source, folder: JobFolder, options: Options, profile, weights, refere
                 return record
             settings = {n: DEFAULTS[n] if getattr(options, n) is None else getattr(options, n) for n in DEFAULTS}
             settings["references"] = references
-            listed = _filled(listed if listed is not None else shots.find(source), settings)
+            listed = _with_defaults(listed if listed is not None else shots.find(source), settings)
             shots.check(listed, count)
             folder.make()
             _list_shots(listed, options, folder)
@@ -291,8 +292,8 @@ def _begin(source, folder: JobFolder, options: Options, profile, weights, refere
         raise
 
 
-def _filled(listed: list, settings: dict) -> list:
-    """Shots without words of their own have the job's."""
+def _with_defaults(listed: list, settings: dict) -> list:
+    """Give the job's prompts to shots without their own."""
     return [
         replace(
             shot,
@@ -304,10 +305,10 @@ def _filled(listed: list, settings: dict) -> list:
 
 
 def _with_references(listed: list, references, folder: JobFolder) -> list:
-    """Keep copies of the pictures given with --reference; those of frames enter the list."""
+    """Copy the pictures given with --reference; return the list with those of frames as exemplars."""
     listed = list(listed)
     for number, path in references:
-        name = _copied(path, "outside" if number is None else f"{number:06d}", folder)
+        name = _copy_exemplar(path, "outside" if number is None else f"{number:06d}", folder)
         for i, shot in enumerate(listed):
             if number is not None and shot.first <= number <= shot.last:
                 listed[i] = replace(shot, exemplars={**shot.exemplars, number: name})
@@ -319,9 +320,9 @@ def _text(path: Path) -> str:
 
 
 def _exemplars(listed: list, place: Path | None) -> list[tuple[int, Path]]:
-    """Numbers and files of all exemplars of a list that lies at a place."""
+    """Return the frame numbers and files of all exemplars of the list in the file ``place``."""
     return [(n, place.absolute().parent / name) for shot in listed for n, name in shot.exemplars.items()]
 
 
-def _texts(listed: list) -> list[str]:
+def _prompts(listed: list) -> list[str]:
     return [text for shot in listed for text in (shot.prompt, shot.negative_prompt)]

@@ -1,4 +1,4 @@
-"""Contact sheets: many pictures small, in rows with a line of text, to be looked over at once."""
+"""Contact sheets: many small pictures in rows with a line of text, to see them all at once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..utils.files import write_error
 from ..video.codecs import read_image
 
 WIDTH, COLUMNS, MARGIN = 200, 6, 8  # a picture's pixels, pictures in a row, pixels between them
-_LINE, _LONGEST = 22, 4000  # height of a line of text; of a sheet
+_LINE, _LONGEST = 22, 4000  # height of a line of text, and largest height of a sheet
 _INK, _PAPER = (30, 30, 30), 245
 
 
 def write_sheets(rows: Iterable[tuple[str, dict[int, Path]]], folder: Path, name: str = "preview") -> list[Path]:
     """Write ``<name>-01.jpg ...`` of (text, {number: picture file}) into a folder, and return their paths.
 
-    Sheets of that name that were there before are replaced. Raises ValueError for a file that is no picture.
+    Older sheets of that name are removed. Raises ValueError for a file that is no picture.
     """
     pages: list[list[np.ndarray]] = [[]]
     for text, files in rows:
@@ -41,7 +41,7 @@ def write_sheets(rows: Iterable[tuple[str, dict[int, Path]]], folder: Path, name
 
 
 def _strips(text: str, files: dict[int, Path]) -> list[np.ndarray]:
-    """One shot as strips ``(h, w, 3)``: its text, then rows of numbered pictures."""
+    """Draw one shot as strips ``(h, w, 3)``: its text, then rows of numbered pictures."""
     strips, items = [_text_line(text)], list(files.items())
     for start in range(0, len(items), COLUMNS):
         part = [(number, _small(read_image(path))) for number, path in items[start : start + COLUMNS]]
@@ -63,7 +63,7 @@ def _small(picture: np.ndarray) -> np.ndarray:
 
 def _text_line(text: str) -> np.ndarray:
     line = np.full((_LINE + MARGIN, _sheet_width(), 3), _PAPER, np.uint8)
-    _write(line, text.encode("ascii", "replace").decode(), MARGIN, _LINE)  # OpenCV's letters are plain ones
+    _write(line, text.encode("ascii", "replace").decode(), MARGIN, _LINE)  # OpenCV draws only ASCII letters
     return line
 
 

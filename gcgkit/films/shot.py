@@ -1,8 +1,9 @@
-"""Colours a shot of a film into its job's folder, frame by frame, and goes on where an earlier run ended (§3.3, §3.4).
+"""Colour a shot of a film into its job's folder, frame by frame, from where an earlier run ended (§3.3, §3.4).
 
-A shot is coloured as ``GCGPipeline.stream`` colours a film of its own: in segments, each with keyframes that have those
-of the segment before as references, and then frame after frame. Every frame follows from the seed, its number, the
-keyframes and the finished frames before it, and all of these are in the folder: after a kill the same frames come out.
+A shot is coloured as ``GCGPipeline.stream`` colours a whole film, in segments. A segment's keyframes come first, with
+the previous segment's keyframes as references; then its frames follow one by one. Every frame depends only on the seed,
+its number, the keyframes and the finished frames before it. All of these are in the folder, so a run after a kill makes
+the same frames.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from .memory_ladder import MemoryLadder
 
 @dataclass(frozen=True)
 class ShotPlan:
-    """What a shot's colours come from.
+    """All inputs of a shot's colours.
 
-    first, last: its frame numbers, both included. inputs: a digest of all that is here. settings: options of
-    ``settings.Settings``. exemplars: picture files of coloured frames of the shot. outside: those of pictures that are
-    no frames of it. painted: numbers of keyframe files that a person made.
+    first, last: its frame numbers, both included. inputs: a digest of the plan. settings: options of
+    ``settings.Settings``. exemplars: picture files of coloured frames of the shot. outside: files of other pictures.
+    painted: numbers of keyframes painted by a person.
     """
 
     first: int
@@ -59,19 +60,19 @@ class ShotPlan:
 
     @property
     def segments(self) -> list[range]:
-        """Frame numbers of each segment, ``chunk`` of them at most."""
+        """Frame numbers of each segment, at most ``chunk``."""
         return [range(i, min(i + self.chunk, self.last + 1)) for i in range(self.first, self.last + 1, self.chunk)]
 
 
 class ShotRun:
-    """One shot being coloured; ``show(text)`` hears of each denoising step."""
+    """Colours one shot; ``show(text)`` is called at each denoising step."""
 
     def __init__(
         self, ladder: MemoryLadder, source, plan: ShotPlan, folder: JobFolder, show: Callable[[str], None] | None = None
     ):
         self.ladder, self.source, self.plan, self.folder = ladder, source, plan, folder
-        self.settings = Settings(**plan.settings, callback_on_step_end=None if show is None else _steps_to(show))
-        self.run: Run | None = None  # its canvas wants the size of a frame
+        self.settings = Settings(**plan.settings, callback_on_step_end=show and _step_reporter(show))
+        self.run: Run | None = None  # made when the frame size is known
         self.pool = ReferencePool(self.settings.dissimilarity, self.settings.past_window, self.settings.network)
         self.outside: list[Reference] = []
         self._reader, self._position = iter(()), -1
@@ -79,13 +80,13 @@ class ShotRun:
         self._references: dict[int, list[Reference]] = {}  # by segment, of the last two
 
     def color_keyframes(self) -> Iterator[list[int]]:
-        """Colour the keyframes that are not there yet, and yield each segment's numbers."""
+        """Colour the missing keyframes, and yield each segment's numbers."""
         for index, numbers in enumerate(self.plan.segments):
             if not self._recorded(index):
                 yield self._stage_one(index, self._read(numbers))
 
     def color_frames(self) -> Iterator[int]:
-        """Colour all frames that are not there yet, keyframes first in each segment; yield each frame's number."""
+        """Colour all missing frames, keyframes first in each segment; yield each frame's number."""
         for index, numbers in enumerate(self.plan.segments):
             todo = [number for number in numbers if not self.folder.frame_file(number).exists()]
             if not todo:
@@ -97,11 +98,11 @@ class ShotRun:
 
     @torch.no_grad()
     def _stage_one(self, index: int, gray: dict[int, np.ndarray]) -> list[int]:
-        """Keyframes of a segment, jointly (§3.3), kept together; returns their numbers."""
+        """Colour the keyframes of a segment jointly (§3.3), save them together, and return their numbers."""
         plan, run = self.plan, self._run(gray)
         numbers = plan.segments[index]
         given = self._given(gray)
-        others = [*self._carried(index), *self.outside]
+        others = [*self._previous_keyframes(index), *self.outside]
         clip, local = np.stack(list(gray.values())), {n - numbers[0]: frame for n, frame in given.items()}
         chosen = self.ladder.run(lambda _: choose_keyframes(local, clip, run.settings, run.encode, run.seed))
         todo = [n + numbers[0] for n in chosen if n not in local]
@@ -125,9 +126,9 @@ class ShotRun:
 
     @torch.no_grad()
     def _stage_two(self, index: int, gray: dict[int, np.ndarray], todo: set[int]) -> Iterator[int]:
-        """A segment's frames in order (§3.4), each written as soon as it is done."""
+        """Colour a segment's frames in order (§3.4), and write each as soon as it is done."""
         run, keys = self._run(gray), self._keyframes(index, gray)
-        self.pool.keys = [*self._carried(index), *self._segment_references(index, gray), *self.outside]
+        self.pool.keys = [*self._previous_keyframes(index), *self._segment_references(index, gray), *self.outside]
         for number, image in gray.items():
             if number not in todo:
                 continue
@@ -158,7 +159,7 @@ class ShotRun:
         return self.run
 
     def _read(self, numbers: range) -> dict[int, np.ndarray]:
-        """Gray frames ``(H, W)`` by number; segment after segment is read in one go through the film."""
+        """Return gray frames ``(H, W)`` by number; consecutive segments are read in one pass over the film."""
         if self._position != numbers[0]:
             self._reader = film.frames(self.source, numbers[0], self.plan.last + 1)
         gray = {}
@@ -170,10 +171,10 @@ class ShotRun:
         self._position = numbers[-1] + 1
         return gray
 
-    def _read_some(self, numbers: list[int], at_hand: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """Gray frames by number, from those at hand or the film."""
-        missing = {n for n in numbers if n not in at_hand}
-        found = {n: at_hand[n] for n in numbers if n not in missing}
+    def _read_some(self, numbers: list[int], known: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Return gray frames by number, from ``known`` ones or from the film."""
+        missing = {n for n in numbers if n not in known}
+        found = {n: known[n] for n in numbers if n not in missing}
         if missing:
             first = min(missing)
             for number, frame in enumerate(film.frames(self.source, first, max(missing) + 1), first):
@@ -182,7 +183,7 @@ class ShotRun:
         return {n: found[n] for n in numbers}
 
     def _given(self, gray: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """Exemplars and painted keyframes of a segment on the film's own L*."""
+        """Return the exemplars and painted keyframes of a segment, with the film's own L*."""
         files = {n: path for n, path in self.plan.exemplars.items() if n in gray}
         files |= {n: self.folder.keyframe_file(n) for n in self.plan.painted & set(gray)}
         return {n: self._fitted(n, gray[n], read_image(path)) for n, path in sorted(files.items())}
@@ -194,20 +195,20 @@ class ShotRun:
         return self.ladder.run(lambda _: self.run.reference(number, gray, colored))
 
     def _recorded(self, index: int) -> list[int]:
-        if self._keys is None:  # nobody else writes it while this shot is locked
+        if self._keys is None:  # no other process writes the record while this shot is locked
             record = self.folder.read_shot(self.plan.first)
             self._keys = set(record.keyframes if record else ())
         return [n for n in self.plan.segments[index] if n in self._keys]
 
     def _keyframes(self, index: int, gray: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """A segment's coloured keyframes ``(H, W, 3)``, as they lie in the folder."""
+        """Read a segment's coloured keyframes ``(H, W, 3)`` from the folder."""
         frames = {n: read_image(self.folder.keyframe_file(n)) for n in self._recorded(index)}
         return {n: self._fitted(n, gray[n], f) if n in self.plan.painted else f for n, f in frames.items()}
 
-    def _segment_references(self, index: int, at_hand: dict[int, np.ndarray]) -> list[Reference]:
-        """A segment's keyframes as references."""
+    def _segment_references(self, index: int, known: dict[int, np.ndarray]) -> list[Reference]:
+        """Return a segment's keyframes as references; ``known`` are gray frames that need not be read."""
         if index not in self._references:
-            gray = self._read_some(self._recorded(index), at_hand)
+            gray = self._read_some(self._recorded(index), known)
             self._run(gray)
             colored = self._keyframes(index, gray)
             self._references[index] = [self._encode(n, gray[n], frame) for n, frame in colored.items()]
@@ -215,11 +216,11 @@ class ShotRun:
                 del self._references[old]
         return self._references[index]
 
-    def _carried(self, index: int) -> list[Reference]:
+    def _previous_keyframes(self, index: int) -> list[Reference]:
         return self._segment_references(index - 1, {}) if index else []
 
-    def _fill_pool(self, number: int, at_hand: dict[int, np.ndarray]) -> None:
-        """See that the pool holds the latest finished frames before a number, also after a gap or a restart."""
+    def _fill_pool(self, number: int, known: dict[int, np.ndarray]) -> None:
+        """Fill the pool with the latest finished frames before a number, also after a gap or a restart."""
         window, wanted = self.pool.past.maxlen, []
         for before in range(number - 1, self.plan.first - 1, -1):
             if len(wanted) == window:
@@ -228,19 +229,19 @@ class ShotRun:
                 wanted.insert(0, before)
         if [reference.frame for reference in self.pool.past] == wanted:
             return
-        held = {reference.frame: reference for reference in self.pool.past}
-        gray = self._read_some([n for n in wanted if n not in held], at_hand)
+        references = {reference.frame: reference for reference in self.pool.past}
+        gray = self._read_some([n for n in wanted if n not in references], known)
         for n, image in gray.items():
-            held[n] = self._encode(n, image, read_image(self.folder.frame_file(n)))
+            references[n] = self._encode(n, image, read_image(self.folder.frame_file(n)))
         self.pool.past.clear()
-        self.pool.past.extend(held[n] for n in wanted)
+        self.pool.past.extend(references[n] for n in wanted)
 
 
-def _steps_to(show: Callable[[str], None]) -> Callable:
-    """The pipeline's callback that tells each step."""
+def _step_reporter(show: Callable[[str], None]) -> Callable:
+    """Return a callback for the pipeline that shows each step."""
 
-    def tell(pipe, step: int, timestep, state: dict) -> dict:
+    def report(pipe, step: int, timestep, state: dict) -> dict:
         show(f"{'keyframes, ' * (state['stage'] == 'keyframes')}step {step + 1}")
         return {}
 
-    return tell
+    return report

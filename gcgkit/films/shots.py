@@ -1,7 +1,7 @@
-"""Shots of a film: cuts found with PySceneDetect, and the shot list, a CSV file that a person may edit.
+"""Shots of a film: find cuts with PySceneDetect, and read and write the shot list, a CSV file that a person may edit.
 
-Frames count from 0 and `last` is inclusive. Shots that show the same scene may be given the same name in `scene`: they
-share their exemplars, so the set is coloured alike each time it is seen.
+Frames count from 0 and `last` is inclusive. Give shots of the same scene the same name in `scene`: they share their
+exemplars, so the scene gets the same colours each time.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from ..video import film
 
 COLUMNS = ("first", "last", "prompt", "negative_prompt", "keyframes", "exemplars", "scene")
 DETECTORS = {"content": 27.0, "adaptive": 3.0}  # and their thresholds
-LONGEST_TEXT = 2000  # characters of a prompt, scene or path; the text encoder reads some 77 tokens
+LONGEST_TEXT = 2000  # characters of a prompt, scene or path; the text encoder reads at most 77 tokens
 MOST_SHOTS = 100_000
 MOST_KEYFRAMES = 1000
 _LARGEST_FILE = 64 << 20  # bytes
 _NUMBER = re.compile(r"[0-9]{1,9}")
-_UNWRITABLE = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of pairs, separators of lines
-_DETECTION_WIDTH = 256  # pixels: cuts show as well in small frames
+_UNWRITABLE = {"Cc", "Cs", "Zl", "Zp"}  # control characters, surrogates, line and paragraph separators
+_DETECTION_WIDTH = 256  # pixels; small frames show cuts as well as large ones
 
 
 @dataclass
 class Shot:
-    """Frames first..last of a film that belong together, and how they are to be coloured.
+    """Frames first..last of a film that belong together, and the options for colouring them.
 
-    keyframes: how many (None: the pipeline's own number). exemplars: frame number to a picture's path, relative to the
-    shot list's folder. scene: shots of one name share their exemplars.
+    keyframes: their number (None: the pipeline's own). exemplars: the path of a picture for a frame number, relative to
+    the shot list's folder. scene: shots with the same name share their exemplars.
     """
 
     first: int
@@ -54,11 +54,11 @@ class Shot:
 
 
 def find(path, threshold: float | None = None, *, detector: str = "content", min_length: int = 1) -> list[Shot]:
-    """Find the shots of a film or image folder by its hard cuts, over brightness alone, since colour is to be ignored.
+    """Find the shots of a film or image folder by its hard cuts, from brightness only, as colour must not matter.
 
-    detector: "content" (mean change of brightness, 0..255, above `threshold`, 27) or "adaptive" (change `threshold`, 3,
-    times that of the frames around; for restless cameras). min_length: shots shorter than this many frames stay with
-    the one before; 1 keeps every cut, so that no colour can leak over one. The shots cover the film without gaps.
+    detector: "content" (mean change of brightness, 0..255, above `threshold`, 27) or "adaptive" (a change `threshold`,
+    3, times that of the frames around; for moving cameras). min_length: shorter shots, in frames, join the shot before;
+    1 keeps every cut, so that no colour leaks across one. The shots cover the film without gaps.
     Raises ValueError for a bad detector, threshold or length, ImportError without PySceneDetect, else as `film.frames`.
     """
     if detector not in DETECTORS:
@@ -76,19 +76,19 @@ def find(path, threshold: float | None = None, *, detector: str = "content", min
 
 
 def read_csv(path) -> list[Shot]:
-    """Read a shot list; a column may be missing but for first and last, an empty field is its default.
+    """Read a shot list. Only the columns first and last are required; an empty field takes its default.
 
-    Raises FileNotFoundError, or ValueError naming the line for what cannot be understood. `check` tells the rest.
+    Raises FileNotFoundError, or ValueError naming a line that cannot be parsed. `check` finds other mistakes.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file; give the CSV file of a shot list.")
+        raise FileNotFoundError(f"{path} is not a file; give the CSV file of a shot list.")
     if path.stat().st_size > _LARGEST_FILE:
-        raise ValueError(f"{path} is larger than {files.human(_LARGEST_FILE)}, which no shot list is.")
+        raise ValueError(f"{path} is larger than {files.size_text(_LARGEST_FILE)}, too large for a shot list.")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no UTF-8 text; save the shot list as CSV in UTF-8.") from None
+        raise ValueError(f"{path} is not UTF-8 text; save the shot list as CSV in UTF-8.") from None
     rows = _rows(path, text)
     names = next(rows, (0, []))[1]
     names = [name.strip().lower() for name in names]
@@ -110,8 +110,10 @@ def read_csv(path) -> list[Shot]:
 
 
 def write_csv(path, shots: Iterable[Shot]) -> None:
-    """Write a shot list that `read_csv` reads as the same; the file appears when complete. Raises ValueError for shots
-    whose text does not fit into a line, OSError for a file that cannot be written."""
+    """Write a shot list that `read_csv` reads back unchanged; the file gets its name when it is complete.
+
+    Raises ValueError for a shot whose text does not fit into a line, and OSError for a file that cannot be written.
+    """
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -131,13 +133,13 @@ def write_csv(path, shots: Iterable[Shot]) -> None:
 def check(shots: list[Shot], num_frames: int, folder=None) -> None:
     """Raise ValueError, naming the line of the list, unless the shots cover frames 0..num_frames-1 one after the other.
 
-    Checks numbers, lengths of texts, and that exemplars lie in their shot and their paths below `folder` (if given, the
-    pictures must be there too, and no link may lead out of it).
+    Also check numbers, lengths of texts, and that each exemplar belongs to its shot and its path stays below `folder`.
+    If `folder` is given, the pictures must exist and no link may lead out of it.
     """
     if not shots:
         raise ValueError("The shot list holds no shots.")
     if len(shots) > MOST_SHOTS:
-        raise ValueError(f"The shot list has {len(shots)} shots; at most {MOST_SHOTS} are taken.")
+        raise ValueError(f"The shot list has {len(shots)} shots; at most {MOST_SHOTS} are allowed.")
     expected = 0
     for index, shot in enumerate(shots):
         where = f"Line {index + 2} of the shot list"
@@ -158,7 +160,7 @@ def check(shots: list[Shot], num_frames: int, folder=None) -> None:
 
 
 def _cuts(frames: Iterable[np.ndarray], rate, detector) -> tuple[list[int], int]:
-    """Numbers of the frames that begin a new shot, and the number of all frames."""
+    """Return the numbers of the frames that begin a new shot, and the number of all frames."""
     from scenedetect.common import FrameTimecode
 
     cuts, count = set(), 0
@@ -172,7 +174,7 @@ def _cuts(frames: Iterable[np.ndarray], rate, detector) -> tuple[list[int], int]
 
 
 def _small_gray(frame: np.ndarray) -> np.ndarray:
-    """``(H, W, 3)`` as a gray picture in three equal channels, at most `_DETECTION_WIDTH` wide."""
+    """Return a frame ``(H, W, 3)`` in gray, with three equal channels, at most `_DETECTION_WIDTH` wide."""
     height, width = frame.shape[:2]
     if width > _DETECTION_WIDTH:
         size = (_DETECTION_WIDTH, max(1, round(height * _DETECTION_WIDTH / width)))
@@ -187,12 +189,12 @@ def _detector(name: str, threshold: float, min_length: int):
         raise ImportError("Finding cuts needs PySceneDetect: pip install scenedetect-headless.") from error
     if name == "adaptive":
         return AdaptiveDetector(threshold, min_scene_len=min_length, luma_only=True)
-    length = 0 if min_length == 1 else min_length  # 0 switches its filter of flashes off
+    length = 0 if min_length == 1 else min_length  # 0 switches the detector's flash filter off
     return ContentDetector(threshold, min_scene_len=length, luma_only=True)
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and fields; semicolons separate where the first line says so (spreadsheets of many countries)."""
+    """Yield line numbers and fields; semicolons separate fields if the first line has them and no commas."""
     head = text.split("\n", 1)[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=";" if ";" in head and "," not in head else ",")
     while True:
@@ -201,7 +203,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num} is no CSV ({error}).") from None
+            raise ValueError(f"{path}, line {reader.line_num} is not CSV ({error}).") from None
         yield reader.line_num, row
 
 
@@ -227,7 +229,7 @@ def _number(text: str, column: str, where: str) -> int:
 
 
 def _exemplars(text: str, where: str) -> dict[int, str]:
-    """``12=painted/a.png; 40=b.png`` as {12: …, 40: …}."""
+    """Parse ``12=painted/a.png; 40=b.png`` into {12: …, 40: …}."""
     found = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         number, equals, name = part.partition("=")
@@ -254,11 +256,11 @@ def _check_numbers(shot: Shot, where: str) -> None:
 
 
 def _check_texts(shot: Shot, where: str) -> None:
-    """Texts stay in one line of the list and within LONGEST_TEXT."""
+    """Raise ValueError for a text that does not fit into one line of the list or within LONGEST_TEXT."""
     texts = {"prompt": shot.prompt, "negative_prompt": shot.negative_prompt, "scene": shot.scene}
     for name, text in (*texts.items(), *(("exemplar", path) for path in shot.exemplars.values())):
         if len(text) > LONGEST_TEXT:
-            raise ValueError(f"{where} has a {name} of {len(text)} characters; at most {LONGEST_TEXT} are taken.")
+            raise ValueError(f"{where} has a {name} of {len(text)} characters; at most {LONGEST_TEXT} are allowed.")
         if any(unicodedata.category(char) in _UNWRITABLE for char in text):
             raise ValueError(f"{where} has a {name} with a line break or another control character.")
     for frame, name in shot.exemplars.items():
@@ -267,7 +269,7 @@ def _check_texts(shot: Shot, where: str) -> None:
 
 
 def _check_inside(name: str, folder, where: str) -> None:
-    """The picture's path leads nowhere but below the folder, on any system."""
+    """Raise ValueError unless the picture's path stays below the folder, on any system."""
     kinds = PurePosixPath(name), PureWindowsPath(name)
     if any(kind.anchor or ".." in kind.parts for kind in kinds):
         raise ValueError(f"{where} has the exemplar {name!r}, which leaves the shot list's folder; copy it there.")

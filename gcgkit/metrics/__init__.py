@@ -1,8 +1,8 @@
-"""Measures of colourized video (section 4.3): fidelity, vividness and steadiness of colour.
+"""Metrics of colourized video (section 4.3): fidelity, vividness and steadiness of colour.
 
 Clips are RGB uint8 arrays ``(T, H, W, 3)``, or any iterable of frames ``(H, W, 3)``, which is read one frame at a
-time. Measures of colour alone are misled easily: gray or frozen output has the best CDC, so the true clip's own value
-belongs beside it. The metrics that are neural networks are described in `networks`.
+time. Metrics of colour only are easily misled: gray or frozen output has the best CDC, so always show the true clip's
+own value too. The metrics that are neural networks are in `networks`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CDC_GAPS = (1, 2, 4)
 
 
 def psnr_rgb(pred, target) -> float:
-    """Mean over frames of the PSNR of red, green and blue together, in dB, peak 255.
+    """Return the mean over frames of the PSNR of red, green and blue together, in dB, peak 255.
 
     pred, target: clips of one size and length. Each frame counts at most 100 dB (`PSNR_CAP`), so that an identical
     frame does not make the mean infinite. Raises ValueError if type, size or length do not fit.
@@ -56,9 +56,9 @@ def psnr_rgb(pred, target) -> float:
 
 
 def psnr_luma(pred, target) -> float:
-    """Mean over frames of the PSNR of CIELAB lightness L*, in dB, peak 100; else as `psnr_rgb`.
+    """Return the mean over frames of the PSNR of CIELAB lightness L*, in dB, peak 100; otherwise as `psnr_rgb`.
 
-    A colourizer that keeps its input's lightness scores high here whatever its colours are.
+    A method that keeps its input's lightness scores high with any colours.
     """
     values = []
     for a, b in frame_pairs(pred, target, ("pred", "target")):
@@ -67,11 +67,11 @@ def psnr_luma(pred, target) -> float:
 
 
 def colorfulness(frames, form: str = "2003") -> float:
-    """Colourfulness of Hasler and Suesstrunk (2003), mean over frames; 0 for gray, about 109 at "extremely colourful".
+    """Return the colourfulness of Hasler and Suesstrunk (2003), mean over frames: 0 for gray, 109 for very colourful.
 
-    With rg = R - G and yb = (R + G)/2 - B it is sqrt(var rg + var yb) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2), their
-    third and cheapest formula. form="2003" is this; form="abs" takes |rg| and |yb| first, as several public codes do.
-    Raises ValueError for wrong frames or an unknown form.
+    With rg = R - G and yb = (R + G)/2 - B, their third and cheapest formula is
+    sqrt(var rg + var yb) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2). form="2003" is this formula; form="abs" takes |rg| and
+    |yb| first, as several public implementations do. Raises ValueError for wrong frames or an unknown form.
     """
     if form not in COLORFULNESS_FORMS:
         raise ValueError(f"form must be one of {', '.join(COLORFULNESS_FORMS)}, not {form!r}.")
@@ -89,12 +89,12 @@ def colorfulness(frames, form: str = "2003") -> float:
 
 
 def cdc(videos: Iterable) -> float:
-    """Colour Distribution Consistency (Liu et al., TCVC): how much colour histograms change in time; less is steadier.
+    """Return the Colour Distribution Consistency (Liu et al., TCVC): histograms' change in time; less is steadier.
 
     videos: a list of clips, each with 5 frames or more; a single array ``(T, H, W, 3)`` counts as one clip. The
     Jensen-Shannon divergence (natural logarithm, at most ln 2) of the 256-bin histograms of frames t and t + d is
-    averaged over t, then over the channels, the videos and d = 1, 2, 4. Not multiplied by 100. Raises ValueError for
-    a shorter clip or no clip.
+    averaged over t, then over the channels, the videos and d = 1, 2, 4. The result is not multiplied by 100. Raises
+    ValueError for a shorter clip or no clip.
     """
     if isinstance(videos, np.ndarray) and videos.ndim == 4:
         videos = [videos]
@@ -111,11 +111,11 @@ def cdc(videos: Iterable) -> float:
 
 
 def mean_color_spread(frames) -> float:
-    """How far the mean colours of frames lie apart, in units of CIELAB's a* and b*: 0 where all are alike.
+    """Return the spread of the frames' mean colours, in units of CIELAB's a* and b*: 0 if all are equal.
 
-    Each frame's mean a* and b* is a point; this is the root mean square distance of the points from their centre.
-    frames: a clip, or keyframes that should agree (§3.3). It knows nothing of where a colour is, nor whether it is
-    right: gray frames agree perfectly. Raises ValueError for no frames or wrong ones.
+    Each frame's mean a* and b* is a point; the result is the root mean square distance of the points from their centre.
+    frames: a clip, or keyframes that should agree (§3.3). The place and truth of colours do not matter: gray frames
+    agree perfectly. Raises ValueError for no frames or wrong ones.
     """
     means = np.array([rgb_to_lab(frame)[..., 1:].mean((0, 1)) for frame in each_frame(frames)])  # (T, 2)
     if not len(means):
@@ -124,13 +124,13 @@ def mean_color_spread(frames) -> float:
 
 
 def flow_warp_error(frames, gray) -> float:
-    """Mean squared RGB difference, in 0..1, of each frame and the one before it warped along optical flow.
+    """Return the mean squared RGB difference, in 0..1, of each frame and its predecessor warped along optical flow.
 
-    frames: RGB clip ``(T, H, W, 3)``; gray: the true gray clip ``(T, H, W)``, or an iterable of its frames, on which
-    DIS optical flow is computed, so that all methods are measured along the same motion. Only pixels that are visible
-    in both frames count (forward and backward flow agree); pairs without any, such as cuts, are left out. Less is
-    steadier. The mean is over pairs. Raises ValueError if sizes or lengths differ, for fewer than 2 frames, or where
-    no pair can be compared.
+    frames: RGB clip ``(T, H, W, 3)``. gray: the true gray clip ``(T, H, W)``, or an iterable of its frames; DIS optical
+    flow is computed on it, so that all methods are measured along the same motion. Only pixels that are visible in both
+    frames count (forward and backward flow agree); pairs without any, such as cuts, are left out. Less is steadier. The
+    mean is over pairs. Raises ValueError if sizes or lengths differ, for fewer than 2 frames, or if no pair can be
+    compared.
     """
     values, previous, count = [], None, 0
     source = _each_gray(gray)
@@ -154,12 +154,12 @@ def flow_warp_error(frames, gray) -> float:
 
 
 def swapped_channels(frames, gray) -> bool:
-    """Whether RGB frames seem to have red and blue exchanged, judged by the lightness that they should have.
+    """Return True if RGB frames seem to have red and blue exchanged, by comparison with the gray clip's lightness.
 
-    frames: RGB clip; gray: the true gray clip, arrays or streams. A method keeps the input's luma or its L*, more or
-    less. True where neither is kept, and exchanging red and blue brings one of them four times as near: a mere tint
-    cannot do that, for red weighs three times as much as blue in both. Gray frames give no sign. Raises ValueError
-    where the clips differ in length or size.
+    frames: RGB clip; gray: the true gray clip, arrays or streams. Every method roughly keeps the input's luma or its
+    L*. The result is True if neither is kept, and exchanging red and blue reduces the error of one of them to a
+    quarter. A tint cannot do that, since red has three times the weight of blue in both. Gray frames give False. Raises
+    ValueError if the clips differ in length or size.
     """
     straight, swapped, count = np.zeros(2), np.zeros(2), 0
     source = _each_gray(gray)
@@ -175,13 +175,13 @@ def swapped_channels(frames, gray) -> bool:
 
 
 def _lightness_gaps(frame: np.ndarray, gray: np.ndarray) -> np.ndarray:
-    """Mean absolute differences of a frame's luma and L* from a gray frame's, both of 100."""
+    """Return the mean absolute differences of a frame's luma and L* from a gray frame's, both on a scale of 100."""
     luma = np.abs(to_gray(frame).astype(np.int16) - gray).mean() / 2.55
     return np.array([luma, np.abs(rgb_to_lab(frame)[..., 0] - lightness_of_gray(gray)).mean()])
 
 
 def _each_gray(gray) -> Iterator[np.ndarray]:
-    """The gray frames ``(H, W)`` of an array or of any iterable, each checked."""
+    """Yield the checked gray frames ``(H, W)`` of an array or of any iterable."""
     if isinstance(gray, (np.ndarray, list, tuple)):
         gray = check_frames(gray, "gray", color=False)
     for index, frame in enumerate(gray):
@@ -189,7 +189,7 @@ def _each_gray(gray) -> Iterator[np.ndarray]:
 
 
 def _warp_error(previous: np.ndarray, frame: np.ndarray, previous_gray: np.ndarray, gray: np.ndarray) -> float | None:
-    """Mean squared difference over pixels seen in both frames; None if there are none."""
+    """Return the mean squared difference over pixels visible in both frames; None if there are none."""
     backward = optical_flow(gray, previous_gray)  # (H, W, 2)
     forward = optical_flow(previous_gray, gray)
     visible = _visible(backward, forward)
@@ -200,7 +200,7 @@ def _warp_error(previous: np.ndarray, frame: np.ndarray, previous_gray: np.ndarr
 
 
 def _visible(flow: np.ndarray, back_flow: np.ndarray) -> np.ndarray:
-    """Pixels whose flow stays inside and leads back within the bound of Sundaram et al. (2010): bool ``(H, W)``."""
+    """Mark pixels whose flow stays inside and returns within the bound of Sundaram et al. (2010): bool ``(H, W)``."""
     height, width = flow.shape[:2]
     x = np.arange(width)[None, :] + flow[..., 0]
     y = np.arange(height)[:, None] + flow[..., 1]
@@ -216,23 +216,23 @@ def _decibels(mean_square: float, peak: float) -> float:
 
 
 def _mean_deviation(values: np.ndarray) -> tuple[float, float]:
-    """Mean and population standard deviation, accumulated in float64."""
+    """Return mean and population standard deviation, accumulated in float64."""
     mean, deviation = cv2.meanStdDev(values)
     return float(mean[0, 0]), float(deviation[0, 0])
 
 
 def _histograms(frame: np.ndarray) -> np.ndarray:
-    """Share of the pixels at each of 256 values, per channel: ``(3, 256)``."""
+    """Return the share of the pixels at each of 256 values, per channel: ``(3, 256)``."""
     counts = [np.bincount(channel.reshape(-1), minlength=256) for channel in cv2.split(frame)]
     return np.array(counts) / (frame.shape[0] * frame.shape[1])
 
 
 def _jensen_shannon(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """JS(P, Q) = KL(P | M)/2 + KL(Q | M)/2 with M the mean of both, over the last axis; 0 log 0 is 0."""
+    """Return JS(P, Q) = KL(P | M)/2 + KL(Q | M)/2 over the last axis, with M the mean of both; 0 log 0 is 0."""
     middle = (p + q) / 2
 
     def divergence(distribution):
-        # Where the distribution is 0, the ratio is set to 1, so that the term is 0; M is positive wherever it is not.
+        # Where the distribution is 0, the ratio is set to 1, so the term is 0; elsewhere M is positive.
         ratio = np.divide(distribution, middle, out=np.ones_like(middle), where=distribution > 0)
         return (distribution * np.log(ratio)).sum(axis=-1)
 

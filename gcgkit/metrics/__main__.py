@@ -1,4 +1,4 @@
-"""``python -m gcgkit.metrics NAME...``: download the weights of metric networks, on purpose."""
+"""``python -m gcgkit.metrics NAME...``: download the weights of metric networks."""
 
 import sys
 

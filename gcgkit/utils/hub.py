@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .download import settle
-from .files import bytes_bar, file_sha256, human, require_space
+from .download import check_and_rename
+from .files import bytes_bar, file_sha256, require_space, size_text
 
 # Weights under the names that the libraries look for; others in a repository (fp16, ema, one-file) are left there.
 _WEIGHTS = re.compile(r"(model|pytorch_model|diffusion_pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)")
@@ -22,7 +22,7 @@ _SMALL = ("*.json", "*.txt")
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a model repository: path, bytes and SHA-256 (None for small files), and where it lies if it is here."""
+    """A file of a model repository: path, bytes, SHA-256 (None for small files), and its local path if it is here."""
 
     name: str
     size: int
@@ -76,11 +76,10 @@ def plan_model(
 def fetch_model(
     repo: str, parts: Iterable[str], *, revision: str = "main", folder: Path | None = None, endpoint: str | None = None
 ) -> Path:
-    """Bring the ``parts`` of a model repository into the hub's own cache, or into a plain folder, and return where.
+    """Download the ``parts`` of a model repository into the hub's own cache, or into ``folder``; return the place.
 
-    From the cache ``from_pretrained(repo)`` loads without network afterwards, from a folder
-    ``from_pretrained(folder)``. endpoint: a mirror of the hub. Large files are compared with the hub's SHA-256 when
-    they have come; a wrong one is removed.
+    Afterwards ``from_pretrained(repo)`` loads from the cache without network, or ``from_pretrained(folder)`` from the
+    folder. endpoint: a mirror of the hub. Large files are compared with the hub's SHA-256; a wrong one is removed.
     Raises FileNotFoundError for an unknown repository or revision, PermissionError for a closed one, ConnectionError
     without network, ValueError for a wrong file, OSError for a full disk.
     """
@@ -102,7 +101,7 @@ def fetch_model(
 
 
 def _check_model_file(repo: str, path: Path, file: HubFile) -> None:
-    """Compare a fresh file with what the hub said of it; a wrong one goes, with what the cache's link leads to."""
+    """Compare a new file with the hub's size and digest; remove a wrong one, and the target of the cache's link."""
     wrong = None
     if not path.is_file() or path.stat().st_size != file.size:
         wrong = f"{repo}: {file.name} did not arrive with its {file.size} bytes"
@@ -150,7 +149,7 @@ class _one_sentence:
 
 
 def drive_id(url: str) -> tuple[str, bool] | None:
-    """The id in a Google Drive address and whether it is a folder's; None for any other address."""
+    """Return the id in a Google Drive address, and True for a folder's id; None for any other address."""
     found = re.match(r"https?://(?:drive|docs)\.google\.com/.*?(folders/|file/d/|[?&]id=)([\w-]{20,})", url)
     return (found[2], found[1] == "folders/") if found else None
 
@@ -158,11 +157,11 @@ def drive_id(url: str) -> tuple[str, bool] | None:
 def fetch_drive(
     url: str, path: Path, *, room: float = 0.0, sha256: str | None = None, check: Callable[[Path], None] | None = None
 ) -> Path:
-    """Bring a file from Google Drive to ``path``; room, sha256 and check as for `download.fetch`.
+    """Download a file from Google Drive to ``path``; room, sha256 and check as for `download.fetch`.
 
-    Raises FileNotFoundError with the command to run if gdown is not installed; ConnectionError where Drive gives
-    nothing (a link that died, or too many downloads that day) or breaks off, which the next run goes on from;
-    ValueError and OSError as `download.fetch`.
+    Raises FileNotFoundError with the command to run if gdown is not installed. Raises ConnectionError where Drive gives
+    nothing (a dead link, or too many downloads that day) or breaks off; the next run continues from there.
+    Raises ValueError and OSError as `download.fetch`.
     """
     path = Path(path)
     if path.exists():
@@ -171,17 +170,17 @@ def fetch_drive(
         return path
     gdown = _gdown()
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.drive")  # gdown's own partial file is this name and eight letters more
+    aside = path.with_name(f"{path.name}.drive")  # gdown's own partial file has this name and eight more letters
     found = drive_id(url)
     address = f"https://drive.google.com/uc?id={found[0]}" if found else url
     with bytes_bar(None, path.name) as bar, _drive_sentence(gdown, url):
         gdown.download(address, str(aside), quiet=True, resume=True, retries=3, progress=_watch(bar, path, room))
-    settle(aside, path, url, file_sha256(aside), sha256=sha256, check=check)
+    check_and_rename(aside, path, url, file_sha256(aside), sha256=sha256, check=check)
     return path
 
 
 def fetch_drive_folder(url: str, folder: Path) -> list[Path]:
-    """Bring the files of a Google Drive folder into ``folder``; those that are there stay. Errors as `fetch_drive`."""
+    """Download the files of a Google Drive folder into ``folder``; keep those there. Errors as `fetch_drive`."""
     gdown = _gdown()
     folder.mkdir(parents=True, exist_ok=True)
     with _drive_sentence(gdown, url):
@@ -199,11 +198,11 @@ def _gdown():
 
 
 def _watch(bar, path: Path, room: float) -> Callable[[int, int | None], None]:
-    """gdown's progress callback: moves the bar, and checks the disk when the size is first told."""
+    """Return gdown's progress callback: it moves the bar, and checks the disk as soon as the size is known."""
 
     def progress(done: int, total: int | None) -> None:
         if total is not None and bar.total != total:
-            require_space(path.parent, total - done + room * total, f"{path.name} ({human(total)})")
+            require_space(path.parent, total - done + room * total, f"{path.name} ({size_text(total)})")
             bar.total = total
         bar.update(done - bar.n)
 
@@ -222,9 +221,9 @@ class _drive_sentence:
 
         if isinstance(error, self.gdown.exceptions.FileURLRetrievalError):
             raise ConnectionError(
-                f"{self.url} gives no file: the link is dead, or too many have downloaded it today; try again "
+                f"{self.url} gives no file: the link is dead, or too many people have downloaded it today; try again "
                 "tomorrow, or a mirror with --url."
             ) from None
         if isinstance(error, (self.gdown.exceptions.DownloadError, requests.RequestException)):
             text = " ".join(str(error).split())[:120]
-            raise ConnectionError(f"{self.url} broke off ({text}): run the same again to go on from there.") from None
+            raise ConnectionError(f"{self.url} broke off ({text}): run again to continue.") from None

@@ -1,4 +1,4 @@
-"""Weights as they lie in memory."""
+"""The place of weights in memory."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 
 
 def align_weights(pipe, boundary: int = 64) -> None:
-    """Move weights that lie askew in memory, as those mapped from a file do, to where PyTorch would have put them.
+    """Copy unaligned weights, such as those mapped from a file, to addresses as aligned as PyTorch's own.
 
-    CPU kernels sum in another order for askew data: without this a loaded pipeline's output differs in the last bit
-    from that of the one that was saved.
+    CPU kernels sum unaligned data in another order. Without the copy, the output of a loaded pipeline differs in the
+    last bit from the output of the pipeline that was saved.
     """
     for component in pipe.components.values():
         if isinstance(component, torch.nn.Module):

@@ -1,8 +1,8 @@
-"""Video files and image folders in and out, with colours and sound kept.
+"""Read and write video files and image folders, with colours and sound kept.
 
-H.264 files are written in BT.709, limited range, converted with that matrix and tagged so. Files without a tag are
-read as players do: BT.709 above 576 lines or from 1280 pixels on, BT.601 below. As with ``film``, frames come upright,
-and interlaced and HDR files are refused. Unlike there, frame times are taken as even.
+H.264 files are converted with the BT.709 matrix to limited range, and tagged so. Files without a tag are read as
+players read them: BT.709 above 576 lines or from 1280 pixels on, BT.601 below. As in ``film``, frames come upright, and
+interlaced and HDR files raise ValueError. Unlike there, frame times count as even.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from .codecs import (
     IMAGE_FPS,
     IMAGE_SUFFIXES,
     add_video,
+    checked_frames,
     container_options,
-    existing,
+    existing_path,
     image_files,
     iterate_images,
     open_video,
     read_image,
-    written,
-    written_frames,
+    writing_errors,
 )
 from .film_reader import Upright, decode, first_frame, upright_size
 
@@ -49,8 +49,8 @@ __all__ = [
     "write",
 ]
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")  # what `write` offers; reading knows all of FFmpeg's
-_GUESSED_FRAMES = 64  # room made at first for a file that does not tell its number of frames
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")  # for `write`; `read` takes all that FFmpeg reads
+_GUESSED_FRAMES = 64  # first allocation for a file without a number of frames
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Video:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says of itself; num_frames is None where it does not tell."""
+    """Size, rate and length from a file's header; num_frames is None if the header has none."""
 
     height: int
     width: int
@@ -85,9 +85,9 @@ class VideoInfo:
 def read(path, start: int = 0, stop: int | None = None, *, audio: bool = True) -> Video:
     """Read the frames start..stop-1 of a video file, or of a folder of images in natural order, with their sound.
 
-    audio=False leaves the sound out. Raises FileNotFoundError for a missing path; ValueError for a file that is no
-    video, is interlaced or HDR (the FFmpeg filter to use is named), an empty range or folder, or frames of different
-    sizes.
+    audio=False leaves the sound out. Raises FileNotFoundError for a missing path. Raises ValueError for a file that is
+    no video, is interlaced or HDR (the message names the FFmpeg filter to use), for an empty range or folder, or for
+    frames of different sizes.
     """
     path = Path(path)
     frame_source, information = iterate(path, start, stop), probe(path)
@@ -106,7 +106,7 @@ def iterate(path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarra
 
     Raises as `read` does, but yields nothing for an empty range.
     """
-    path = existing(path)
+    path = existing_path(path)
     if start < 0 or (stop is not None and stop <= start):
         raise ValueError(f"start and stop must satisfy 0 <= start < stop, not {start} and {stop}.")
     images = image_files(path)
@@ -116,8 +116,8 @@ def iterate(path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarra
 
 
 def probe(path) -> VideoInfo:
-    """Upright size, frame rate and number of frames of a video or image folder, from its first; errors as `read`."""
-    path = existing(path)
+    """Return upright size, frame rate and number of frames of a video or image folder. Errors as `read`."""
+    path = existing_path(path)
     images = image_files(path)
     if images is not None:
         height, width = read_image(images[0]).shape[:2]
@@ -129,11 +129,11 @@ def probe(path) -> VideoInfo:
 
 
 def read_audio(path, begin: float, end: float) -> Audio | None:
-    """Read a file's sound between two times in seconds: samples ``(channels, N)``, silence where it has none.
+    """Read a file's sound between two times in seconds, with samples ``(channels, N)`` and silence in its gaps.
 
-    None if the file has no sound or none that can be decoded. Raises FileNotFoundError or ValueError as `read` does.
+    Return None if the file has no sound that can be decoded. Raises FileNotFoundError or ValueError as `read` does.
     """
-    with open_video(existing(path)) as (container, _):
+    with open_video(existing_path(path)) as (container, _):
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]
@@ -170,10 +170,10 @@ def write(
     """Write frames to a video file; its suffix (.mp4, .mkv, .mov) chooses the container.
 
     frames: RGB ``(T, H, W, 3)`` or gray ``(T, H, W)`` uint8, or any iterable of such frames, which is read one at a
-    time. Lossy by default: `codec` at quality `crf` (0 best..51), yuv420p, or yuv444p where a side is odd, since the
+    time. Lossy by default: `codec` at quality `crf` (0 best..51), yuv420p, or yuv444p for an odd side, because the
     size is kept. lossless=True keeps every RGB value: FFV1 in .mkv, x264's RGB mode elsewhere. `audio` becomes AAC
-    (FLAC in a lossless .mkv). The file appears under its name only when complete.
-    Raises ValueError for bad frames, fps, suffix or codec, OSError for a place that cannot be written to.
+    (FLAC in a lossless .mkv). The file gets its name only when it is complete.
+    Raises ValueError for bad frames, fps, suffix or codec, and OSError for a place that cannot be written to.
     """
     path = Path(path)
     if not (isinstance(fps, (int, float, Fraction)) and math.isfinite(fps) and fps > 0):
@@ -187,8 +187,8 @@ def write(
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     rate = Fraction(fps).limit_denominator(1001)  # 29.97… is 30000/1001 again
     try:
-        with written(path), av.open(f"file:{partial}", "w", options=container_options(path)) as container:
-            encode = _video_encoder(container, written_frames(frames), rate, path, codec, crf, preset, lossless)
+        with writing_errors(path), av.open(f"file:{partial}", "w", options=container_options(path)) as container:
+            encode = _video_encoder(container, checked_frames(frames), rate, path, codec, crf, preset, lossless)
             add_audio = _audio_encoder(container, audio, path, lossless)
             for time in encode:
                 add_audio(time)
@@ -199,7 +199,7 @@ def write(
 
 
 def _collect(frames: Iterator[np.ndarray], expected: int) -> np.ndarray | None:
-    """Stack frames into ``(T, H, W, 3)`` without holding them twice; None if there are none. `expected` is a hint."""
+    """Stack frames into ``(T, H, W, 3)`` without a second copy; None if there are none. `expected` is a hint."""
     clip, count = None, 0
     for frame in frames:
         if clip is None:
@@ -224,7 +224,7 @@ def _iterate_video(path: Path, start: int, stop: int | None) -> Iterator[np.ndar
 
 
 def _video_encoder(container, frames, rate, path, codec, crf, preset, lossless) -> Iterator[float]:
-    """Add the stream at once, then encode a frame at each step; yields the time reached, in seconds."""
+    """Add the stream at once, then encode one frame at each step and yield the time reached, in seconds."""
     few = list(islice(frames, FEW_FRAMES))
     stream, convert = add_video(
         container, path, few[0].shape[:2], rate,
@@ -245,7 +245,7 @@ def _video_encoder(container, frames, rate, path, codec, crf, preset, lossless) 
 
 
 def _audio_encoder(container, audio: Audio | None, path: Path, lossless: bool) -> Callable[[float], None]:
-    """Add the sound's stream at once; the function returned encodes up to a time in seconds, all of it at infinity."""
+    """Add the sound's stream; return a function that encodes it up to a time in seconds (infinity for all)."""
     if audio is None:
         return lambda time: None
     samples = np.ascontiguousarray(audio.samples, np.float32)

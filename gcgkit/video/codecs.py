@@ -1,7 +1,7 @@
-"""What reading and writing of clips and films share: opening files safely, image folders, colour conversion, encoders.
+"""Shared parts of reading and writing video: opening files safely, image folders, colour conversion, encoders.
 
-A film comes from anywhere, so a file is opened as a local file only, never as a playlist that leads elsewhere, and
-never larger than MAX_PIXELS. FFmpeg's errors become one sentence.
+Films may come from untrusted places. A file is therefore opened only as a local file, never as a playlist that leads
+elsewhere, and never with more than MAX_PIXELS a frame. FFmpeg's errors become one sentence.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ..utils.checks import check_frame, check_frames
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 IMAGE_FPS = 25.0  # images carry no frame rate
-MAX_PIXELS = 1 << 25  # 8K: a file that claims more is broken, or meant to fill the memory
-FEW_FRAMES = 8  # of fewer, x265 gives some no decoding time when it stores them out of order
+MAX_PIXELS = 1 << 25  # 8K: a larger claim is an error, or meant to fill the memory
+FEW_FRAMES = 8  # with fewer, x265 stores some out of order without a decoding time
 ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
 _REFERRING_FORMATS = {"concat", "dash", "hls", "image2", "imf", "lavfi", "rtsp", "sdp", "tty"}  # lead elsewhere
-# PyAV before 19 fails at a tag that is not UTF-8 unless told otherwise; from 19 on it keeps the tag's bytes by itself.
+# PyAV before 19 fails by default at a tag that is not UTF-8; from 19 on it keeps the tag's bytes.
 _TAGS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _DEEP_GRAY = ("gray10le", "gray12le", "gray16le")
 _BT709, _UNSPECIFIED, _RGB = 1, 2, 0  # as H.273 numbers colour primaries, transfers and matrices
@@ -35,25 +35,25 @@ _FULL_CHROMA = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | _FULL_CHROMA
 
 
-def existing(path) -> Path:
-    """The path, if there is something that may be read; FileNotFoundError or PermissionError otherwise."""
+def existing_path(path) -> Path:
+    """Return the path if it can be read; raise FileNotFoundError or PermissionError otherwise."""
     path = Path(path)
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path} does not exist; give a video file or a folder of images.") from None
     except ValueError:
-        raise ValueError(f"{str(path)!r} is no file name; give a video file or a folder of images.") from None
+        raise ValueError(f"{str(path)!r} is not a file name; give a video file or a folder of images.") from None
     except OSError as error:
-        raise type(error)(f"{path} cannot be looked at ({error.strerror}).") from None
+        raise type(error)(f"{path} cannot be read ({error.strerror}).") from None
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
-        raise PermissionError(f"{path} may not be read; give yourself the right to read it, or copy it elsewhere.")
+        raise PermissionError(f"{path} may not be read; change its permissions, or copy it elsewhere.")
     return path
 
 
 @contextmanager
-def one_sentence(message: str):
-    """Turn FFmpeg's errors into one ValueError; `message` has a place {} for what FFmpeg says."""
+def ffmpeg_errors(message: str):
+    """Turn FFmpeg's errors into one ValueError; `message` has a place {} for FFmpeg's own words."""
     try:
         yield
     except av.FFmpegError as error:
@@ -61,8 +61,8 @@ def one_sentence(message: str):
 
 
 @contextmanager
-def written(out: Path) -> Iterator[None]:
-    """FFmpeg's errors on an output as one sentence: OSError where the system refuses, otherwise ValueError."""
+def writing_errors(out: Path) -> Iterator[None]:
+    """Turn FFmpeg's errors on an output into one sentence: OSError if the system refuses, otherwise ValueError."""
     try:
         yield
     except av.FFmpegError as error:
@@ -73,19 +73,19 @@ def written(out: Path) -> Iterator[None]:
 
 @contextmanager
 def open_container(path: Path) -> Iterator[av.container.InputContainer]:
-    """Open a local media file for reading; ValueError where it is none."""
-    with one_sentence(f"{path} cannot be read as a video ({{}})."):
+    """Open a local media file for reading; raise ValueError for any other file."""
+    with ffmpeg_errors(f"{path} cannot be read as a video ({{}})."):
         options = {"protocol_whitelist": "file"}
         with av.open(f"file:{path}", container_options=options, **_TAGS) as container:
             formats = set(container.format.name.split(","))
             if formats & _REFERRING_FORMATS or container.format.name.endswith("_pipe"):
-                raise ValueError(f"{path} is no film of itself (but {container.format.name}); give a video file.")
+                raise ValueError(f"{path} ({container.format.name}) refers to other files; give a video file.")
             yield container
 
 
 @contextmanager
 def open_video(path: Path):
-    """Open a media file as (container, first video stream); ValueError where there is none, or none of a sane size."""
+    """Open a media file as (container, first video stream); raise ValueError if it has no video of a sane size."""
     with open_container(path) as container:
         streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not streams:
@@ -102,8 +102,8 @@ def open_video(path: Path):
 
 
 def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-    """A decoded frame as uint8 RGB ``(H, W, 3)``, rounded; one without a colour tag is taken as players do."""
-    if frame.format.name in _DEEP_GRAY:  # swscale, exact elsewhere, is off by more than one here
+    """Convert a decoded frame to uint8 RGB ``(H, W, 3)``, rounded; without a colour tag, read it as players do."""
+    if frame.format.name in _DEEP_GRAY:  # swscale is exact elsewhere, but off by more than one here
         top = (1 << frame.format.components[0].bits) - 1
         gray = (frame.to_ndarray().astype(np.uint32) * 255 + top // 2) // top  # (H, W)
         return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=-1)
@@ -116,7 +116,7 @@ def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
 
 
 def image_files(path: Path) -> list[Path] | None:
-    """The images of a folder in natural order, or one image file; None if the path is no image."""
+    """Return the images of a folder in natural order, or one image file; None if the path is neither."""
     if not path.is_dir():
         return [path] if path.suffix.lower() in IMAGE_SUFFIXES else None
     files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
@@ -126,7 +126,7 @@ def image_files(path: Path) -> list[Path] | None:
 
 
 def iterate_images(files: list[Path]) -> Iterator[np.ndarray]:
-    """Yield images as RGB ``(H, W, 3)``; ValueError names the first that cannot be read or has another size."""
+    """Yield images as RGB ``(H, W, 3)``; raise ValueError at the first that cannot be read or has another size."""
     shape = None
     for file in files:
         frame = read_image(file)
@@ -138,7 +138,7 @@ def iterate_images(files: list[Path]) -> Iterator[np.ndarray]:
 
 
 def read_image(file: Path) -> np.ndarray:
-    """An image file as RGB ``(H, W, 3)`` uint8; ValueError where it is none."""
+    """Return an image file as RGB ``(H, W, 3)`` uint8; raise ValueError for any other file."""
     data = np.fromfile(file, np.uint8)  # cv2.imread fails on some non-ASCII paths
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
@@ -149,8 +149,8 @@ def read_image(file: Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def written_frames(frames) -> Iterator[np.ndarray]:
-    """Checked RGB frames ``(H, W, 3)`` of an array or iterable, gray ones repeated over the channels."""
+def checked_frames(frames) -> Iterator[np.ndarray]:
+    """Yield the frames of an array or iterable as checked RGB ``(H, W, 3)``; gray is repeated over the channels."""
     if isinstance(frames, np.ndarray):
         frames = check_frames(frames)
     elif not isinstance(frames, Iterable):
@@ -167,7 +167,7 @@ def written_frames(frames) -> Iterator[np.ndarray]:
 
 
 def container_options(path: Path) -> dict[str, str]:
-    """Put the index of MP4 files first, so that browsers can start at once."""
+    """Return container options that put the index of MP4 files first, so that browsers start at once."""
     return {"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".mov", ".m4v") else {}
 
 
@@ -183,11 +183,11 @@ def add_video(
     lossless: bool,
     count: int = FEW_FRAMES,
 ) -> tuple[av.VideoStream, Callable[[np.ndarray], av.VideoFrame]]:
-    """Add a video stream of `size` (height, width) to an output; returns it and what turns RGB frames into its own.
+    """Add a video stream of `size` (height, width) to an output; return it and a converter from RGB frames.
 
-    Lossy: BT.709, limited range, 8 bits; yuv420p, or yuv444p where a side is odd, since the size is kept exactly.
-    Lossless: RGB of FFV1 in .mkv and .avi, of VP9 in .webm, of x264 elsewhere. count: frames to come, where few.
-    Raises ValueError for no such encoder.
+    Lossy: BT.709, limited range, 8 bits; yuv420p, or yuv444p for an odd side, because the size is kept exactly.
+    Lossless: RGB in FFV1 for .mkv and .avi, in VP9 for .webm, in x264 elsewhere. count: the number of frames, if it is
+    small. Raises ValueError for an encoder that is not here.
     """
     height, width = size
     if lossless:
@@ -232,7 +232,7 @@ def _lossless_encoder(suffix: str, preset: str) -> tuple[str, str, dict[str, str
 
 
 def _lossy_options(encoder: str, crf: int, preset: str) -> dict[str, str]:
-    """Quality by `crf` in each encoder's own words; the presets' names are those of x264 and x265."""
+    """Return each encoder's options for a quality `crf`; the presets' names are those of x264 and x265."""
     if encoder == "libvpx-vp9":
         return {"crf": str(crf), "b": "0", "row-mt": "1"}
     if encoder == "libsvtav1":
@@ -242,5 +242,5 @@ def _lossy_options(encoder: str, crf: int, preset: str) -> dict[str, str]:
 
 
 def _natural_order(file: Path) -> list[tuple[int, str]]:
-    """Sorting key by which frame2 comes before frame10."""
+    """Return a sorting key that puts frame2 before frame10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", file.name)]

@@ -1,8 +1,8 @@
-"""Whole films in and out, at their own times, with every sound and subtitle stream copied (§4: frames in, frames out).
+"""Read and write whole films at their own frame times, with every sound and subtitle stream copied (§4).
 
 Reading: `probe`, `frames`, `times`. Writing: `write` encodes coloured frames at the source's timestamps and copies its
-sound and subtitles packet by packet; `check_output` tells beforehand whether the chosen file can hold them.
-Lossy files are BT.709, limited range, yuv420p, or yuv444p where a side is odd: the size is kept exactly.
+sound and subtitles packet by packet; `check_output` checks beforehand that the chosen file can hold them.
+Lossy files are BT.709, limited range, yuv420p, or yuv444p for an odd side: the size is kept exactly.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ..utils import files
 from .codecs import (
     ENCODERS,
     add_video,
+    checked_frames,
     container_options,
+    ffmpeg_errors,
     image_files,
-    one_sentence,
     open_video,
-    written,
-    written_frames,
+    writing_errors,
 )
 from .film_reader import FilmInfo, clock_offset, frames, probe, times
 
@@ -38,9 +38,9 @@ __all__ = ["FILM_SUFFIXES", "FilmInfo", "check_output", "frames", "probe", "time
 
 FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 _CRF = {"h264": 16, "hevc": 18, "vp9": 22, "av1": 24}  # visually near lossless, in each encoder's own scale
-_FORGOTTEN = 600  # seconds
+_STALE = 600  # seconds
 _MP4 = (".mp4", ".m4v", ".mov")
-_WEB_CODECS = ("vp9", "av1")  # what .webm holds
+_WEB_CODECS = ("vp9", "av1")  # the codecs that .webm holds
 _ROUNDING = Fraction(1, 1000)  # Matroska counts milliseconds
 _KEPT_TAGS = ("language", "title", "handler_name")
 _OWN_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration")  # of the source's container
@@ -48,7 +48,7 @@ _OWN_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder", "du
 
 @dataclass(frozen=True)
 class _Plan:
-    """All that decides how a film is written."""
+    """The checked arguments for writing a film."""
 
     out: Path
     source: Path
@@ -73,24 +73,24 @@ def write(
 ) -> Path:
     """Write frames ``(H, W, 3)`` uint8 RGB as `out`, at the times and with the sound and subtitles of `source`.
 
-    One frame is taken at a time; there must be as many as `source` has, of its (upright) size. `out` is a film
-    (.mp4, .m4v, .mov, .mkv, .webm, .avi), or, without a suffix, a new folder of PNG images: named as those of
-    `source` where it is a folder of images, else by their numbers from 000000.png on. codec: h264, hevc, vp9 or
-    av1, of quality `crf` (smaller is better); `preset` is a word of x264 and x265. lossless=True keeps every RGB
-    value instead (FFV1 in .mkv and .avi, VP9 in .webm, else H.264 in RGB). rate: frames per second where `source`
-    is a folder of images (25). Data streams and cover pictures are left out. Nothing is seen under the name `out`
-    until it is complete. Raises ValueError for a wrong number or size of frames and for what the container cannot
-    hold, FileNotFoundError for a missing source, OSError for a full disk. Returns the path.
+    Frames are taken one at a time; their number and size must be those of `source` (upright). `out` is a film (.mp4,
+    .m4v, .mov, .mkv, .webm, .avi), or, without a suffix, a new folder of PNG images. The images have the names of
+    `source` if that is a folder of images, else their numbers from 000000.png on. codec: h264, hevc, vp9 or av1, of
+    quality `crf` (smaller is better); `preset`: a preset of x264 and x265. lossless=True keeps every RGB value instead
+    (FFV1 in .mkv and .avi, VP9 in .webm, else H.264 in RGB). rate: frames per second if `source` is a folder of images
+    (25). Data streams and cover pictures are left out. `out` gets its name only when it is complete; returns it.
+    Raises ValueError for a wrong number or size of frames and for streams that the container cannot hold,
+    FileNotFoundError for a missing source, and OSError for a full disk.
     """
     plan = _plan(out, source, lossless, codec, crf, preset, rate)
-    moments = _moments(plan)
-    counted = _counted(frames, len(moments), plan)
+    ticks = _frame_ticks(plan)
+    counted = _exactly(frames, len(ticks), plan)
     if _is_folder(plan.out):
-        _write_images(plan.out, counted, _image_names(plan, len(moments)))
+        _write_images(plan.out, counted, _image_names(plan, len(ticks)))
         return plan.out
     with _partial(plan.out) as partial:
-        _write_film(partial, counted, moments, plan)
-        _check_written(partial, moments, plan)
+        _write_film(partial, counted, ticks, plan)
+        _check_written(partial, ticks, plan)
         os.replace(partial, plan.out)
     return plan.out
 
@@ -105,15 +105,15 @@ def check_output(
     preset: str = "medium",
     rate: float | Fraction | None = None,
 ) -> None:
-    """Raise what `write` with these arguments would raise before its first frame; writes nothing that stays.
+    """Raise the errors that `write` would raise before its first frame; leave no file behind.
 
-    To be called before hours of colouring: it opens the encoder and offers the container every stream of the source.
+    Call it before hours of colouring: it opens the encoder and offers the container every stream of the source.
     """
     plan = _plan(out, source, lossless, codec, crf, preset, rate)
-    moments = _moments(plan)
+    ticks = _frame_ticks(plan)
     if _is_folder(plan.out):
         return
-    with _partial(plan.out) as partial, _opened(partial, len(moments), plan):
+    with _partial(plan.out) as partial, _opened(partial, len(ticks), plan):
         pass
 
 
@@ -122,7 +122,7 @@ def _is_folder(out: Path) -> bool:
 
 
 def _plan(out, source, lossless, codec, crf, preset, rate) -> _Plan:
-    """Check everything that can be told from the arguments."""
+    """Check the arguments and return them as a plan."""
     out, info = Path(out), probe(source)
     suffix = out.suffix.lower()
     if out.exists() and out.samefile(source):
@@ -148,8 +148,8 @@ def _plan(out, source, lossless, codec, crf, preset, rate) -> _Plan:
     return _Plan(out, Path(source), info, codec, _CRF[codec] if crf is None else crf, preset, lossless, rate)
 
 
-def _moments(plan: _Plan) -> list[int]:
-    """Time of every frame in ticks of `_time_base`."""
+def _frame_ticks(plan: _Plan) -> list[int]:
+    """Return the time of every frame in ticks of `_time_base`."""
     if plan.info.is_folder:
         return list(range(len(times(plan.source))))
     seconds, base = times(plan.source), _time_base(plan)
@@ -165,11 +165,11 @@ def _time_base(plan: _Plan) -> Fraction:
     return 1 / plan.rate if plan.info.is_folder or plan.out.suffix.lower() == ".avi" else plan.info.time_base
 
 
-def _counted(frames, count: int, plan: _Plan) -> Iterator[np.ndarray]:
-    """Checked frames; ValueError unless there are exactly `count`, of the source's size."""
+def _exactly(frames, count: int, plan: _Plan) -> Iterator[np.ndarray]:
+    """Yield checked frames; raise ValueError unless there are exactly `count`, of the source's size."""
     given = 0
     size = (plan.info.height, plan.info.width)
-    for frame in written_frames(frames):
+    for frame in checked_frames(frames):
         if given == count:
             raise ValueError(f"{plan.source} has {count} frames, and more were given to be written to {plan.out}.")
         if frame.shape[:2] != size:
@@ -182,11 +182,11 @@ def _counted(frames, count: int, plan: _Plan) -> Iterator[np.ndarray]:
 
 @contextmanager
 def _partial(out: Path) -> Iterator[Path]:
-    """A temporary name beside `out`, gone afterwards."""
+    """Give a temporary name beside `out`, and remove the file afterwards."""
     partial = out.with_name(f".{out.stem}.partial-{os.getpid()}{out.suffix}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(out)
+        _remove_stale(out)
     except OSError as error:
         raise files.write_error(error, out) from None
     try:
@@ -195,31 +195,31 @@ def _partial(out: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _sweep(out: Path) -> None:
-    """Remove what runs that were killed left half-written: no process of theirs, and untouched for ten minutes."""
+def _remove_stale(out: Path) -> None:
+    """Remove half-written files of killed runs: their process is gone, and they are untouched for ten minutes."""
     for left in out.parent.glob(f".{glob.escape(out.stem)}.partial-*"):
         number = left.name.removeprefix(f".{out.stem}.partial-").removesuffix(out.suffix)
-        if not left.is_file() or not number.isdecimal() or _lives(int(number)):
+        if not left.is_file() or not number.isdecimal() or _is_running(int(number)):
             continue
-        if time.time() - left.stat().st_mtime > _FORGOTTEN:
+        if time.time() - left.stat().st_mtime > _STALE:
             left.unlink(missing_ok=True)
 
 
-def _lives(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # not ours, or not told
+    except (OSError, OverflowError):  # another user's process, or no answer
         return True
     return True
 
 
-def _write_film(partial: Path, pictures: Iterator[np.ndarray], moments: list[int], plan: _Plan) -> None:
-    """Encode the pictures, and copy sound and subtitles along as their time comes."""
+def _write_film(partial: Path, pictures: Iterator[np.ndarray], ticks: list[int], plan: _Plan) -> None:
+    """Encode the pictures, and copy sound and subtitles up to each picture's time."""
     base = _time_base(plan)
-    with _opened(partial, len(moments), plan) as (container, video, convert, copy_until):
-        for tick, following, picture in zip(moments, [*moments[1:], None], pictures, strict=True):
+    with _opened(partial, len(ticks), plan) as (container, video, convert, copy_until):
+        for tick, following, picture in zip(ticks, [*ticks[1:], None], pictures, strict=True):
             frame = convert(picture)
             frame.pts, frame.time_base = tick, base
             frame.duration = round(1 / (plan.rate * base)) if following is None else following - tick
@@ -231,13 +231,13 @@ def _write_film(partial: Path, pictures: Iterator[np.ndarray], moments: list[int
 
 @contextmanager
 def _opened(partial: Path, count: int, plan: _Plan):
-    """The output with its header written, as (container, video stream, conversion of frames, copier)."""
+    """Open the output, write its header, and give (container, video stream, frame converter, stream copier)."""
     with _source(plan) as (source, offset):
-        streams = [] if source is None else _wanted(source, plan.out)
+        streams = [] if source is None else _streams_to_copy(source, plan.out)
         options = container_options(plan.out) | {"avoid_negative_ts": "disabled"}
-        if "movflags" in options:  # beginnings other than 0 are written in this unit
+        if "movflags" in options:  # the unit of start times other than 0
             options["movie_timescale"] = str(max(1000, _time_base(plan).denominator))
-        with written(plan.out), av.open(f"file:{partial}", "w", container_options=options) as container:
+        with writing_errors(plan.out), av.open(f"file:{partial}", "w", container_options=options) as container:
             video, convert = _add_film_video(container, plan, count)
             pairs = {stream.index: _add_copy(container, stream, plan) for stream in streams}
             if source is not None:
@@ -251,7 +251,7 @@ def _opened(partial: Path, count: int, plan: _Plan):
 
 @contextmanager
 def _source(plan: _Plan):
-    """The source opened for its sound and subtitles, and where its clock begins; None for a folder."""
+    """Open the source for its sound and subtitles; give it with its start time, or None for a folder."""
     if plan.info.is_folder:
         yield None, Fraction(0)
     else:
@@ -259,8 +259,8 @@ def _source(plan: _Plan):
             yield container, clock_offset(container, stream)
 
 
-def _wanted(source, out: Path) -> list:
-    """Streams to copy: all sound and subtitles, and into .mkv the fonts that subtitles need."""
+def _streams_to_copy(source, out: Path) -> list:
+    """Return the streams to copy: all sound and subtitles, and into .mkv the fonts that subtitles need."""
     kinds = ("audio", "subtitle", "attachment") if out.suffix.lower() == ".mkv" else ("audio", "subtitle")
     return [stream for stream in source.streams if stream.type in kinds]
 
@@ -275,7 +275,7 @@ def _add_film_video(container, plan: _Plan, count: int):
     if plan.info.pixel_aspect != 1:
         video.codec_context.sample_aspect_ratio = plan.info.pixel_aspect
     if plan.out.suffix.lower() == ".avi":
-        video.codec_context.max_b_frames = 0  # it cannot tell frames out of order
+        video.codec_context.max_b_frames = 0  # AVI cannot store frames out of order
     return video, convert
 
 
@@ -290,7 +290,7 @@ def _add_copy(container, stream, plan: _Plan):
 
 
 def _unfit(plan: _Plan, streams: list, reason: str = "") -> ValueError:
-    """One sentence on streams that the container does not hold as they are."""
+    """Return a ValueError that names the streams that the container cannot hold unchanged."""
     kinds = [getattr(stream, "name", None) or "of unknown kind" for stream in streams]
     names = [f"{s.type} stream {s.index} ({kind})" for s, kind in zip(streams, kinds, strict=True)] or ["such video"]
     own, asked = plan.source.suffix.lower(), plan.out.suffix.lower()
@@ -306,7 +306,7 @@ def _copy_tags(source, container) -> None:
 
 
 def _copier(container, plan: _Plan, source, pairs: dict, offset: Fraction) -> Callable[[Fraction | None], None]:
-    """A function that muxes the copied streams' packets up to a time in seconds, all that are left at None."""
+    """Return a function that muxes the copied streams' packets up to a time in seconds, or all of them for None."""
     if not any(copy.type != "attachment" for copy in pairs.values()):
         return lambda second: None
     streams = [source.streams[index] for index, copy in pairs.items() if copy.type != "attachment"]
@@ -330,11 +330,11 @@ def _copier(container, plan: _Plan, source, pairs: dict, offset: Fraction) -> Ca
 
 
 def _packets(path: Path, source, streams: list, into_mp4: bool) -> Iterator[av.Packet]:
-    """The streams' packets that have a time; ValueError where the source breaks off.
+    """Yield the streams' packets that have a time; raise ValueError where the source breaks off.
 
-    MP4 marks the end of each line of text by an empty one, which FFmpeg adds itself: those of the source stay out.
+    MP4 marks the end of each line of text by an empty one. FFmpeg adds these itself, so those of the source stay out.
     """
-    with one_sentence(f"{path} breaks off in its sound or subtitles ({{}}); repair it first."):
+    with ffmpeg_errors(f"{path} breaks off in its sound or subtitles ({{}}); repair it first."):
         for packet in source.demux(streams):
             if not packet.size or (packet.pts is None and packet.dts is None):
                 continue
@@ -342,18 +342,18 @@ def _packets(path: Path, source, streams: list, into_mp4: bool) -> Iterator[av.P
                 yield packet
 
 
-def _check_written(partial: Path, moments: list[int], plan: _Plan) -> None:
-    """ValueError unless the finished file has every frame at its time, to the container's own rounding."""
+def _check_written(partial: Path, ticks: list[int], plan: _Plan) -> None:
+    """Raise ValueError unless the finished file has every frame at its time, to the container's own rounding."""
     base, found = _time_base(plan), times(partial)
-    if len(found) != len(moments):
-        raise ValueError(f"{plan.out} came out with {len(found)} frames instead of {len(moments)}; write to .mkv.")
-    worst = max(abs(tick * base - second) for tick, second in zip(moments, found, strict=True))
+    if len(found) != len(ticks):
+        raise ValueError(f"{plan.out} came out with {len(found)} frames instead of {len(ticks)}; write to .mkv.")
+    worst = max(abs(tick * base - second) for tick, second in zip(ticks, found, strict=True))
     if worst > _ROUNDING:
         raise ValueError(f"{plan.out} does not keep the frame times ({float(worst):.4f} s off); write to .mkv or .mp4.")
 
 
 def _image_names(plan: _Plan, count: int) -> list[str]:
-    """Names of so many PNG images: those of the source's own, unless two would be one, or 000000.png …"""
+    """Return names for PNG images: those of the source's images if they stay distinct, else 000000.png …"""
     own = [f"{file.stem}.png" for file in image_files(plan.source) or ()] if plan.info.is_folder else []
     if len({name.casefold() for name in own}) == count:
         return own
@@ -361,7 +361,7 @@ def _image_names(plan: _Plan, count: int) -> list[str]:
 
 
 def _write_images(out: Path, pictures: Iterator[np.ndarray], names: list[str]) -> None:
-    """PNG images in a new folder, which appears when all are there."""
+    """Write PNG images into a new folder, which gets its name when all are written."""
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)

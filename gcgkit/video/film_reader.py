@@ -1,7 +1,7 @@
-"""Whole films in: what a file holds, its frames upright one at a time, and the time of each (the names are in `film`).
+"""Read whole films: their properties, their upright frames one at a time, and each frame's time (exported by `film`).
 
-Timestamps are the file's own and exact. Files with a clock of their own (MPEG streams) start at 0. Where packets tell
-the times (MP4, MOV, MKV, WebM, AVI with the usual codecs) nothing is decoded for them.
+Timestamps are the file's own and exact. Files with a clock of their own (MPEG streams) start at 0. Packets give the
+times without decoding in MP4, MOV, MKV, WebM and AVI with the usual codecs.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from .codecs import IMAGE_FPS, existing, image_files, iterate_images, one_sentence, open_video, read_image, to_rgb
+from .codecs import IMAGE_FPS, existing_path, ffmpeg_errors, image_files, iterate_images, open_video, read_image, to_rgb
 
-_ONE_PACKET_ONE_FRAME = {  # of other codecs (packed MPEG-4 …) frames are decoded to count them
+_ONE_PACKET_ONE_FRAME = {  # frames of other codecs (packed MPEG-4 …) are counted by decoding
     "h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mjpeg", "ffv1", "prores", "dnxhd", "png",
     "rawvideo", "huffyuv", "ffvhuff", "utvideo", "dvvideo",
 }  # fmt: skip
@@ -31,9 +31,9 @@ _HDR = {16: "PQ", 18: "HLG"}  # transfers of H.273
 
 @dataclass(frozen=True)
 class FilmInfo:
-    """What a film is. Width and height are after rotation; `rotation` is the clockwise turn, in degrees, of its frames.
+    """Properties of a film. Width and height are after rotation; `rotation` is its frames' clockwise turn in degrees.
 
-    num_frames and variable_rate are None where only decoding would tell; `times` always tells. `rate` is the mean
+    num_frames and variable_rate are None if only decoding would show them; `times` always does. `rate` is the mean
     number of frames per second, `time_base` the unit of the file's timestamps in seconds.
     """
 
@@ -55,19 +55,19 @@ class FilmInfo:
 
 @dataclass(frozen=True)
 class _Packets:
-    """Presentation times of a stream's frames, in ticks and in order, and those of them where decoding can start."""
+    """Presentation times of a stream's frames in ticks, in order; `keys` are the times where decoding can start."""
 
     ticks: tuple[int, ...]
     keys: tuple[int, ...]
 
 
 def probe(path) -> FilmInfo:
-    """Tell what a film or folder of images is, from its packets and its first frame.
+    """Return the properties of a film or folder of images, from its packets and its first frame.
 
-    Raises FileNotFoundError for a missing path; ValueError for what is no film, is cut short, or must be converted
-    first (interlaced, HDR), with the FFmpeg filter to use; OSError for what may not be read.
+    Raises FileNotFoundError for a missing path, and OSError for one that may not be read. Raises ValueError for a file
+    that is no film, is cut short, or must be converted first (interlaced, HDR); it names the FFmpeg filter to use.
     """
-    path = existing(path)
+    path = existing_path(path)
     images = _images(path)
     if images is not None:
         height, width = read_image(images[0]).shape[:2]
@@ -100,10 +100,10 @@ def probe(path) -> FilmInfo:
 def frames(path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
     """Yield the frames start..stop-1, upright, uint8 RGB ``(H, W, 3)``, one at a time; nothing for an empty range.
 
-    Decoding starts at the last keyframe before `start` where packets tell, so late frames come fast, and exactly.
-    Raises as `probe` does, at once for a path that cannot be opened, else at the frame where the film breaks off.
+    Where packets give the times, decoding starts at the last keyframe before `start`: late frames come fast and exact.
+    Raises as `probe` does: at once for a path that cannot be opened, else at the frame where the film breaks off.
     """
-    path = existing(path)
+    path = existing_path(path)
     if start < 0 or (stop is not None and stop <= start):
         raise ValueError(f"start and stop must satisfy 0 <= start < stop, not {start} and {stop}.")
     images = _images(path)
@@ -113,8 +113,8 @@ def frames(path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray
 
 
 def times(path) -> list[Fraction]:
-    """Presentation time of every frame in seconds, strictly rising; k/25 for images. Raises as `probe` does."""
-    path = existing(path)
+    """Return the presentation time of every frame in seconds, strictly rising; k/25 for images. Errors as `probe`."""
+    path = existing_path(path)
     images = _images(path)
     if images is not None:
         return [k / Fraction(IMAGE_FPS) for k in range(len(images))]
@@ -123,10 +123,10 @@ def times(path) -> list[Fraction]:
 
 
 def decode(path: Path, container, stream) -> Iterator[av.VideoFrame]:
-    """Decoded frames; ValueError where decoding fails or the frames must be converted first."""
+    """Yield decoded frames; raise ValueError if decoding fails or the frames must be converted first."""
     order = stream.codec_context.field_order
     count = 0
-    with one_sentence(f"{path} breaks off ({{}}); repair it first, e.g. by ffmpeg -i IN -c:v libx264 -crf 12 OUT."):
+    with ffmpeg_errors(f"{path} breaks off ({{}}); repair it first, e.g. by ffmpeg -i IN -c:v libx264 -crf 12 OUT."):
         for frame in container.decode(stream):
             if order in _INTERLACED or frame.interlaced_frame:
                 raise ValueError(
@@ -143,7 +143,7 @@ def decode(path: Path, container, stream) -> Iterator[av.VideoFrame]:
 
 
 def first_frame(path: Path, container, stream) -> av.VideoFrame:
-    """The first decoded frame; ValueError as `decode`, and where there is none."""
+    """Return the first decoded frame; raise ValueError as `decode` does, and if there is none."""
     frame = next(decode(path, container, stream), None)
     if frame is None:
         raise ValueError(f"{path} holds no frame that can be decoded.")
@@ -151,12 +151,12 @@ def first_frame(path: Path, container, stream) -> av.VideoFrame:
 
 
 def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Height and width of a decoded frame once it is upright."""
+    """Return the height and width that a decoded frame has when it is upright."""
     return (frame.width, frame.height) if _orientation(frame)[0] else (frame.height, frame.width)
 
 
 class Upright:
-    """Makes decoded frames of one film upright uint8 RGB ``(H, W, 3)``; ValueError where the film changes its size."""
+    """Turn decoded frames of one film into upright uint8 RGB ``(H, W, 3)``; ValueError if the size changes."""
 
     def __init__(self, path: Path):
         self._path, self._shape = path, None
@@ -171,7 +171,7 @@ class Upright:
 
 
 def clock_offset(container, stream) -> Fraction:
-    """The time in seconds that a file calls its beginning: 0 but for MPEG streams, whose clocks start anywhere."""
+    """Return a file's start time in seconds: 0, except for MPEG streams, whose clocks start anywhere."""
     if _formats(container) & {"mov", "matroska", "avi"} or not container.start_time:
         return Fraction(0)
     base = Fraction(stream.time_base)
@@ -186,7 +186,7 @@ def _cached_times(name: str, modified: int, size: int) -> tuple[Fraction, ...]:
         base, origin = Fraction(stream.time_base), clock_offset(container, stream)
         if packets is None:
             ticks = _decoded_ticks(path, container, stream)
-            if "avi" in _formats(container):  # its clock counts frames as stored, not as shown
+            if "avi" in _formats(container):  # AVI's clock counts frames in stored order, not in shown order
                 first = min(ticks, default=0)
                 ticks = [tick - first for tick in ticks]
         else:
@@ -200,7 +200,7 @@ def _images(path: Path) -> list[Path] | None:
     try:
         return image_files(path)
     except PermissionError:
-        raise PermissionError(f"{path} may not be read; give yourself the right to read it.") from None
+        raise PermissionError(f"{path} may not be read; change its permissions.") from None
 
 
 def _formats(container) -> set[str]:
@@ -210,12 +210,12 @@ def _formats(container) -> set[str]:
 def _rate(stream) -> Fraction:
     for rate in (stream.average_rate, stream.guessed_rate):
         if rate and 0 < rate < 100_000:
-            return Fraction(rate)  # PyAV from 19 on has a type of its own, of 32 bits
+            return Fraction(rate)  # PyAV from 19 on returns its own type of 32 bits
     return Fraction(25)
 
 
 def _packets(path: Path) -> _Packets | None:
-    """Times from packets alone, or None where they do not tell; kept for files that did not change since."""
+    """Return times from packets only, or None if packets do not give them; cached until the file changes."""
     stat = path.stat()
     return _scan(str(path), stat.st_mtime_ns, stat.st_size)
 
@@ -227,7 +227,7 @@ def _scan(name: str, modified: int, size: int) -> _Packets | None:
         formats, promised = _formats(container), stream.frames
         duration = container.duration
         shown, keys, count, reached, lead = [], [], 0, Fraction(0), None
-        with one_sentence(_cut_short(path)):
+        with ffmpeg_errors(_cut_short(path)):
             for packet in container.demux():
                 if packet.size == 0:
                     continue
@@ -262,21 +262,21 @@ def _cut_short(path: Path) -> str:
 
 
 def _check_whole(path, formats, counts, seconds, rate) -> None:
-    """ValueError where a file's header promises clearly more than there is, as (found, promised) frames or time."""
+    """Raise ValueError if a header promises clearly more than the file holds, as (found, promised) frames or time."""
     found, promised = counts
-    spare = 0 if "mov" in formats else max(2, promised // 50)  # AVI's frames that repeat the last are not stored
+    spare = 0 if "mov" in formats else max(2, promised // 50)  # AVI does not store frames that repeat the last
     if promised - found > spare and formats & {"mov", "avi"}:
         raise ValueError(_cut_short(path).format(f"{found} of {promised} frames are there"))
     reached, duration = seconds
     if duration and "matroska" in formats:
         promised = Fraction(duration, av.time_base)
         if promised - reached > max(Fraction(5, 2) / rate, promised / 50):
-            told = f"{float(reached):.2f} of {float(promised):.2f} seconds are there"
-            raise ValueError(_cut_short(path).format(told))
+            share = f"{float(reached):.2f} of {float(promised):.2f} seconds are there"
+            raise ValueError(_cut_short(path).format(share))
 
 
 def _is_variable(ticks: tuple[int, ...]) -> bool:
-    """Whether times leave an even grid by more than a tick of rounding."""
+    """Return True if times differ from an even grid by more than a tick of rounding."""
     if len(ticks) < 3:
         return False
     step = Fraction(ticks[-1] - ticks[0], len(ticks) - 1)
@@ -284,7 +284,7 @@ def _is_variable(ticks: tuple[int, ...]) -> bool:
 
 
 def _decoded_ticks(path: Path, container, stream) -> list[int]:
-    """Times of frames in ticks by decoding; an even grid stands in for times that are missing."""
+    """Return the frames' times in ticks by decoding; an even grid replaces them if some are missing."""
     step = max(1, round(1 / (_rate(stream) * Fraction(stream.time_base))))
     found = [frame.pts for frame in decode(path, container, stream)]
     known = {tick for tick in found if tick is not None}
@@ -295,7 +295,7 @@ def _decoded_ticks(path: Path, container, stream) -> list[int]:
 
 
 def _rising(ticks: Iterable[int]) -> tuple[int, ...]:
-    """Ticks in order; of frames at one tick, which rounding to milliseconds can make, the later goes one further."""
+    """Sort ticks and make them distinct: of two frames that rounding put at one tick, move the later by one."""
     rising = []
     for tick in sorted(ticks):
         rising.append(tick if not rising else max(tick, rising[-1] + 1))
@@ -319,26 +319,26 @@ def _upright(path: Path, start: int, stop: int | None, packets: _Packets | None)
 
 
 def _decode_from(path: Path, container, stream, start: int, packets: _Packets | None):
-    """Index of the first frame that comes, and the frames: from the last keyframe at or before `start` if possible."""
+    """Return the first frame's index and the frames, from the last keyframe at or before `start` if possible."""
     key = None
     if packets is not None and start:
         key = max((tick for tick in packets.keys if tick <= packets.ticks[start]), default=None)
     if key is not None and key > packets.ticks[0]:
-        with one_sentence(_cut_short(path)):
+        with ffmpeg_errors(_cut_short(path)):
             container.seek(key, stream=stream)
         decoded = decode(path, container, stream)
         for frame in decoded:
             if frame.pts == key:
                 return packets.ticks.index(key), chain([frame], decoded)
             if frame.pts is None or frame.pts > key:
-                break  # landed elsewhere: decode all
-        with one_sentence(_cut_short(path)):
+                break  # the seek went elsewhere: decode all
+        with ffmpeg_errors(_cut_short(path)):
             container.seek(packets.ticks[0], stream=stream)
     return 0, decode(path, container, stream)
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """How a frame is to be turned: swap axes, then mirror left to right, then up to down (its display matrix)."""
+    """Return a frame's turn from its display matrix: swap axes, then mirror left to right, then up to down."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return False, False, False
@@ -349,7 +349,7 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
 
 def _turn(picture: np.ndarray, orientation: tuple[bool, bool, bool]) -> np.ndarray:
-    """``(H, W, 3)`` turned as `_orientation` says."""
+    """Turn a picture ``(H, W, 3)`` by the result of `_orientation`."""
     transposed, left_right, up_down = orientation
     if transposed:
         picture = picture.transpose(1, 0, 2)  # (W, H, 3)

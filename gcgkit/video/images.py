@@ -1,7 +1,7 @@
-"""A clip as a folder of PNG frames ``00000.png, 00001.png, ...``: the form that methods and compared systems share.
+"""A clip as a folder of PNG frames ``00000.png, 00001.png, ...``: the common form of methods and compared systems.
 
-Numbers begin at 0 and have no gaps; a folder is there whole or not at all. `RANDOM_WEIGHTS` marks frames that are worth
-nothing but as a sign that a system runs.
+Numbers begin at 0 and have no gaps. A folder gets its name only when it is complete. The file `RANDOM_WEIGHTS` marks
+frames that only show that a system runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FRAME_NAME = re.compile(r"(\d{5,})\.png")
 
 
 def write_frames(frames: Iterable[np.ndarray], folder: Path) -> Path:
-    """Write RGB frames as ``00000.png ...``; the folder appears under its name only when complete. Returns it."""
+    """Write RGB frames as ``00000.png ...`` and return the folder, which gets its name only when it is complete."""
     aside = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -41,7 +41,7 @@ def write_frames(frames: Iterable[np.ndarray], folder: Path) -> Path:
 
 
 def check_names(folder: Path) -> int:
-    """Number of the frames ``00000.png ...`` of a folder; ValueError names one that is missing."""
+    """Return the number of frames ``00000.png ...`` in a folder; raise ValueError, naming it, if one is missing."""
     numbers = sorted(int(found[1]) for path in folder.iterdir() if (found := FRAME_NAME.fullmatch(path.name)))
     if not numbers:
         raise ValueError(f"{folder} holds no frames 00000.png, 00001.png, ...: name them so.")

@@ -339,7 +339,7 @@ def test_folders_that_cannot_be_trained_on(root, tmp_path):
     (folder / "manifest.json").write_text(json.dumps({**manifest, "complete": True}))
     (folder / "frames/x/00001.png").unlink()
     dataset = FrameDataset(tmp_path, options(sets=("half",), grid=0.8, single=0.0))
-    with pytest.raises(ValueError, match="00001.png is no image"):
+    with pytest.raises(ValueError, match="00001.png cannot be read as an image"):
         [dataset[i] for i in range(10)]
     with pytest.raises(ValueError, match="data.unrelated is above 0, but there is only one clip"):
         FrameDataset(tmp_path, options(sets=("half",), mask=0.1, unrelated=0.1))
@@ -355,7 +355,7 @@ def test_show_batch_draws_target_gray_and_references(root):
     np.testing.assert_array_equal(shown[0].images[0].get_array(), batch.target[0].permute(1, 2, 0).numpy())
     np.testing.assert_array_equal(shown[1].images[0].get_array(), batch.gray[0, 0].numpy())
     assert shown[0].get_ylabel().startswith(dataset[0].kind)
-    with pytest.raises(ValueError, match="show_batch wants pixels"):
+    with pytest.raises(ValueError, match="show_batch needs pixels"):
         show_batch(dataclasses.replace(batch, encoded=True))
 
 

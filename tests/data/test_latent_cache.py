@@ -150,7 +150,7 @@ def test_a_cut_off_build_goes_on(root, pipe, tmp_path):
     build_cache(folder, clips, DATA, pipe, "none", "cpu", rank=1, world=2)
     assert [clip.name for clip in missing(folder, clips)] == ["a", "c"]
     (folder / "davis-train/a.safetensors.123.tmp").write_bytes(b"torn")
-    with pytest.raises(FileNotFoundError, match="a.safetensors is missing: the cache was not built to its end"):
+    with pytest.raises(FileNotFoundError, match="a.safetensors is missing: the cache is incomplete"):
         LatentDataset(folder, clips, DATA)
     done = folder / "davis-train/b.safetensors"
     os.utime(done, (1, 1))
@@ -186,7 +186,7 @@ def test_the_folders_name_tells_what_it_depends_on(root, pipe):
 def test_a_disk_that_is_too_small_is_told_before_anything_is_done(root, pipe, tmp_path, monkeypatch):
     clips = read_clips(root, ["davis-train"])
     monkeypatch.setattr(files, "free_space", lambda folder: 1000)
-    with pytest.raises(OSError, match=r"has 1.0 kB free, and the cache of latents needs \d+\.\d kB: make room"):
+    with pytest.raises(OSError, match=r"has 1.0 kB free, and the latent cache needs \d+\.\d kB: make room"):
         build_cache(tmp_path / "cache", clips, DATA, pipe, "patch", "cpu")
     assert not (tmp_path / "cache").exists()
 
@@ -195,7 +195,7 @@ def test_the_space_asked_for_is_what_is_written(cache, pipe, tmp_path, monkeypat
     clips, folder = cache
     told = []
     monkeypatch.setattr(files, "free_space", lambda place: 0)
-    monkeypatch.setattr(files, "human", lambda count: told.append(count) or "")
+    monkeypatch.setattr(files, "size_text", lambda count: told.append(count) or "")
     with pytest.raises(OSError):
         build_cache(tmp_path / "cache", clips, DATA, pipe, "patch", "cpu")
     written = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))

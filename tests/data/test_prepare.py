@@ -195,7 +195,7 @@ def test_missing_data_names_the_command(davis, tmp_path):
         preparation.ldv_sources(tmp_path, ["001", "002", "003"])
     with pytest.raises(FileNotFoundError, match=r"run python data_scripts/photos\.py"):
         preparation.photo_sources(tmp_path)
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         preparation.folder_sources(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match=r"holds no manifest\.json"):
         preparation.read_manifest(tmp_path)

@@ -445,7 +445,7 @@ def test_a_prepared_folder_is_a_set(tmp_path, data):
         (lambda d: evalset.open_set(d, clips=["cats"]), "no clip called 'cats'; it has ants, bees"),
         (lambda d: evalset.open_set(d, split="val"), "ImageSets"),
         (lambda d: evalset.open_set(d, limit=0), "limit"),
-        (lambda d: evalset.open_set(d / "nothing"), "is no folder"),
+        (lambda d: evalset.open_set(d / "nothing"), "is not a folder"),
         (lambda d: evalset.open_set(d, "a/b"), "name must be fit for a folder"),
         (lambda d: methods.parse("better"), "is no method: write"),
         (lambda d: methods.parse("gray:3"), "takes no argument"),

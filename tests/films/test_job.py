@@ -121,7 +121,7 @@ def test_each_shot_is_coloured_as_a_film_of_its_own(whole, clip, model):
         seeded = torch.Generator().manual_seed(0)
         wanted = list(pipe.stream(own, 4, generator=seeded, num_keyframes=2, num_inference_steps=STEPS))
         np.testing.assert_array_equal(frames[shot.first : shot.last + 1], wanted)
-        assert any(n in range(shot.first, shot.last + 1) for n in job_folder.numbered(folder.keyframes))
+        assert any(n in range(shot.first, shot.last + 1) for n in job_folder.numbered_files(folder.keyframes))
     done = events(folder.path, "done", "keyframe kept")
     assert sorted(done) == list(range(sum(LENGTHS)))
 
@@ -266,7 +266,7 @@ def test_killed_right_after_the_film_had_its_name(name, clip, model, tmp_path, c
 
 def test_any_gap_is_filled_with_the_same_frames(whole, clip, model, tmp_path, job):
     frames, folder = whole
-    keys = set(job_folder.numbered(folder.keyframes))
+    keys = set(job_folder.numbered_files(folder.keyframes))
     lost = [n for n in (1, 3, 5, 8, 12, 14) if n not in keys]
     for n in lost:
         JobFolder(job).frame_file(n).unlink()
@@ -278,7 +278,7 @@ def test_any_gap_is_filled_with_the_same_frames(whole, clip, model, tmp_path, jo
 def test_keyframes_killed_before_they_had_their_names_count(whole, clip, model, tmp_path, job):
     """The record is what makes keyframes count; a run that ended right after it left them under other names."""
     frames, folder = whole
-    number = min(job_folder.numbered(folder.keyframes))
+    number = min(job_folder.numbered_files(folder.keyframes))
     path = JobFolder(job).keyframe_file(number)
     path.rename(path.with_name(f".{path.name}.tmp"))
     JobFolder(job).frame_file(1).unlink()
@@ -360,7 +360,7 @@ def test_a_shot_that_another_works_on_is_left_to_it_until_that_one_dies(whole, c
     assert held.wait(60)
     run = arguments(clip, tmp_path / "out.mkv", model)
     assert cli.main(run) == 0
-    assert not (tmp_path / "out.mkv").exists() and "once the shots that are left are done" in capsys.readouterr().out
+    assert not (tmp_path / "out.mkv").exists() and "when the remaining shots are done" in capsys.readouterr().out
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     np.testing.assert_array_equal(colour(clip, tmp_path / "out.mkv", model), whole[0])
@@ -395,11 +395,11 @@ def test_preview_then_a_changed_prompt_and_a_painted_keyframe(whole, clip, model
     out, folder = tmp_path / "out.mkv", JobFolder(tmp_path / "out.mkv.job")
     assert cli.main([*arguments(clip, out, model), "--preview", "2"]) == 0
     told = capsys.readouterr().out
-    keys = job_folder.numbered(folder.keyframes)
+    keys = job_folder.numbered_files(folder.keyframes)
     assert not out.exists() and folder.done() == set() and f"Coloured {len(keys)} keyframe(s)" in told
     sheet = video.read(folder.path / "preview-01.jpg").frames[0]
     assert "preview-01.jpg" in told and sheet.shape[1] > 1000
-    assert keys.keys() == job_folder.numbered(whole[1].keyframes).keys()
+    assert keys.keys() == job_folder.numbered_files(whole[1].keyframes).keys()
     listed = shots.read_csv(folder.shots_file)
     before = {n: path.read_bytes() for n, path in keys.items()}
 
@@ -435,7 +435,7 @@ def test_a_finished_films_shot_can_be_changed_and_its_frames_are_kept_aside(whol
     second = colour(clip, tmp_path / "out.mkv", model)
     changed = (first != second).any(axis=(1, 2, 3))
     assert changed[6:10].all() and not changed[:6].any() and not changed[10:].any()
-    assert "Shot 2 is coloured anew" in capsys.readouterr().out
+    assert "Shot 2 has changed" in capsys.readouterr().out
     kept = {int(p.stem): p for p in (job / "replaced").rglob("frames/*.png")}
     assert sorted(kept) == [6, 7, 8, 9]
     np.testing.assert_array_equal(video.read(kept[7]).frames[0], first[7])
@@ -521,7 +521,7 @@ def test_a_job_with_a_size_that_is_none_is_refused(size, clip, model, tmp_path, 
     record["settings"]["size"] = size
     (job / "job.json").write_text(json.dumps(record))
     text = refused(capsys, ["colorize", clip, tmp_path / "out.mkv", "--profile", model, "--lossless"])
-    assert "job.json is no job's record (settings, size)" in text and "--restart" in text
+    assert "job.json is not a job's record (settings, size)" in text and "--restart" in text
 
 
 def test_another_film_is_refused_until_restart(clip, model, tmp_path, job, capsys):
@@ -571,7 +571,7 @@ def change(path: Path, **values) -> None:
 def test_ten_thousand_words_are_refused(clip, model, tmp_path, capsys):
     run = ["colorize", clip, tmp_path / "out.mkv", "--profile", model, "--prompt", "red " * 10_000]
     text = refused(capsys, run)
-    assert "has 10002 tokens, of which 8 would be read" in text and list(tmp_path.iterdir()) == []
+    assert "has 10002 tokens, but only 8 are read" in text and list(tmp_path.iterdir()) == []
 
 
 def test_a_picture_of_another_size_is_scaled_and_said_so(clip, model, tmp_path, capsys):
@@ -592,7 +592,7 @@ def test_a_folder_of_something_else_is_never_touched(clip, model, tmp_path, caps
     (place / "letter.txt").write_text("dear")
     for more in ([], ["--restart"]):
         text = refused(capsys, [*arguments(clip, tmp_path / "out.mkv", model), "--job", place, *more])
-        assert "letter.txt, which is no job's" in text
+        assert "letter.txt, which belongs to no job" in text
     assert [p.name for p in place.iterdir()] == ["letter.txt"]
 
 

@@ -198,12 +198,12 @@ def test_what_cannot_be_read_is_told_with_its_line(tmp_path, text, message):
 
 
 def test_what_is_no_list_is_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no file"):
+    with pytest.raises(FileNotFoundError, match="is not a file"):
         shots.read_csv(tmp_path / "missing.csv")
-    with pytest.raises(FileNotFoundError, match="is no file"):
+    with pytest.raises(FileNotFoundError, match="is not a file"):
         shots.read_csv(tmp_path)
     (tmp_path / "latin.csv").write_bytes("first,last,prompt\n0,1,grün\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="no UTF-8"):
+    with pytest.raises(ValueError, match="not UTF-8"):
         shots.read_csv(tmp_path / "latin.csv")
     with (tmp_path / "huge.csv").open("wb") as file:
         file.truncate(1 << 30)

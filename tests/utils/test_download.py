@@ -86,7 +86,7 @@ def test_cut_at_37_percent_goes_on_in_the_same_call(server, tmp_path):
 
 def test_cut_at_37_percent_goes_on_in_the_next_call(server, tmp_path):
     url = server.add("/a.bin", DATA, cuts=[0.37])
-    with pytest.raises(ConnectionError, match=r"broke off at 37 % of 300\.0 kB: .*; run the same again to go on"):
+    with pytest.raises(ConnectionError, match=r"broke off at 37 % of 300\.0 kB: .*; run again to continue"):
         fetch(url, tmp_path / "a.bin", attempts=1)
     assert "a.bin" not in names(tmp_path)
     fetch(url, tmp_path / "a.bin")
@@ -252,7 +252,7 @@ def test_disk_that_fills_on_the_way(server, tmp_path):
             print(error)
     """)
     child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert child.stdout.strip() == f"The disk of {tmp_path} is full: make room and run the same again, to go on there."
+    assert child.stdout.strip() == f"The disk of {tmp_path} is full: make room and run again to continue."
     assert "a.bin" not in names(tmp_path) and (tmp_path / "a.bin.partial").stat().st_size == 100_000
     server.sent.clear()
     assert fetch(url, tmp_path / "a.bin").read_bytes() == DATA
@@ -279,8 +279,8 @@ def test_busy_server_is_asked_again_and_others_are_not(server, tmp_path):
     url = server.add("/a.bin", DATA, statuses=[503, 429])
     assert fetch(url, tmp_path / "a.bin").read_bytes() == DATA
     for status, kind, words in (
-        (404, FileNotFoundError, "not there any more"),
-        (403, PermissionError, "not given to everybody"),
+        (404, FileNotFoundError, "is not available"),
+        (403, PermissionError, "is not public"),
         (418, ConnectionError, "server answers 418"),
     ):
         server.asked.clear()
@@ -300,7 +300,7 @@ def test_no_server_at_all(tmp_path):
 
 def test_content_that_is_refused_leaves_nothing(server, tmp_path):
     url = server.add("/a.zip", b"<html>Please log in</html>")
-    with pytest.raises(ValueError, match=r"a\.zip is no whole zip or tar archive.*It came from .*; removed\.$"):
+    with pytest.raises(ValueError, match=r"a\.zip is not a complete zip or tar archive.*It came from .*; removed\.$"):
         fetch(url, tmp_path / "a.zip", check=archives.check)
     assert names(tmp_path) == set()
 
@@ -342,7 +342,7 @@ def test_remote_size(server, tmp_path):
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (832_766_765, "832.8 MB"), (45e9, "45.0 GB"), (2e15, "2000.0 TB")],
 )
 def test_sizes_for_people(count, text):
-    assert disk.human(count) == text
+    assert disk.size_text(count) == text
 
 
 # --- archives ---------------------------------------------------------------------------------------------------------
@@ -396,7 +396,7 @@ def test_chooses_and_renames(tmp_path):
     archive = _zip(tmp_path / "x.zip", FILES)
     paths = archives.extract(archive, tmp_path / "out", choose=lambda n: n.replace("a/", "z/") if "a/" in n else None)
     assert [p.relative_to(tmp_path / "out").as_posix() for p in paths] == ["z/b.jpg", "z/c/d.txt"]
-    with pytest.raises(ValueError, match="none of the files that are wanted"):
+    with pytest.raises(ValueError, match="none of the wanted files"):
         archives.extract(archive, tmp_path / "other", choose=lambda name: None)
     with pytest.raises(ValueError, match="two files that would get the same path"):
         archives.extract(archive, tmp_path / "other", choose=lambda name: "one")
@@ -460,7 +460,7 @@ def test_bombs_are_refused_before_anything_is_written(tmp_path):
     for kind in ("zip", "tgz"):
         bomb = MAKERS[kind](tmp_path / f"bomb.{kind}", {"zeros": zeros})
         assert bomb.stat().st_size < 1_000_000
-        with pytest.raises(ValueError, match="as a zip bomb does"):
+        with pytest.raises(ValueError, match="zip bomb"):
             archives.extract(bomb, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
@@ -485,7 +485,7 @@ def test_overlapping_entries_are_refused(tmp_path):
 def test_truncated_archives_are_refused(tmp_path, kind, share):
     archive = MAKERS[kind](tmp_path / f"x.{kind}", {"a.bin": DATA[:100_000], "b.bin": DATA[100_000:]})
     archive.write_bytes(archive.read_bytes()[: int(archive.stat().st_size * share)])
-    with pytest.raises(ValueError, match=r"is no whole zip or tar archive, it may be cut off") as error:
+    with pytest.raises(ValueError, match=r"is not a complete zip or tar archive; it may be cut off") as error:
         archives.extract(archive, tmp_path / "out")
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
@@ -495,7 +495,7 @@ def test_damaged_entry_appears_under_no_name(tmp_path):
     data = bytearray(archive.read_bytes())
     data[1000] ^= 255
     archive.write_bytes(data)
-    with pytest.raises(ValueError, match="no whole zip or tar archive"):
+    with pytest.raises(ValueError, match="not a complete zip or tar archive"):
         archives.extract(archive, tmp_path / "out")
     assert not [p for p in (tmp_path / "out").iterdir() if p.is_file()]
 

@@ -32,7 +32,7 @@ import numpy as np
 
 from ... import video
 from ...utils import download
-from ...utils.commands import told
+from ...utils.commands import run_reporting_errors
 from ...utils.files import file_sha256
 from ...video.images import RANDOM_WEIGHTS, check_names, write_frames
 from ..clips import fit
@@ -340,7 +340,7 @@ def main(argv: list[str] | None = None) -> int:
             command.add_argument("--device", help="cpu, or a GPU if there is one")
             command.add_argument("--random-weights", action="store_true", help="only show that it runs")
     args = parser.parse_args(argv)
-    return told(lambda: _obey(args))
+    return run_reporting_errors(lambda: _obey(args))
 
 
 def _obey(args: argparse.Namespace) -> None:
