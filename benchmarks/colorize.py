@@ -1,15 +1,15 @@
-"""How fast clips are coloured here, what each shortcut gains, and how that compares with what people use otherwise.
+"""Speed of colouring on this machine, the gain of each shortcut, and a comparison with common alternatives.
 
     python benchmarks/colorize.py shortcuts        # the bundled weights: each shortcut off, then all of them
-    python benchmarks/colorize.py stages           # where the time goes: networks, colour conversion, files
+    python benchmarks/colorize.py stages           # shares of the time: networks, colour conversion, files
     python benchmarks/colorize.py length           # seconds against frames, beside attention over all frames at once
     python benchmarks/colorize.py keyframes        # the first stage against m, and the same attention written plainly
-    python benchmarks/colorize.py compile          # what compiling the networks gains, and what it changes
+    python benchmarks/colorize.py compile          # gain of compiling the networks, and its effect
     python benchmarks/colorize.py floor            # operations over this machine's peak, beside the time; cost
 
 On a GPU, everything at Stable Diffusion 2.1's shapes with random weights, for speed does not depend on their values,
 and ``controlnet``: our second stage next to diffusers' ``StableDiffusionControlNetPipeline`` at the same size, steps,
-guidance scale, precision and batch. ``operations`` counts for both what it takes by arithmetic, on any machine.
+guidance scale, precision and batch. ``operations`` counts the arithmetic of both, on any machine.
 
     python benchmarks/colorize.py all --shapes sd21 --compile --json speed.json --plot speed.png
 
@@ -52,18 +52,18 @@ from peers import ControlNetPeer, compile_both, eagerly, written_plainly  # noqa
 
 PROMPT = "orange and brown street"
 FASTER = "dpm++"  # the solver that goes with fewer steps in ``controlnet``
-KEYS = 4  # keyframes that the second stage alone is given: m and c of the paper, so that each frame has its full grid
+KEYS = 4  # keyframes that are given to the second stage: m and c of the paper, so that each frame has its full grid
 
 
 def pipeline(args: argparse.Namespace) -> GCGPipeline:
-    """The weights to measure, or shapes with random ones."""
+    """Load the weights to measure, or make random ones of a size."""
     if args.shapes == "mini":
         return load(args.weights)
     return random_pipeline(args.shapes, OF_PRECISION[args.precision], args.height, args.width, device())
 
 
 def footage(args: argparse.Namespace, frames: int) -> np.ndarray:
-    """So many frames ``(T, H, W, 3)``: the demo's clip, to and fro if it is short, or noise that drifts."""
+    """Return so many frames ``(T, H, W, 3)``: the demo's clip, back and forth if it is short, or drifting noise."""
     if args.shapes == "mini":
         clip = demo.load_clip(count=frames, stride=1)
         return clip[to_and_fro(len(clip), frames)]
@@ -72,36 +72,36 @@ def footage(args: argparse.Namespace, frames: int) -> np.ndarray:
 
 
 def to_and_fro(length: int, frames: int) -> np.ndarray:
-    """Numbers of ``frames`` frames of a clip of ``length``: on to its last, back to its first, and so on."""
+    """Return numbers of ``frames`` frames of a clip of ``length``: on to its last, back to its first, and so on."""
     last = length - 1
     return last - np.abs(np.arange(frames) % max(1, 2 * last) - last)
 
 
 def options(args: argparse.Namespace) -> dict:
-    """What every colouring here has in common."""
+    """Return the options that every colouring here shares."""
     generator = torch.Generator().manual_seed(0)
     return {"num_inference_steps": args.steps, "strength": args.strength, "generator": generator}
 
 
 def second_stage(args: argparse.Namespace, pipe: GCGPipeline, **changes) -> Callable[[], np.ndarray]:
-    """Work that colours ``--frames`` frames from ``KEYS`` keyframes besides them: ``(T, H, W, 3)``."""
+    """Return a function that colours ``--frames`` frames from ``KEYS`` further keyframes: ``(T, H, W, 3)``."""
     clip = footage(args, args.frames + KEYS)
     keys = {number: clip[number] for number in range(KEYS)}
     return lambda: pipe.color_remaining(clip, keys, prompt=PROMPT, **{**options(args), **changes}).frames
 
 
 def backend(args: argparse.Namespace) -> str:
-    """How networks are compiled: anew and fused, or the kernels as they are, recorded to be replayed."""
+    """Return the compiler: one that fuses new kernels, or one that records the present kernels for replay."""
     return "cudagraphs" if args.replay else "inductor"
 
 
 def apart(one: np.ndarray, other: np.ndarray) -> int:
-    """Largest difference of two clips, in gray levels."""
+    """Return the largest difference of two clips, in gray levels."""
     return int(np.abs(one.astype(int) - other).max())
 
 
 def shortcuts(args: argparse.Namespace) -> dict:
-    """Colouring a clip from its first frame and a prompt, with shortcuts off one by one and all at once."""
+    """Time a clip from its first frame and a prompt, with each shortcut off in turn and with all off."""
     pipe, clip = pipeline(args), footage(args, args.frames)
     choices = {"all on": Shortcuts(), **{f"without {n}": Shortcuts(**{n: False}) for n in vars(Shortcuts())}}
     choices["all off"] = NO_SHORTCUTS
@@ -119,7 +119,7 @@ def shortcuts(args: argparse.Namespace) -> dict:
 
 
 def stages(args: argparse.Namespace) -> dict:
-    """Share of each network, of colour conversion and of files in the time from one video file to another."""
+    """Measure the share of each network, of colour conversion and of files in the time from film to film."""
     pipe, clip, prompt = pipeline(args), footage(args, args.frames), PROMPT if args.prompt else ""
     spent, began = defaultdict(float), {}
 
@@ -169,7 +169,7 @@ def stages(args: argparse.Namespace) -> dict:
 
 
 def length(args: argparse.Namespace) -> dict:
-    """Seconds against frames, ours and with attention over all of a clip's frames at once, while these are few."""
+    """Measure seconds against frames, ours and with attention over all frames of a clip while these are few."""
     pipe = pipeline(args)
     lengths = args.lengths or [args.frames, 2 * args.frames, 4 * args.frames]
     found: dict[str, dict] = {"ours": {}, "all frames at once": {}}
@@ -191,7 +191,7 @@ def length(args: argparse.Namespace) -> dict:
 
 
 def keyframes(args: argparse.Namespace) -> dict:
-    """Seconds and memory of the first stage against m: fused joint attention, and the same with every logit built."""
+    """Measure time and memory of stage one against m: fused joint attention, and the same with every logit built."""
     pipe, clip = pipeline(args), footage(args, max(args.keyframes))
     if args.replay:
         compilation.compile_networks(pipe, backend=backend(args))
@@ -217,7 +217,7 @@ def keyframes(args: argparse.Namespace) -> dict:
 
 
 def compiled(args: argparse.Namespace) -> dict:
-    """The second stage with networks compiled and as they are, in turns, and the seconds that compiling took."""
+    """Time the second stage with and without compiled networks, in turns, and the compilation itself."""
     pipe = pipeline(args)
     compilation.compile_networks(pipe, backend=backend(args))
     work = second_stage(args, pipe)
@@ -233,7 +233,7 @@ def compiled(args: argparse.Namespace) -> dict:
 
 
 def controlnet(args: argparse.Namespace) -> dict:
-    """Our second stage against diffusers' ControlNet pipeline, with a better solver, and side by side."""
+    """Time our second stage against diffusers' ControlNet pipeline, with a better solver, and side by side."""
     if args.shapes == "mini":
         raise SystemExit("controlnet needs --shapes sd21 or toy: the mini profile's autoencoder is not diffusers' own.")
     ours, clip = pipeline(args), footage(args, args.frames)
@@ -259,7 +259,7 @@ def controlnet(args: argparse.Namespace) -> dict:
 
 
 def gains_of(middle: dict[str, float], batches: list[int]) -> dict[str, float]:
-    """How many times as many frames per second, from medians of ``controlnet``'s cases over the same frames."""
+    """Return the gains in frames per second, from medians of ``controlnet``'s cases over the same frames."""
     largest, faster = batches[-1], [name for name in middle if FASTER in name]
     theirs = {batch: middle[f"diffusers, batch {batch}"] for batch in batches}
     own = {batch: middle[f"ours, side by side {batch}"] for batch in batches}
@@ -271,7 +271,7 @@ def gains_of(middle: dict[str, float], batches: list[int]) -> dict[str, float]:
 
 
 def operations(args: argparse.Namespace) -> dict:
-    """What a step and a frame take by arithmetic alone, ours beside diffusers' ControlNet pipeline: on any machine."""
+    """Count the operations of a step and a frame, ours and diffusers' ControlNet pipeline's, on any machine."""
     if args.shapes == "mini":
         raise SystemExit("operations needs --shapes sd21 or toy, whose networks diffusers' pipeline can share.")
     ours = random_pipeline(args.shapes, OF_PRECISION[args.precision], args.height, args.width, "meta")
@@ -288,7 +288,7 @@ def operations(args: argparse.Namespace) -> dict:
 
 
 def floor(args: argparse.Namespace) -> dict:
-    """Operations of a frame of the second stage, the time they need at this device's peak, and the time taken."""
+    """Return a second-stage frame's operations, the time that they need at this device's peak, and the time taken."""
     pipe = pipeline(args)
     if args.compile or args.replay:
         compilation.compile_networks(pipe, backend=backend(args))
@@ -297,7 +297,7 @@ def floor(args: argparse.Namespace) -> dict:
 
 
 def against_peak(args: argparse.Namespace, pipe: GCGPipeline, taken: float) -> dict:
-    """Operations of a frame of the second stage beside the ``taken`` seconds of it, and what a minute of film costs."""
+    """Return a second-stage frame's operations beside its ``taken`` seconds, and the cost of a minute of film."""
     size = (args.height, args.width) if args.shapes != "mini" else (pipe.config.height, pipe.config.width)
     strength = pipe.config.strength if args.strength is None else args.strength
     by_stage = flops.per_frame(flops.operations(pipe, *size), max(1, round(strength * args.steps)))

@@ -1,4 +1,4 @@
-"""What colouring is compared with: diffusers' ControlNet pipeline, and attention over all frames written plainly."""
+"""Alternatives to compare with: diffusers' ControlNet pipeline, and a plain implementation of cross-frame attention."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ControlNetPeer:
 
     def __init__(self, ours: GCGPipeline, shapes: str):
         widths = (16, 32, 96, 256) if shapes == "sd21" else (8, 8, 8, 8)
-        copied = ours.device.type != "meta"  # where there are sizes and no weights
+        copied = ours.device.type != "meta"  # on meta there are sizes and no weights
         with ours.device:
             controlnet = ControlNetModel.from_unet(
                 ours.unet, conditioning_embedding_out_channels=widths, load_weights_from_unet=copied
@@ -38,7 +38,7 @@ class ControlNetPeer:
         self._replayed = False
 
     def compile(self, backend: str) -> None:
-        """Compile its ControlNet as ``compile_networks`` does the rest, which the two share."""
+        """Compile its ControlNet as ``compile_networks`` does the shared rest."""
         self._replayed = self.pipe.device.type == "cuda"
         if self._replayed:
             self.pipe.controlnet.to(memory_format=torch.channels_last)
@@ -46,7 +46,7 @@ class ControlNetPeer:
         self.pipe.controlnet.compile(dynamic=False, backend=backend, **mode)
 
     def color(self, frames: np.ndarray, prompt: str, steps: int, batch: int) -> np.ndarray:
-        """Frames ``(T, H, W, 3)`` uint8 coloured each by itself, ``batch`` at once: the same in [0, 1]."""
+        """Colour frames ``(T, H, W, 3)`` uint8 one by one, ``batch`` at once: the same in [0, 1]."""
         pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255  # (T, H, W, 3) -> (T, 3, H, W)
         done = []
         for part in pictures.split(batch):
@@ -61,7 +61,7 @@ class ControlNetPeer:
         return np.concatenate(done)
 
     def operations(self, height: int, width: int) -> float:
-        """Of one step of one frame of ``height`` by ``width`` pixels: UNet and ControlNet, each for both halves."""
+        """Count the operations of one step of a ``height`` by ``width`` frame: UNet and ControlNet, both halves."""
         where = {"device": "meta", "dtype": self.pipe.dtype}
         unet, controlnet = (copy.deepcopy(part).to("meta") for part in (self.pipe.unet, self.pipe.controlnet))
         factor, step = self.pipe.vae_scale_factor, torch.zeros((), **where)
@@ -82,7 +82,7 @@ class ControlNetPeer:
 
 
 class PlainCrossFrameAttention:
-    """Self-attention over all frames of a group as the equation has it (Eq. 8): every logit is built and kept.
+    """Self-attention over all frames of a group exactly as in Eq. 8: every logit is built and stored.
 
     A diffusers attention processor with the arguments of ``attention.JointSelfAttention``, which gives the same.
     """
@@ -106,13 +106,13 @@ class PlainCrossFrameAttention:
 
 @contextmanager
 def written_plainly() -> Iterator[None]:
-    """Within the context our first stage attends by ``PlainCrossFrameAttention``."""
+    """Make our first stage attend by ``PlainCrossFrameAttention`` within the context."""
     with patch.object(attention, "JointSelfAttention", PlainCrossFrameAttention):
         yield
 
 
 def eagerly(work: Callable[[], object]) -> Callable[[], object]:
-    """The same work with compiled networks run as they were."""
+    """Run the same work without the compiled networks."""
 
     def run() -> object:
         with torch.compiler.set_stance("force_eager"):
@@ -122,6 +122,6 @@ def eagerly(work: Callable[[], object]) -> Callable[[], object]:
 
 
 def compile_both(ours: GCGPipeline, peer: ControlNetPeer, backend: str) -> None:
-    """Compile all that either runs."""
+    """Compile the networks of both."""
     compilation.compile_networks(ours, backend=backend)
     peer.compile(backend)

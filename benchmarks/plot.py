@@ -1,4 +1,4 @@
-"""A picture of the measured times: seconds against frames, and the first stage against its number of keyframes."""
+"""Draw the measured times: seconds against frames, and the first stage against its number of keyframes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import statistics
 import tempfile
 from pathlib import Path
 
-# Okabe and Ito's blue and vermilion, told apart by colour-blind readers; markers differ too.
+# Okabe and Ito's blue and vermilion, which colour-blind readers can distinguish; markers differ too.
 STYLES = {"ours": ("#0072B2", "o"), "other": ("#D55E00", "s")}
 
 
 def draw(found: dict, machine: str, path: Path) -> None:
-    """Write a PNG from the figures of the parts ``length`` and ``keyframes``, as ``colorize.py`` keeps them.
+    """Write a PNG from the figures of the parts ``length`` and ``keyframes`` in ``colorize.py``'s file.
 
     found: ``{"length": {case: {frames: [seconds]}}, "keyframes": {case: {m: {"seconds": [...], ...}}}}``.
     """
@@ -46,7 +46,7 @@ def draw(found: dict, machine: str, path: Path) -> None:
 
 
 def _line(axes, case: str, seconds: dict[int, list[float]]) -> None:
-    """Medians with the range as a bar."""
+    """Draw medians with the range as a bar."""
     color, marker = STYLES["ours" if case == "ours" else "other"]
     middle = [statistics.median(times) for times in seconds.values()]
     below = [m - min(times) for m, times in zip(middle, seconds.values(), strict=True)]

@@ -1,4 +1,4 @@
-"""What other solvers cost in quality: PSNR and seconds by solver and number of steps, on clips whose colours are known.
+"""Quality of other solvers: PSNR and seconds by solver and number of steps, on clips whose colours are known.
 
     python benchmarks/solvers.py                                              # the demo's clip
     python benchmarks/solvers.py --data DATA --clips blackswan dog soapbox    # measuring clips of a data folder
@@ -6,7 +6,7 @@
 
 Every clip is coloured from its first frame as exemplar, without a prompt, with the same seed. PSNR is over all frames
 but that one. "apart" is the PSNR, in dB, between a result and that of DDIM at the most steps.
-``--json FILE`` keeps every figure, and goes on with what it holds already.
+``--json FILE`` keeps every figure, and a second run adds the missing ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STEPS = (4, 8, 16, 32)
 
 
 def clips(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and frames ``(T, H, W, 3)``: the demo's clip, or the ones named from a data folder."""
+    """Return names and frames ``(T, H, W, 3)``: the demo's clip, or named ones from a data folder."""
     if args.data is None:
         yield demo.CLIP, demo.load_clip(count=args.frames, stride=args.stride)
         return
@@ -41,7 +41,7 @@ def clips(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def measure(args: argparse.Namespace, held: dict) -> dict:
-    """``{clip: {"solver steps": {psnr, apart, seconds}}}``; cases that ``held`` has with all their figures are kept."""
+    """Measure ``{clip: {"solver steps": {psnr, apart, seconds}}}``; complete cases in ``known`` are kept."""
     pipe = load(args.weights)
     for name, clip in clips(args):
         found, frames = held.setdefault(name, {}), {}
@@ -70,7 +70,7 @@ def measure(args: argparse.Namespace, held: dict) -> dict:
 
 
 def table(found: dict) -> str:
-    """PSNR in the mean over the clips, a row for each number of steps and a column for each solver."""
+    """Return the mean PSNR over the clips, a row for each number of steps and a column for each solver."""
     steps = sorted({int(case.split()[1]) for cases in found.values() for case in cases})
     lines = [f"PSNR in dB, mean of {', '.join(found)}", "steps  " + "".join(f"{solver:>8}" for solver in SOLVERS)]
     for count in steps:

@@ -1,12 +1,12 @@
-"""Our training step against that of diffusers' ControlNet training example, on this machine, in one run.
+"""Compare our training step with diffusers' ControlNet training example, on this machine, in one run.
 
     python benchmarks/train_step.py                                      # SD 2.1's shapes, batch 24, 448x256, bf16
     python benchmarks/train_step.py --recipe paper-16gb --cap-gb 16      # the small recipe, in no more memory than that
     python benchmarks/train_step.py --shapes toy --precision no          # on a CPU, to see that it runs
 
-Three cases, with random weights and random data that lie ready in main memory:
+Three cases, with random weights and random data that are ready in main memory:
 
-example   what the example does per step, written anew from its description: frames through the autoencoder, captions
+example   the example's step, rewritten from its description: frames through the autoencoder, captions
           through the text encoder, a ControlNet with the condition as a picture, the frozen UNet in half precision,
           mean squared error, clipping, AdamW as it comes. No averaged weights.
 cached    our step as ``gcgkit train`` runs it: latents and image tokens come from the cache; captions through the text
@@ -54,7 +54,7 @@ CAPTION = "a photo of a red car on a street, green trees in the background"
 
 
 def example(config: configs.TrainConfig, shapes: dict, accelerator: Accelerator, precision: str) -> Callable[[], None]:
-    """A function that does one step of the example, over as many passes as the recipe has."""
+    """Return a function that does one step of the example, over as many passes as the recipe has."""
     device, half = accelerator.device, OF_PRECISION[precision]
     parts = random_parts(shapes, device)
     del parts["image_encoder"]
@@ -112,7 +112,7 @@ def example(config: configs.TrainConfig, shapes: dict, accelerator: Accelerator,
 def ours(
     config: configs.TrainConfig, shapes: dict, accelerator: Accelerator, precision: str, cached: bool
 ) -> tuple[Callable[[], None], Callable[[], float]]:
-    """A function that does one of our steps, and one that measures what a view of the cache costs in seconds."""
+    """Return a function for one of our steps, and one that measures the seconds for a view of the cache."""
     device = accelerator.device
     parts = random_parts(shapes, device)
     control = GuidedControlNet.from_unet(
@@ -141,7 +141,7 @@ def ours(
 
 
 def random_batch(stream: SampleStream, positions, config: configs.TrainConfig, shapes: dict, cached: bool) -> Batch:
-    """A batch of noise with the kinds of reference that the recipe draws."""
+    """Return a batch of noise with the recipe's kinds of reference."""
     size, rng = (config.data.height, config.data.width), np.random.default_rng(0)
     latent = (4, size[0] // 8, size[1] // 8)
     tokens = (shapes["vision"]["image_size"] // shapes["vision"]["patch_size"]) ** 2, shapes["vision"]["projection_dim"]
@@ -168,19 +168,19 @@ def random_batch(stream: SampleStream, positions, config: configs.TrainConfig, s
 
 
 def ready(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """In memory that copies to the device fast."""
+    """Move a tensor to pinned memory, which copies to the device fast."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, once all that the device was told to do is done."""
+    """Wait for the device and return the time in seconds."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def measure(case: str, config, shapes: dict, accelerator: Accelerator, precision: str, warmup: int, steps: int) -> dict:
-    """Seconds of each step, the highest memory in bytes (on a GPU), and for "pixels" what a view of the cache costs."""
+    """Return seconds of each step, peak bytes of memory (on a GPU), and for "pixels" the cost of a cached view."""
     device = accelerator.device
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -256,7 +256,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def ratios(cases: dict[str, dict], config: configs.TrainConfig, clips: int = 425) -> dict[str, float]:
-    """Our speed over the example's; once more with the cache's making, for the paper's 425 clips, shared out."""
+    """Return our speed over the example's, and again with the cache's making shared over the paper's 425 clips."""
     speed = {case: found["steps_per_second"] for case, found in cases.items() if "steps_per_second" in found}
     found = {f"{case}_over_example": speed[case] / speed["example"] for case in speed if "example" in speed}
     if {"example", "cached"} <= set(speed) and "view_seconds" in cases.get("pixels", {}):
@@ -269,7 +269,7 @@ def ratios(cases: dict[str, dict], config: configs.TrainConfig, clips: int = 425
 
 
 def report(result: dict) -> str:
-    """The result as a table."""
+    """Return the result as a table."""
     more = (", ours compiled" if result["compile"] else "") + (
         f", capped at {result['cap_gb']} GB" if result["cap_gb"] else ""
     )

@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: their common options, and errors as one sentence."""
+"""Common code of this folder's scripts: their shared options, and errors as one sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SETS = ("davis-train", "davis-val", "davis-test-dev", "ldv-train", "ldv-test", "
 
 
 def parser(description: str, out: str = "data") -> argparse.ArgumentParser:
-    """A parser with the options that every script takes."""
+    """Return a parser with the options that every script takes."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--out", type=Path, default=Path(out), metavar="FOLDER", help=f"where to put it ({out})")
     made.add_argument("--dry-run", action="store_true", help="say what would be done and how big it is, do nothing")
@@ -23,7 +23,7 @@ def parser(description: str, out: str = "data") -> argparse.ArgumentParser:
 
 
 def add_source_options(made: argparse.ArgumentParser, count: str) -> None:
-    """``--url``, ``--sha256`` and ``--remove-archives``."""
+    """Add ``--url``, ``--sha256`` and ``--remove-archives``."""
     made.add_argument(
         "--url", nargs="+", metavar="URL", help=f"mirror or local file instead of the known address{count}"
     )
@@ -34,7 +34,7 @@ def add_source_options(made: argparse.ArgumentParser, count: str) -> None:
 
 
 def paired(parts: list[str], values: list[str] | None, option: str) -> dict[str, str]:
-    """The values of an option that is given once for each part, by part; ValueError for another number."""
+    """Assign an option's values to the parts, one for each; ValueError for another number."""
     if values is None:
         return {}
     if len(values) != len(parts):
@@ -43,7 +43,7 @@ def paired(parts: list[str], values: list[str] | None, option: str) -> dict[str,
 
 
 def fetch_archives(args: argparse.Namespace, parts: list[str]) -> None:
-    """Fetch and unpack some of ``gcgkit.data.catalog.ARCHIVES``, or say what that would do."""
+    """Fetch and unpack some of ``gcgkit.data.catalog.ARCHIVES``, or describe it for a dry run."""
     from gcgkit.data import catalog as sources
 
     urls, digests = paired(parts, args.url, "--url"), paired(parts, args.sha256, "--sha256")
@@ -63,7 +63,7 @@ def fetch_archives(args: argparse.Namespace, parts: list[str]) -> None:
 
 
 def add_prepare_options(made: argparse.ArgumentParser, flag: bool = True) -> None:
-    """How prepared folders are made; ``--prepare`` itself where fetching is the script's first purpose."""
+    """Add the options of prepared folders, with ``--prepare`` itself if the script's first purpose is fetching."""
     if flag:
         made.add_argument("--prepare", action="store_true", help="go on to OUT/prepared, ready for training")
     made.add_argument("--format", choices=("png", "jpg"), default="png", help="of prepared frames (png)")
@@ -74,7 +74,7 @@ def add_prepare_options(made: argparse.ArgumentParser, flag: bool = True) -> Non
 
 
 def add_caption_options(made: argparse.ArgumentParser, option: str) -> None:
-    """Who writes captions, and how."""
+    """Add the options that choose how captions are written."""
     alone = option == "--by"
     choices = ("blip", "colors") if alone else ("none", "blip", "colors")
     made.add_argument(option, choices=choices, default=choices[0], help=f"who captions frames ({choices[0]})")
@@ -92,7 +92,7 @@ def prepare_after(args: argparse.Namespace, names: list[str]) -> None:
 
 
 def prepare_sets(args: argparse.Namespace, names: list[str], clips: Path | None = None) -> None:
-    """Prepare sets by name, or one of your own footage, and caption them if that was asked for."""
+    """Prepare sets by name, or your own footage, and caption them if asked."""
     from gcgkit.data import prepare as preparation
 
     for name in names:
@@ -157,7 +157,7 @@ def caption(args, folder: Path, by: str, gray: bool = False, name: str | None = 
 
 
 def _sources(data: Path, name: str, clips: Path | None):
-    """The clips of a set by its name, and a word on where they are from."""
+    """Return the clips of a set by its name, and a note on their origin."""
     from gcgkit.data import prepare as preparation
 
     if clips is not None:
@@ -180,12 +180,12 @@ def _can_read(data: Path, name: str, clips: Path | None) -> bool:
 
 
 def split(name: str) -> list[str]:
-    """The lines of ``splits/<name>.txt``."""
+    """Return the lines of ``splits/<name>.txt``."""
     return (SPLITS / f"{name}.txt").read_text(encoding="utf-8").split()
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
-    """Run a script's main function: 0 when done, 1 with one sentence for an error, 130 when interrupted."""
+    """Run a script's main function; return 0 when done, 1 with one sentence for an error, 130 when interrupted."""
     try:
         main(args)
         return 0

@@ -1,4 +1,4 @@
-"""Caption sampled frames of prepared folders into their captions.jsonl; what is there already, or edited, stays.
+"""Caption sampled frames of prepared folders into captions.jsonl; existing and edited captions stay.
 
 BLIP is downloaded at first use, unless data_scripts/weights.py has brought it; colors needs no weights.
 

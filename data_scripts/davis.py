@@ -1,6 +1,6 @@
 """DAVIS 2017 at 480p: train and val (833 MB), test-dev.
 
-The archives unpack to OUT/DAVIS; --prepare goes on to training-ready folders in OUT/prepared.
+The archives unpack to OUT/DAVIS; --prepare also makes training-ready folders in OUT/prepared.
 
     python data_scripts/davis.py --prepare --captions blip
     python data_scripts/davis.py --parts trainval --url my/DAVIS-2017-trainval-480p.zip

@@ -1,7 +1,7 @@
 """LDV 3.0: 365 lossless videos, the first 335 for training and the last 30 for testing. Unpacks to OUT/LDV.
 
 The data set's own page has all of LDV 3.0 on Google Drive (--source drive, needs gdown). The first 335 videos, LDV 2.0,
-also lie on a server (--source server): enough to train, without the test set.
+are also on a server (--source server): enough to train, without the test set.
 
     python data_scripts/ldv.py --prepare
     python data_scripts/ldv.py --source server

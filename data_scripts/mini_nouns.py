@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (tables of words)
-"""Nouns for captions: from ImageNet classes and from the hints of the photo sources, specific to coarse."""
+"""Nouns for captions: from ImageNet classes and the photo sources' hints, specific to coarse."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _RANGES = """
 517 crane|535 wheel|640 metal|836-837 glasses|679 jewelry|552 feathers|643 mask|570 mask|645 person|602 person|842 person
 """
 
-# Classes that are scenes, materials or places, or small things that the map finds by who holds them: masks to distrust.
+# Scenes, materials and places, and small things that the map finds by the person holding them: uncertain masks.
 SCENES = {
     "bakery", "bookshop", "butcher shop", "confectionery", "grocery store", "shoe shop", "tobacco shop", "toyshop", "barbershop",
     "restaurant", "cinema", "library", "stage", "alp", "cliff", "coral reef", "lakeside", "promontory", "sandbar", "seashore",
@@ -146,7 +146,7 @@ _PLURALS = {"satsumas": "satsuma", "carrots": "carrot"}
 
 
 class Nouns:
-    """Names of ImageNet's 1000 classes (in order) and what follows from them."""
+    """The names of ImageNet's 1000 classes (in order) and the nouns derived from them."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = [name.lower().replace("_", " ") for name in names]
@@ -162,7 +162,7 @@ class Nouns:
                 self.coarse.setdefault(index, words.split(","))
 
     def of_class(self, index: int) -> list[str]:
-        """One to three nouns of a class, specific to coarse."""
+        """Return one to three nouns of a class, specific to coarse."""
         name = {"ice bear": "polar bear", "sorrel": "horse", "hip": "rose hip", "fly": "fly", "ear": "corn"}.get(
             self.names[index], self.names[index]
         )
@@ -170,12 +170,12 @@ class Nouns:
         return list(dict.fromkeys([name, *coarse]))[:3]
 
     def siblings(self, indices: list[int]) -> list[int]:
-        """The classes themselves and all that share their coarsest noun: mistaking one breed for another is no harm."""
+        """Return the classes and all that share their coarsest noun, because confusing two breeds does no harm."""
         last = {self.coarse[i][-1] for i in indices if i in self.coarse}
         return sorted({*indices, *(i for i, words in self.coarse.items() if words[-1] in last)})
 
     def read(self, source: str, hint: str) -> tuple[list[str] | None, list[int]]:
-        """Nouns (None: those of the class found) and candidate classes of a photo from its source and hint."""
+        """Return nouns (None: the detected class's) and candidate classes of a photo from its source and hint."""
         if source in ("bsds",):
             return [], []
         if source in ("houses", "stunning", "selfexsr"):

@@ -37,7 +37,7 @@ GRAY = 4.0  # photographs of a lower mean chroma (Lab) are dropped
 CLIP_FRAMES = 40
 NO_OBJECT = {"selfexsr", "stunning", "bsds", "houses"}
 IMAGENET_LIKE = {"imagenet", "imagenette224", "imagewoof320", "nips17_ssa"}
-TRUST = {  # on top of what the map itself shows, by source and coarsest noun
+TRUST = {  # added to the map's own evidence, by source and coarsest noun
     ("ccp", "clothes"): 0.9,
     ("grocery", "fruit"): 0.5,  # shelves of many, of which the map marks some
     ("grocery", "vegetable"): 0.5,
@@ -82,7 +82,7 @@ class ObjectFinder:
         self.weight = weight - weight.mean(axis=0)
 
     def __call__(self, image: np.ndarray, classes: list[int], siblings) -> dict:
-        """Mask (H/2, W/2) in 0..1 of an RGB image, the class seen among `classes` (all, if empty), and measures of it.
+        """Return the mask (H/2, W/2) in 0..1 of an RGB image, its class among `classes` (all if empty), and measures.
 
         siblings: a function from classes to those that count as the same coarse thing.
         """
@@ -108,7 +108,7 @@ class ObjectFinder:
         }
 
     def _features(self, image: np.ndarray, short: int) -> tuple[np.ndarray, np.ndarray]:
-        """Last feature map (h, w, 1280) and logits of an image whose sides are scaled to multiples of 32."""
+        """Return the last feature map (h, w, 1280) and logits of an image scaled to sides of multiples of 32."""
         scale = short / min(image.shape[:2])
         height, width = (min(2 * short, max(32, round(side * scale / 32) * 32)) for side in image.shape[:2])
         way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -126,7 +126,7 @@ def _unit(cam: np.ndarray) -> np.ndarray:
 
 
 def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
-    """Guided filter of He et al. (2013), all (H, W) float32: `values` smoothed along the edges of `guide`."""
+    """Smooth `values` along the edges of `guide` by the guided filter of He et al. (2013), all (H, W) float32."""
 
     def mean(x: np.ndarray) -> np.ndarray:
         return cv2.boxFilter(x, -1, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
@@ -137,7 +137,7 @@ def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: f
 
 
 def _cut_out(image: np.ndarray, cam: np.ndarray) -> tuple[np.ndarray, float]:
-    """Mask in 0..1 of what the map marks, along the image's edges, and how far GrabCut and the map agree (IoU)."""
+    """Return a mask in 0..1 of the marked part along the image's edges, and the IoU of GrabCut and the map."""
     guide = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     cam = cam.astype(np.float32)
     smooth = np.clip(guided_filter(guide, cam, 6, 1e-3), 0, 1)
@@ -158,14 +158,14 @@ def _cut_out(image: np.ndarray, cam: np.ndarray) -> tuple[np.ndarray, float]:
     cut = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
     agreement = float((cut & likely).sum() / max(1, (cut | likely).sum()))
     cut = cv2.medianBlur(cut.astype(np.uint8) * 255, 5).astype(np.float32) / 255
-    trusted = min(1.0, agreement / 0.4)  # where they disagree, the map itself
+    trusted = min(1.0, agreement / 0.4)  # if they disagree, use the map itself
     sharp = np.clip((smooth - 0.2) / 0.4, 0, 1)
     mask = trusted * (0.75 * cut + 0.25 * sharp) + (1 - trusted) * sharp
     return np.clip(guided_filter(guide, mask.astype(np.float32), 3, 1e-3), 0, 1), agreement
 
 
 def confidence(source: str, things: list[str], found: dict, known: bool, scene: bool) -> float:
-    """How far to trust a mask as "the object", 0..1."""
+    """Return the trust in a mask as "the object", 0..1."""
 
     def ramp(x: float, low: float, high: float) -> float:
         return min(1.0, max(0.0, (x - low) / (high - low)))
@@ -203,7 +203,7 @@ def chroma(image: np.ndarray) -> float:
 
 
 def has_sky(image: np.ndarray) -> bool:
-    """Whether the top of a picture of a wide scene is bright, smooth and blue or white."""
+    """Return True if the top of a picture of a wide scene is bright, smooth and blue or white."""
     small = cv2.resize(image, (64, 48), interpolation=cv2.INTER_AREA)
     lab = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[:10]
     gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -229,7 +229,7 @@ def small_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def photo_list(data: Path) -> list[tuple[Path, str]]:
-    """Photographs and their split, thinned."""
+    """Return a thinned list of photographs with their split."""
     train, held = photo_paths(data), photo_paths(data, held_out=True)
     by_source: dict[str, list[Path]] = {}
     for path in train:
@@ -268,7 +268,7 @@ class Hints:
 
 
 def find_masks(photos: list[tuple[Path, str]], hints: Hints, cache: Path) -> dict:
-    """Mask and measures of each photograph with an object, by path."""
+    """Find the mask and measures of each photograph with an object, by path."""
     found = pickle.loads(cache.read_bytes()) if cache.exists() else {}
     finder, start, fresh = ObjectFinder(), time.time(), 0
     for path, _ in photos:
@@ -285,7 +285,7 @@ def find_masks(photos: list[tuple[Path, str]], hints: Hints, cache: Path) -> dic
 
 
 class Writer:
-    """Bytes one after another, with where each came to lie."""
+    """A file written piece by piece that records the place of each piece."""
 
     def __init__(self) -> None:
         self.parts, self.size = [], 0
@@ -297,7 +297,7 @@ class Writer:
 
 
 def pick_quality(sample: list[np.ndarray], count: int, wanted: int, limit: int) -> int:
-    """The highest quality up to `wanted` at which `count` pictures like those of the sample fit into `limit` bytes."""
+    """Return the highest quality up to `wanted` at which `count` pictures like the sample fit into `limit` bytes."""
     for quality in range(wanted, 30, -2):
         mean = np.mean([len(webp(image, quality)) for image in sample])
         if mean * count < 0.99 * limit:
@@ -341,7 +341,7 @@ def pack_photos(photos, hints: Hints, found: dict, quality: int, images: Writer,
 
 
 def pack_clips(data: Path, quality: int, images: Writer, masks: Writer) -> list[dict]:
-    """40 frames of each training clip at one stride of 1 to 3, from the middle, and DAVIS's masks of them."""
+    """Pack 40 frames of each training clip at one stride of 1 to 3, from the middle, with DAVIS's masks."""
     chosen = {}
     for name in CLIP_THINGS:
         folder = data / "DAVIS/JPEGImages/480p" / name

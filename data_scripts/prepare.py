@@ -1,6 +1,6 @@
-"""Make training-ready folders (OUT/prepared/NAME) of what the other scripts have fetched into OUT.
+"""Make training-ready folders (OUT/prepared/NAME) from the data that the other scripts have fetched into OUT.
 
-gcgkit/data/prepare.py says what such a folder holds. Your own videos or folders of images: --clips FOLDER and a NAME.
+gcgkit/data/prepare.py describes such a folder. Your own videos or folders of images: --clips FOLDER and a NAME.
 
     python data_scripts/prepare.py davis-train davis-val --captions blip
     python data_scripts/prepare.py mine --clips my/videos

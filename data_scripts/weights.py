@@ -1,4 +1,4 @@
-"""Pre-trained weights, so that later runs need no network: SD 2.1 base, CLIP ViT-H, BLIP, metric networks.
+"""Fetch pre-trained weights, so that later runs need no network: SD 2.1 base, CLIP ViT-H, BLIP, metric networks.
 
 Models go to the hub's own cache, where from_pretrained(ID) finds them, or with --out to OUT/NAME, for
 from_pretrained(OUT/NAME). Metric networks go to torch's hub folder, or to OUT/torch/hub (then set

@@ -8,7 +8,7 @@ from gcgkit.lessons import plots
 
 
 def draw(maker: studio.Studio) -> plots.Picture:
-    """Rows: the gray input, a colouring for each prompt, and one from the true first frame."""
+    """Draw rows: the gray input, a colouring for each prompt, and one from the true first frame."""
     shot, about = "rabbit", maker.shots["rabbit"]
     rows = {"gray input": maker.gray(shot)}
     for prompt in studio.PROMPTS[shot]:

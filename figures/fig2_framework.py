@@ -16,7 +16,7 @@ TARGET, REFERENCES = 4, (0, 2, 5, 7)  # the frame that is coloured, and the tile
 
 
 def draw(maker: studio.Studio) -> plots.Picture:
-    """Training above, the two stages of colouring below."""
+    """Draw training above and the two stages of colouring below."""
     shot = "rabbit"
     truth, gray = maker.truth(shot), maker.gray(shot)
     target, tiles = min(TARGET, len(truth) - 1), [min(i, len(truth) - 1) for i in REFERENCES]
@@ -40,7 +40,7 @@ def draw(maker: studio.Studio) -> plots.Picture:
 
 
 def _hint(maker: studio.Studio, truth, gray, target: int, tiles: list[int]) -> np.ndarray:
-    """The ColorHint's colours on the gray frame (Eq. 5), RGB ``(H, W, 3)``."""
+    """Return the ColorHint's colours on the gray frame (Eq. 5), RGB ``(H, W, 3)``."""
     import torch
 
     pipe = maker.pipe()
@@ -53,7 +53,7 @@ def _hint(maker: studio.Studio, truth, gray, target: int, tiles: list[int]) -> n
 
 
 def _grid(clip: np.ndarray, tiles: list[int]) -> np.ndarray:
-    """Four frames as a picture of two by two."""
+    """Join four frames into a picture of two by two."""
     return srg.make_grid(clip[tiles].transpose(0, 3, 1, 2)).transpose(1, 2, 0)
 
 
@@ -148,7 +148,7 @@ def _arrow(axes, start: tuple[float, float], end: tuple[float, float], text: str
 
 
 def _picture(axes, image, x: float, y: float, width: float, title: str, below: bool = False) -> None:
-    """An image of that width at a place, with its aspect kept and a thin frame."""
+    """Place an image of the given width, with its aspect kept and a thin frame."""
     order = 2 + len(axes.images)  # a later picture lies on the earlier ones
     image = plots.as_rgb(image)
     box = axes.get_position()

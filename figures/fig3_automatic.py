@@ -1,4 +1,4 @@
-"""Figure 3: automatic colouring, without any colour given, against what classical methods make of one coloured frame.
+"""Figure 3: automatic colouring without any given colour, against classical methods with one coloured frame.
 
 The classical baselines cannot guess colours: they get ours of the first frame, and carry or transfer it. The compared
 systems join where their frames are.
@@ -13,7 +13,7 @@ from gcgkit.lessons import plots
 
 
 def draw(maker: studio.Studio) -> plots.Picture:
-    """Two clips side by side; rows: gray, systems, transfer, flow, ours, truth."""
+    """Draw two clips side by side; rows: gray, systems, transfer, flow, ours, truth."""
     rows: dict[str, dict] = {}
     for shot in maker.shots:
         gray, ours = maker.gray(shot), maker.from_words(shot, studio.PROMPTS[shot][0])

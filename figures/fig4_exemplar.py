@@ -1,4 +1,4 @@
-"""Figure 4: colouring from the true first frame, against the classical baselines and the systems at hand."""
+"""Figure 4: colouring from the true first frame, against the classical baselines and the available systems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gcgkit.lessons import plots
 
 
 def draw(maker: studio.Studio) -> plots.Picture:
-    """Two clips side by side; rows: gray, systems, transfer, flow, ours, truth, whose first frame is the exemplar."""
+    """Draw two clips side by side; rows: gray, systems, transfer, flow, ours, truth with the exemplar first."""
     rows: dict[str, dict] = {}
     for shot in maker.shots:
         gray, truth = maker.gray(shot), maker.truth(shot)

@@ -1,7 +1,7 @@
-"""Figure 5: ablation of the GCG module (section 4.5.1), without CGA and CDGA, with CGA alone, and whole.
+"""Figure 5: ablation of the GCG module (§4.5.1): without CGA and CDGA, with CGA only, and complete.
 
 Ours* and Ours** are models of their own, trained without these parts; they are shown where their weights are, beside a
-whole model that was trained as they were. With the profile's own weights the gate can be held open, which takes CDGA's
+whole model that was trained as they were. With the profile's own weights the gate can be fixed open, which takes CDGA's
 influence away, or shut, which takes the reference's.
 """
 
@@ -23,7 +23,7 @@ HELD = {SHUT: ("gate", 0.0), "gate held open (CGA alone)": ("gate", 1.0)}
 
 
 def draw(maker: studio.Studio) -> plots.Picture:
-    """Rows: the variants at hand, the whole model, the truth; the last column enlarges where they differ most."""
+    """Draw rows: available variants, the whole model, the truth; the last column enlarges the largest difference."""
     shot, rows = "rabbit", {}
     for label, weights in TRAINED.items():
         if maker.profile in profiles.BUNDLED and weights in profiles.available():

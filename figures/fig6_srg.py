@@ -1,4 +1,4 @@
-"""Figure 6: ablation of the sliding reference grid (section 4.5.2): one reference, or a grid of several."""
+"""Figure 6: ablation of the sliding reference grid (§4.5.2): one reference, or a grid of several."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gcgkit.lessons import plots
 
 
 def draw(maker: studio.Studio) -> plots.Picture:
-    """Rows: without SRG (the first keyframe alone), with SRG, the truth; the last column enlarges a part."""
+    """Draw rows: without SRG (only the first keyframe), with SRG, the truth; the last column enlarges a part."""
     shot = "rabbit"
     alone = ablations.Setting("srg", "", {"use_srg": False, "single_reference": "first"})
     rows = {"w/o SRG": maker.from_first(shot, alone), "w/ SRG": maker.from_first(shot)}

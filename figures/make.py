@@ -47,7 +47,7 @@ def make(maker: studio.Studio, wanted: list[str], results: Path) -> dict[str, fl
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns an exit code."""
+    """Run the command and return an exit code."""
     parser = argparse.ArgumentParser(prog="figures/make.py", description="Make the paper's figures and Table 1.")
     add = parser.add_argument
     add("--profile", default="mini", help="bundled name, paper, folder or hub id (mini)")

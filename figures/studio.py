@@ -1,4 +1,4 @@
-"""What all figures share: clips, colourings that are made once, captions that say where a picture is from, saving.
+"""Common code of all figures: clips, cached colourings, captions with their origin, saving.
 
 A colouring is kept in ``OUT/cache`` under a digest of everything that decides it: weights, the library's code, frames,
 settings and seed. A second run draws from there.
@@ -36,7 +36,7 @@ CODE = (
     "video.codecs",
 )  # fmt: skip
 WIDTH, LABELS = 12.0, 1.8  # inches of a figure, and of its column of labels
-ZOOM = 3  # how many times a detail is enlarged
+ZOOM = 3  # magnification of a detail
 GREEN = "#00A651"  # the border of an exemplar, as in the paper
 ORANGE = plots.COLORS[1]  # of a part that is enlarged
 
@@ -51,12 +51,12 @@ class Shot:
     stride: int
 
     def load(self) -> np.ndarray:
-        """RGB ``(T, 256, 448, 3)``. Raises FileNotFoundError with the command that installs the clip."""
+        """Load RGB ``(T, 256, 448, 3)``. Raises FileNotFoundError with the command that installs the clip."""
         return demo.load_clip(self.clip, self.first, self.frames, self.stride)
 
     @property
     def numbers(self) -> list[int]:
-        """The frames' numbers in the clip."""
+        """Return the frames' numbers in the clip."""
         return [self.first + i * self.stride for i in range(self.frames)]
 
     def __str__(self) -> str:
@@ -89,7 +89,7 @@ class Studio:
     _truth: dict = field(default_factory=dict, repr=False)
 
     def pipe(self, weights: str | None = None):
-        """The pipeline of the profile, or of other weights, loaded when first asked for; the last one is kept."""
+        """Return the pipeline of the profile, or of other weights, loaded at first use; the last one is kept."""
         name = weights or self.profile
         if name not in self._pipes:
             self._pipes.clear()
@@ -97,17 +97,17 @@ class Studio:
         return self._pipes[name]
 
     def truth(self, shot: str) -> np.ndarray:
-        """True frames of a shot, RGB ``(T, H, W, 3)``."""
+        """Return the true frames of a shot, RGB ``(T, H, W, 3)``."""
         if shot not in self._truth:
             self._truth[shot] = self.shots[shot].load()
         return self._truth[shot]
 
     def gray(self, shot: str) -> np.ndarray:
-        """Gray frames of a shot, ``(T, H, W)``."""
+        """Return the gray frames of a shot, ``(T, H, W)``."""
         return color.to_gray(self.truth(shot))
 
     def from_words(self, shot: str, prompt: str) -> np.ndarray:
-        """A shot coloured from a prompt alone: ``(T, H, W, 3)``."""
+        """Colour a shot from only a prompt: ``(T, H, W, 3)``."""
 
         def make() -> np.ndarray:
             import torch
@@ -122,7 +122,7 @@ class Studio:
     def from_first(
         self, shot: str, setting: ablations.Setting | None = None, weights: str | None = None
     ) -> np.ndarray:
-        """A shot coloured from its true first frame, under a setting and with other weights where given."""
+        """Colour a shot from its true first frame, optionally under a setting and with other weights."""
         setting = setting or ablations.Setting(ablations.DEFAULT, "")
         what = {"shot": str(self.shots[shot]), "options": setting.options, "gate": setting.gate}
 
@@ -135,7 +135,7 @@ class Studio:
         return self.kept(what, make, weights)
 
     def systems(self, shot: str) -> dict[str, np.ndarray]:
-        """Frames of the other systems that have this shot, by name. Raises ValueError for a wrong number of them."""
+        """Return the frames of other systems for this shot, by name. Raises ValueError for a wrong number of them."""
         found, about = {}, self.shots[shot]
         for name, folder in self.frames_of.items():
             place = Path(folder) / about.clip
@@ -148,11 +148,11 @@ class Studio:
         return found
 
     def psnr(self, frames: np.ndarray, shot: str) -> float:
-        """PSNR (rgb, dB) of the frames after the first, which is given in exemplar mode."""
+        """Return PSNR (rgb, dB) of the frames after the first, which is given in exemplar mode."""
         return metrics.psnr_rgb([plots.as_rgb(frame) for frame in frames[1:]], self.truth(shot)[1:])
 
     def kept(self, what: dict, make: Callable[[], np.ndarray], weights: str | None = None) -> np.ndarray:
-        """An array from the cache, or made now and put there."""
+        """Return an array from the cache, or make it now and store it."""
         digest = weights_of(weights or self.profile)
         key = {"code": code_digest(), "weights": digest, "seed": self.seed, "steps": self.steps, **what}
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
@@ -168,7 +168,7 @@ class Studio:
         return array
 
     def caption(self, text: str, *shots: str) -> str:
-        """A caption with where the picture is from: profile, weights, clips, seed, steps, commit."""
+        """Return a caption with the picture's origin: profile, weights, clips, seed, steps, commit."""
         shown = "; ".join(str(self.shots[shot]) for shot in shots)
         return (
             f"{text} Profile {Path(self.profile).name} (weights {weights_of(self.profile)[:12]}); {shown}; "
@@ -176,7 +176,7 @@ class Studio:
         )
 
     def save(self, picture: plots.Picture, name: str) -> list[Path]:
-        """Write a picture as PNG and PDF, each under its name only when whole."""
+        """Write a picture as PNG and PDF; each gets its name only when it is complete."""
         self.out.mkdir(parents=True, exist_ok=True)
         paths = []
         for kind, about in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
@@ -189,7 +189,7 @@ class Studio:
 
 
 def grid(rows: Mapping[str, list[np.ndarray]], titles: list[str], caption: str) -> tuple[plots.Picture, np.ndarray]:
-    """Labelled rows of frames of one size under titled columns; returns the picture and its axes, (rows, columns).
+    """Draw labelled rows of frames of one size under titled columns; return the picture and its axes, (rows, columns).
 
     A line break in a label is kept.
     """
@@ -212,7 +212,7 @@ def grid(rows: Mapping[str, list[np.ndarray]], titles: list[str], caption: str) 
 
 
 def two_clips(maker: Studio, rows: Mapping[str, Mapping[str, np.ndarray]], shown: int, text: str):
-    """Rows ``{label: {shot: frames}}`` with ``shown`` frames of each shot in one line, as `grid`; and the columns.
+    """Draw rows ``{label: {shot: frames}}``, ``shown`` frames of each shot in one line, as `grid`; return columns too.
 
     Returns the picture, its axes, and for each column its shot and the frame's place in the shot. A row that lacks a
     shot is left out.
@@ -227,12 +227,12 @@ def two_clips(maker: Studio, rows: Mapping[str, Mapping[str, np.ndarray]], shown
 
 
 def spread(count: int, shown: int) -> list[int]:
-    """``shown`` evenly spread positions of ``count``, the first and the last among them."""
+    """Return ``shown`` evenly spread positions of ``count``, with the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(shown, count)).round().astype(int)).tolist()
 
 
 def largest_difference(clips_by_name: Mapping[str, np.ndarray], frame: int) -> tuple[int, int, int, int]:
-    """Left, top, width, height of the part of a frame, a ZOOM-th of each side, in which the clips differ most."""
+    """Return left, top, width, height of the part of a frame (a ZOOM-th of each side) in which clips differ most."""
     frames = np.stack([clip[frame].astype(np.float32) for clip in clips_by_name.values()])  # (N, H, W, 3)
     height, width = frames.shape[1] // ZOOM, frames.shape[2] // ZOOM
     deviation = cv2.boxFilter(frames.std(0).mean(-1), -1, (width, height), anchor=(0, 0), normalize=True)
@@ -244,7 +244,7 @@ def largest_difference(clips_by_name: Mapping[str, np.ndarray], frame: int) -> t
 def draw_with_detail(
     rows: Mapping[str, np.ndarray], picks: list[int], numbers: list[int], box: tuple[int, int, int, int], caption: str
 ) -> plots.Picture:
-    """Some frames of each clip, and the part ``box`` of the last one enlarged in a column of its own."""
+    """Draw some frames of each clip, and the part ``box`` of the last one enlarged in a column of its own."""
     from matplotlib.patches import Rectangle
 
     left, top, width, height = box
@@ -268,14 +268,14 @@ def frame_border(axes, colour: str = GREEN) -> None:
 
 
 def weights_of(profile: str) -> str:
-    """Digest of a profile's weights; of the paper's, which are put together from a hub, their names."""
+    """Return the digest of a profile's weights, or for the paper's the names of their hub parts."""
     if profile == "paper":
         return f"hub:{PAPER_BASE}, untrained copy"
     return methods.weights_digest(profile)
 
 
 def code_digest() -> str:
-    """SHA-256 over the modules of the library that decide a colouring, as much as the weights do."""
+    """Return the SHA-256 over the library's modules that determine a colouring together with the weights."""
     total = hashlib.sha256()
     for name in CODE:
         total.update(name.encode() + (Path(gcgkit.__file__).parent / f"{name.replace('.', '/')}.py").read_bytes())
@@ -283,7 +283,7 @@ def code_digest() -> str:
 
 
 def commit() -> str:
-    """``git describe`` of the repository that this file is in, or else the package's version."""
+    """Return ``git describe`` of this file's repository, or else the package's version."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, timeout=20

@@ -1,4 +1,4 @@
-"""Table 1: the paper's numbers and, where there are results, ours below them, as Markdown, LaTeX and HTML."""
+"""Table 1: the paper's numbers and, below them, ours if there are results, as Markdown, LaTeX and HTML."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SUFFIXES = {"markdown": "md", "latex": "tex", "html": "html"}
 
 
 def write(results: Path, out: Path) -> list[Path]:
-    """Write the table in all formats into a folder; without results it holds the paper's numbers alone."""
+    """Write the table in all formats into a folder; without results it has only the paper's numbers."""
     try:
         records = evaluation.read_results(results)
     except FileNotFoundError:

@@ -24,6 +24,7 @@ from .references import Reference, ReferencePool, ReferenceRun, check_exemplars,
 from .semantics import SemanticEncoder
 from .settings import Settings
 from .stages import Run, color_in_order, color_keyframes
+from .utils import hub
 from .utils.checks import check_frame, check_frames
 from .utils.weights import align_weights
 from .vae import LumaChromaAutoencoder
@@ -96,13 +97,16 @@ class GCGPipeline(DiffusionPipeline):
     def from_pretrained(cls, name="mini", *, dtype=None, torch_dtype=None, **kwargs) -> "GCGPipeline":
         """Load a bundled profile ("mini"), a folder or a hub id, float32 by default (``dtype`` or ``torch_dtype``).
 
-        Other keywords are those of ``DiffusionPipeline.from_pretrained``. Raises FileNotFoundError for a name that is
-        none of these, ValueError for another pipeline's folder or for both dtypes at once.
+        Other keywords are those of ``DiffusionPipeline.from_pretrained``, revision, token and cache_dir among them.
+        Raises FileNotFoundError for a name that is none of these or cannot be fetched, ValueError for another
+        pipeline's folder or repository, or for both dtypes at once.
         """
         if dtype is not None and torch_dtype is not None:
             raise ValueError("dtype and torch_dtype are one option under two names: give only dtype.")
         dtype = dtype or torch_dtype or torch.float32
         source = profiles.resolve(name)
+        if not Path(source).is_dir():
+            source = str(hub.fetch_pipeline(source, cls.__name__, **kwargs))
         if lender := profiles.lender(source):
             shared = cls.from_pretrained(profiles.WEIGHTS / lender, dtype=dtype).components
             kwargs = {**{k: part for k, part in shared.items() if not Path(source, k).is_dir()}, **kwargs}
@@ -110,7 +114,7 @@ class GCGPipeline(DiffusionPipeline):
             pipe = super().from_pretrained(source, dtype=dtype, **kwargs)
         except OSError as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise FileNotFoundError(f"'{name}' cannot be loaded, from here or from the hub: {reason}") from error
+            raise FileNotFoundError(f"'{name}' cannot be loaded: {reason}") from error
         # older diffusers know only torch_dtype and let dtype pass by
         if isinstance(dtype, torch.dtype) and pipe.unet.dtype != dtype:
             pipe.to(dtype=dtype)
@@ -123,7 +127,7 @@ class GCGPipeline(DiffusionPipeline):
         for part in (self, *self.components.values()):
             if isinstance(part, ConfigMixin) and part.config.get("_name_or_path"):
                 part.register_to_config(_name_or_path="")
-        super().save_pretrained(save_directory, *args, **kwargs)
+        super().save_pretrained(str(save_directory), *args, **kwargs)  # with push_to_hub, diffusers wants a str
 
     def encode_prompt(self, prompts: list[str]) -> torch.Tensor:
         """Text embeddings of n prompts: ``(n, N, D)``."""

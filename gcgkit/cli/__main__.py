@@ -1,7 +1,7 @@
-"""The command ``gcgkit``: colour films, say what this machine can do, train, measure.
+"""The command ``gcgkit``: colour films, check this machine, train, measure.
 
 torch and the rest load when a command needs them, so ``--help`` is quick.
-Exit codes: 0 done, 1 an error told in one sentence, 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 an error, printed as one sentence, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ CARDS = ("8gb", "12gb", "16gb", "24gb")
 
 
 def add_options(parser: argparse.ArgumentParser, everything: bool = False) -> None:
-    """The command's options; those that few need show with ``everything``."""
+    """Add the command's options; rarely needed ones show only with ``everything``."""
     whole, number = at_least(1), at_least(0, float)
     add = parser.add_argument
 
@@ -57,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser, everything: bool = False) -> No
 
 
 def run(args: argparse.Namespace) -> None:
-    """Colour what the options say. What can be refused is refused before the model loads.
+    """Colour as the options say. Wrong input is refused before the model loads.
 
     Raises ValueError, FileNotFoundError and OSError with one sentence each.
     """
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 class _Loader:
-    """A ``films.load.Loader`` that is imported, with diffusers, only when a frame is to be coloured."""
+    """A ``films.load.Loader`` that is imported, with diffusers, only before the first frame is coloured."""
 
     def __init__(self, device: str, card: str | None, debug: bool, compiled: bool):
         self.device, self.card, self.debug, self.compiled = device, card, debug, compiled
@@ -100,7 +100,7 @@ class _Loader:
 
 
 def _quiet(debug: bool) -> None:
-    """Leave the libraries' own bars and hints out of the way."""
+    """Hide the libraries' own bars and hints."""
     import diffusers
     import transformers
 
@@ -111,19 +111,19 @@ def _quiet(debug: bool) -> None:
 
 
 def _reference(text: str) -> tuple[int | None, Path]:
-    """FRAME=IMAGE, or IMAGE without a frame."""
+    """Parse FRAME=IMAGE, or IMAGE without a frame."""
     match = re.fullmatch(r"(\d{1,12})=(.+)", text)
     return (int(match[1]), Path(match[2])) if match else (None, Path(text))
 
 
 def _size(text: str) -> str:
-    """A size as the job keeps it."""
+    """Parse a size into the form that the job stores."""
     height, width = parse_size(text)
     return f"{width}x{height}"
 
 
 def _numbers(text: str) -> frozenset[int]:
-    """``1,4-6`` as {1, 4, 5, 6}."""
+    """Parse ``1,4-6`` into {1, 4, 5, 6}."""
     found: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*", part)
@@ -134,7 +134,7 @@ def _numbers(text: str) -> frozenset[int]:
 
 
 def at_least(lowest: int, kind: type = int) -> Callable[[str], float]:
-    """A parser of numbers from ``lowest`` on."""
+    """Return a parser of numbers from ``lowest`` on."""
 
     def number(text: str) -> float:
         value = kind(text)
@@ -146,7 +146,7 @@ def at_least(lowest: int, kind: type = int) -> Callable[[str], float]:
 
 
 class HelpAll(argparse.Action):
-    """``--help-all``: the help with all options."""
+    """Print the help with all options for ``--help-all``."""
 
     def __init__(self, option_strings, dest, **options):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""What the subcommands share: each can also be run by itself, as ``accelerate launch -m`` needs it."""
+"""Common code of the subcommands, each of which also runs by itself, as ``accelerate launch -m`` needs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def alone(
     argv: list[str] | None = None,
     epilog: str | None = None,
 ) -> int:
-    """Run a subcommand of ``gcgkit`` by itself, as ``accelerate launch -m`` needs it; returns the exit code."""
+    """Run a subcommand of ``gcgkit`` by itself, as ``accelerate launch -m`` needs it, and return the exit code."""
     screen = partial(argparse.HelpFormatter, max_help_position=27, width=80)
     parser = argparse.ArgumentParser(
         prog=name, description=about, epilog=epilog, formatter_class=screen, allow_abbrev=False

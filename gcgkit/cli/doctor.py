@@ -1,4 +1,4 @@
-"""The command ``gcgkit doctor``: what this machine has and can do, and what to do about what it cannot."""
+"""The command ``gcgkit doctor``: a report on this machine, with advice on what is missing."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pathlib import Path
 import gcgkit
 
 ABOUT = "Say what this machine has and can do, and what to do about what is missing."
-# What films come in, by FFmpeg's names of the decoders.
+# Common codecs of films, by FFmpeg's names of the decoders.
 READ_CODECS = ("h264", "hevc", "vp9", "av1", "mpeg2video", "mpeg4", "mjpeg", "prores", "ffv1")
 LITTLE_ROOM = 10e9  # bytes: the finished frames of some minutes of a film at 1080p
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print what this machine has and can do, and one sentence of advice for each thing that is missing."""
+    """Print a report on this machine, and one sentence of advice for each missing thing."""
     advice: list[str] = []
     print(f"What this machine has\n  {'Python':13} {platform.python_version()}\n  {'gcgkit':13} {gcgkit.__version__}")
     for name, check in CHECKS.items():
         try:
             found = check(advice)
-        except Exception as error:  # broken installations are what this command is for
+        except Exception as error:  # this command exists for broken installations
             found = "does not work"
             advice.append(f"{name} does not work ({error}): install gcgkit again, with all that it requires.")
         print(f"  {name:13} {found}")
@@ -49,7 +49,7 @@ def _gpu(advice: list[str]) -> str:
 
 
 def _card(gigabytes: float) -> str:
-    """The named settings that suit a GPU of so many GB (10^9 bytes, of which a "8 GB" card tells 8.4 or so)."""
+    """Return the named settings for a GPU of so many GB (10^9 bytes; an "8 GB" card reports about 8.4)."""
     from gcgkit.films.memory_ladder import CARDS
 
     fitting = [name for name in CARDS if int(name.removesuffix("gb")) <= gigabytes * 1.02]
@@ -106,7 +106,7 @@ def _h264(advice: list[str]) -> str:
 
 
 def _codecs(mode: str) -> tuple[list[str], list[str]]:
-    """Codecs that the FFmpeg here reads ("r") or writes ("w"), and those it lacks."""
+    """Return the codecs that FFmpeg reads ("r") or writes ("w") here, and the missing ones."""
     import av
 
     from gcgkit.video.codecs import ENCODERS

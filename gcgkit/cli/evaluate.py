@@ -19,7 +19,7 @@ EPILOG = "SPEC: gray, transfer, flow, Ours=gcg:mini,tau=4, NAME=folder:DIR, syst
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     add = parser.add_argument
     add("--data", metavar="DIR", default="installed", help="prepared set, DAVIS, or videos (installed clips)")
     add("--split", metavar="NAME", help="a list of DAVIS: val, test-dev, ...")
@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate as the options say, and write and show the table. Raises ValueError and OSError as `evaluate` does."""
+    """Evaluate as the options say; write and show the table. Raises ValueError and OSError as `evaluate` does."""
     suffixes = {".md": "markdown", ".tex": "latex", ".html": "html"}
     table = args.table or args.out / "table.md"
     if table.suffix not in suffixes:
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     except ValueError as error:
         if not (args.out / "results.jsonl").is_file():
             raise
-        failure = error  # what was measured is shown all the same
+        failure = error  # still show the measured numbers
     if int(os.environ.get("RANK", "0")) == 0:
         results = read_results(args.out)
         table.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _size(text: str) -> tuple[int, int] | None:
-    """(height, width) of "448x256"; None for "keep"."""
+    """Parse "448x256" into (height, width), "keep" into None."""
     if text == "keep":
         return None
     width, by, height = text.partition("x")
@@ -97,7 +97,7 @@ def _size(text: str) -> tuple[int, int] | None:
 
 
 def _options(pairs: list[str]) -> dict:
-    """Options of the pipeline from ``key=value``, read as JSON where they can be."""
+    """Parse ``key=value`` into options of the pipeline; values are read as JSON if possible."""
     options = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -111,7 +111,7 @@ def _options(pairs: list[str]) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command by itself, for ``accelerate launch -m gcgkit.cli.evaluate``; returns the exit code."""
+    """Run the command by itself, for ``accelerate launch -m gcgkit.cli.evaluate``, and return the exit code."""
     return alone("gcgkit.cli.evaluate", ABOUT, add_options, run, argv, EPILOG)
 
 

@@ -15,7 +15,7 @@ ABOUT = "Train on prepared data, or go on with a run that was cut off."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     add = parser.add_argument
     add("--config", metavar="NAME", default="paper", help="paper, paper-16gb, mini, mini-more, tiny, or a file (paper)")
     add("--set", dest="changes", metavar="KEY=VALUE", action="append", default=[], help="another value; repeatable")
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command by itself, for ``accelerate launch -m gcgkit.cli.train``; returns the exit code."""
+    """Run the command by itself, for ``accelerate launch -m gcgkit.cli.train``, and return the exit code."""
     return alone("gcgkit.cli.train", ABOUT, add_options, run, argv)
 
 

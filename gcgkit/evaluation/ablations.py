@@ -1,13 +1,13 @@
-"""Ablations (section 4.5): a clip coloured under many settings, one changed at a time, a small file of numbers each.
+"""Ablations (§4.5): clips coloured under many settings, one changed at a time, and a small file of numbers for each.
 
     python -m gcgkit.evaluation.ablations                          # the bundled weights on the demo's clip
     python -m gcgkit.evaluation.ablations --weights mini-concat    # other trained weights join the same folder
     python -m gcgkit.evaluation.ablations --data DATA --frames 40  # the measuring clips of `footage`
 
-The first true frame is the exemplar; numbers are of the frames after it. What needs no other weights is varied here:
-the t of Eq. 10, D, keyframes, steps, the reference grid, SRG, and the gate held shut or open. The modes without a
-gate or without attention, and the literal stem, are other weights, told apart by ``--weights`` and the label. A run
-that was cut off goes on: what is there for the same weights, settings and frames is not made again.
+The first true frame is the exemplar; numbers are of the frames after it. Settings that need no other weights vary:
+the t of Eq. 10, D, keyframes, steps, the reference grid, SRG, and the gate fixed shut or open. The modes without a
+gate or without attention, and the literal stem, are other weights, distinguished by ``--weights`` and the label.
+An interrupted run continues: results of the same weights, settings and frames are not made again.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ FIRST_MEASURED = 1  # frame 0 is the exemplar
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of colouring: what is varied, its value in words, and the pipeline's options for it.
+    """One way of colouring: the varied setting, its value in words, and the pipeline's options for it.
 
-    gate: None for the trained gate, 0 or 1 to hold it shut or open (Eq. 5 then gives gray, or CGA's colour alone).
+    gate: None for the trained gate, 0 or 1 to fix it shut or open (Eq. 5 then gives gray, or only CGA's colour).
     """
 
     group: str
@@ -82,7 +82,7 @@ GROUPS = tuple(dict.fromkeys(setting.group for setting in SETTINGS))
 
 
 class ConstantGate(torch.nn.Module):
-    """Stands in for CDGA (Eq. 4) and gives every token the same trust: ``forward(gray, ref_gray)`` -> (B, N, C)."""
+    """A stand-in for CDGA (Eq. 4) that trusts every token equally: ``forward(gray, ref_gray)`` -> (B, N, C)."""
 
     def __init__(self, channels: int, value: float):
         super().__init__()
@@ -94,12 +94,12 @@ class ConstantGate(torch.nn.Module):
 
 @contextmanager
 def held_gate(guidance, value: float) -> Iterator[None]:
-    """Hold a ``GatedColorGuidance``'s gate at a value in [0, 1] for the time of a ``with`` block.
+    """Fix a ``GatedColorGuidance``'s gate at a value in [0, 1] within a ``with`` block.
 
     Raises ValueError for another value, or where the guidance has no gate to hold (modes without CDGA).
     """
     if not 0 <= value <= 1:
-        raise ValueError(f"A gate is held at a value from 0 to 1, not {value}.")
+        raise ValueError(f"A gate is fixed at a value from 0 to 1, not {value}.")
     if guidance.cdga is None:
         raise ValueError(f"The guidance has no gate to hold: its mode is '{guidance.config.mode}'.")
     trained = guidance.cdga
@@ -111,7 +111,7 @@ def held_gate(guidance, value: float) -> Iterator[None]:
 
 
 def color_with(pipe, truth: np.ndarray, setting: Setting, seed: int = 0, **options):
-    """Colour a clip ``(T, H, W, 3)`` from its own first frame under a setting; returns the pipeline's output.
+    """Colour a clip ``(T, H, W, 3)`` from its own first frame under a setting and return the pipeline's output.
 
     options: more of the pipeline's, for all settings alike; the setting's own win. Raises ValueError as the pipeline
     does.
@@ -123,7 +123,7 @@ def color_with(pipe, truth: np.ndarray, setting: Setting, seed: int = 0, **optio
 
 
 def measure(frames: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """PSNR (rgb, dB), and colourfulness and CDC over the truth's, of the frames that were not given: (T, H, W, 3).
+    """Return PSNR (rgb, dB), and colourfulness and CDC over the truth's, of all frames but the given one: (T, H, W, 3).
 
     Raises ValueError for clips of fewer than six frames, which leave too few for CDC.
     """
@@ -137,7 +137,7 @@ def measure(frames: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def resolved(pipe, setting: Setting, **options) -> dict:
-    """The varied settings by name with the values that a run has, the profile's own filled in; its size is left out."""
+    """Return a run's value for each varied setting, with the profile's own filled in, except its size."""
     chosen = {**options, **setting.options}
     names = dict.fromkeys(name for each in SETTINGS for name in each.options)
     values = {name: chosen.get(name, getattr(Settings(), name)) for name in names}
@@ -154,7 +154,7 @@ def resolved(pipe, setting: Setting, **options) -> dict:
 
 
 def plan(pipe, groups: Sequence[str] | None = None, **options) -> list[Setting]:
-    """The settings to run: those of some groups (all by default) that differ from the profile's own and can be set.
+    """Return the settings of some groups (all by default) that differ from the profile's own and can be set.
 
     Raises ValueError for an unknown group.
     """
@@ -185,11 +185,11 @@ def run(
     sources: Mapping[str, dict] | None = None,
     **options,
 ) -> list[Path]:
-    """Colour each clip ``{name: (T, H, W, 3)}`` under each setting and write a JSON file for each; returns their paths.
+    """Colour each clip ``{name: (T, H, W, 3)}`` under each setting, write a JSON file for each and return their paths.
 
-    label: what the weights are called; weights: their digest. sources: how each clip's frames were taken, kept and
+    label: a name for the weights; weights: their digest. sources: how each clip's frames were taken, kept and
     compared.
-    options: as for `color_with`. Files that hold the same run already are left as they are. Errors as of `plan`,
+    options: as for `color_with`. Files of the same run are left unchanged. Errors as of `plan`,
     `measure` and the pipeline.
     """
     for truth in clips.values():
@@ -219,7 +219,7 @@ def run(
 
 
 def read(folder: str | Path = OUT, label: str | None = None, clip: str | None = None) -> list[dict]:
-    """Records of a folder of results, those of one label or one clip where that is asked for; an empty list for none.
+    """Return the records of a folder of results, optionally of one label or one clip.
 
     Raises ValueError for a file that is no record.
     """
@@ -241,7 +241,7 @@ def read(folder: str | Path = OUT, label: str | None = None, clip: str | None = 
 
 
 def series(records: Sequence[dict], group: str) -> list[tuple[object, dict]]:
-    """(value, record) of a group with the profile's own among them; numbers in rising order, else the own one first."""
+    """Return (value, record) of a group and of the profile's own setting; numbers rise, otherwise its own is first."""
     found = [(r["settings"].get(group, r["value"]), r) for g in (DEFAULT, group) for r in records if r["group"] == g]
     if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value, _ in found):
         found.sort(key=lambda pair: pair[0])
@@ -249,7 +249,7 @@ def series(records: Sequence[dict], group: str) -> list[tuple[object, dict]]:
 
 
 def rows(records: Iterable[dict]) -> dict[str, dict[str, object]]:
-    """The records as rows of a table ``{name: {column: value}}``, for `lessons.notebook.table`."""
+    """Return the records as rows of a table ``{name: {column: value}}``, for `lessons.notebook.table`."""
     return {
         f"{record['group']}: {record['value']}": {
             "PSNR, dB": record["psnr_rgb"],
@@ -265,7 +265,7 @@ def load_clips(
     names: Sequence[str] | None = None, frames: int = FRAMES, first: int | None = None, stride: int | None = None,
     data: str | Path | None = None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """Clips ``{name: (T, 256, 448, 3)}``: installed ones, the demo's by default, or with ``data`` the measuring clips.
+    """Load clips ``{name: (T, 256, 448, 3)}``: installed ones (the demo's by default), or with ``data`` the test clips.
 
     first, stride: which frames of an installed clip; by default the demo's own shot, or the first frames one by one.
     Raises ValueError for a name that is not there, FileNotFoundError where a clip is not installed.
@@ -283,7 +283,7 @@ def load_clips(
 
 
 def shot(name: str, first: int | None = None, stride: int | None = None) -> dict[str, int]:
-    """First frame and stride of an installed clip: as given, or the demo's for its clip, 0 and 1 for others."""
+    """Return first frame and stride of an installed clip: as given, or the demo's for its clip, else 0 and 1."""
     start, step = (FIRST, STRIDE) if name == CLIP else (0, 1)
     return {"first": start if first is None else first, "stride": step if stride is None else stride}
 
@@ -294,7 +294,7 @@ def _check_length(truth: np.ndarray) -> None:
 
 
 def _same(path: Path, what: dict) -> bool:
-    """Whether a file holds this very run."""
+    """Return True if a file holds this very run."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -334,7 +334,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns an exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m gcgkit.evaluation.ablations",
         description="Colour clips under many settings and keep the numbers.",

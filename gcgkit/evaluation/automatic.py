@@ -1,4 +1,4 @@
-"""How well the model colours by itself, by words, and several keyframes alike: figures of the model card (§3.3, §4.3).
+"""Quality of automatic colouring, of words, and of joint keyframes: figures of the model card (§3.3, §4.3).
 
     python -m gcgkit.evaluation.automatic photos --photos DIR [--count 48] [--sheet FILE] [--json FILE] [--weights mini]
     python -m gcgkit.evaluation.automatic words --data DIR
@@ -37,7 +37,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def list_photos(folder: str | Path, count: int | None = None) -> list[Path]:
-    """Photographs of a folder and those below it, evenly spread; FileNotFoundError where there is none."""
+    """List the photographs of a folder and those below it, evenly spread; FileNotFoundError if there is none."""
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise FileNotFoundError(f"{folder} holds no photographs ({', '.join(SUFFIXES)}): give another folder.")
@@ -45,14 +45,14 @@ def list_photos(folder: str | Path, count: int | None = None) -> list[Path]:
 
 
 def spread(paths: Sequence[Path], count: int | None) -> list[Path]:
-    """``count`` of the paths, evenly spread; all for None, or where there are no more."""
+    """Return ``count`` evenly spread paths; all for None or if there are no more."""
     if count is None or count >= len(paths):
         return list(paths)
     return [paths[i] for i in np.linspace(0, len(paths) - 1, count).round().astype(int)]
 
 
 def blotchiness(frame: np.ndarray, gray: np.ndarray) -> float:
-    """Mean gradient of AB, per pixel, where the gray picture is flat: RGB ``(H, W, 3)``, gray ``(H, W)`` uint8.
+    """Return the mean gradient of AB, per pixel, in flat parts of the gray picture: RGB ``(H, W, 3)``, gray uint8.
 
     Colour that changes where nothing else does is a blotch. NaN for a picture that is flat nowhere.
     """
@@ -67,7 +67,7 @@ def blotchiness(frame: np.ndarray, gray: np.ndarray) -> float:
 def photo_quality(
     pipe: GCGPipeline, paths: Sequence[Path], seed: int = 0, perceptual: bool = True, **options
 ) -> tuple[dict, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """Colour photographs without words or references; figures, and (gray, coloured, true) RGB of each.
+    """Colour photographs without words or references and return figures, and (gray, coloured, true) RGB of each.
 
     Per photograph and in the mean: PSNR (rgb, dB) of ours and of gray; colourfulness and blotches, both over the
     truth's as a ratio of means; with ``perceptual`` ST-LPIPS of both.
@@ -109,7 +109,7 @@ def _st_lpips(frames: np.ndarray, truth: np.ndarray) -> float:
 
 
 def contact_sheet(pictures: Sequence[tuple[np.ndarray, ...]], columns: int = 4, width: int = 150) -> np.ndarray:
-    """Sets of pictures side by side, in rows: each scaled to a width; uint8 RGB."""
+    """Arrange sets of pictures side by side in rows, each scaled to a width: uint8 RGB."""
     tiles = []
     for several in pictures:
         height = max(8, round(width * several[0].shape[0] / several[0].shape[1]))
@@ -126,7 +126,7 @@ def contact_sheet(pictures: Sequence[tuple[np.ndarray, ...]], columns: int = 4, 
 
 
 def object_masks(data: str | Path, name: str, size: tuple[int, int], frames: int = 1) -> np.ndarray:
-    """Object masks of a DAVIS clip's first frames: bool ``(T, H, W)``."""
+    """Read the object masks of a DAVIS clip's first frames: bool ``(T, H, W)``."""
     paths = sorted((Path(data) / "DAVIS/Annotations/480p" / name).glob("*.png"))[:frames]
     if not paths:
         raise FileNotFoundError(f"{data} holds no masks of {name}: put DAVIS/Annotations/480p/{name} there.")
@@ -137,7 +137,7 @@ def object_masks(data: str | Path, name: str, size: tuple[int, int], frames: int
 def word_quality(
     pipe: GCGPipeline, data: str | Path, words: Sequence[str] = WORDS, seed: int = 0, **options
 ) -> tuple[dict, list[tuple[np.ndarray, ...]]]:
-    """Prompts "COLOUR THING" on the measuring clips' first frames: does the thing change, and the rest not?
+    """Colour test clips' first frames with "COLOUR THING" and measure the change of the thing and of the rest.
 
     ``moved``: share of cases in which the mean AB within the mask moves towards the word's hue.
     ``inside_over_outside``: how far the mean AB moves within the mask, over outside of it, both in the mean over cases.
@@ -181,7 +181,7 @@ def keyframe_quality(
     seeds: Sequence[int] = (0, 1, 2),
     **options,
 ) -> dict:
-    """Keyframes coloured without references, together (Eq. 8) and each alone: how far do their colours differ?
+    """Compare the colours of keyframes coloured without references, jointly (Eq. 8) and one by one.
 
     ``spread`` is of each keyframe's mean AB (``metrics.mean_color_spread``), ``object_spread`` of the mean AB within
     the object's mask; for shared and for separate starting noise.

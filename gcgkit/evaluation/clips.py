@@ -1,4 +1,4 @@
-"""The clips that methods are measured on (section 4.2), read frame by frame, so that none has to fit in memory.
+"""The clips that methods are measured on (§4.2), read frame by frame, so that none has to fit in memory.
 
 `open_set` takes what there is: a prepared folder (`data.prepare`), a data folder or DAVIS folder in DAVIS's own layout,
 a folder of videos or of image folders, or "installed", the clips that come with packages (`data.clips`). Frames are
@@ -28,7 +28,7 @@ _HOLD = 256 * 2**20  # bytes of a clip that are kept in memory while it is measu
 
 
 class Frames:
-    """RGB frames ``(H, W, 3)`` that can be gone through more than once: a folder or video, fitted, from `first` on."""
+    """RGB frames ``(H, W, 3)`` that can be read more than once: a folder or video, fitted, from `first` on."""
 
     def __init__(self, path: str | Path, size: tuple[int, int] | None = None, limit: int | None = None, first: int = 0):
         self.path, self.size, self.limit, self.first = Path(path), size, limit, first
@@ -40,7 +40,7 @@ class Frames:
         return islice((fit(frame, self.size) for frame in video.iterate(self.path, 0, self.limit)), self.first, None)
 
     def hold(self) -> Frames:
-        """Keep the frames in memory from now on, if they are few enough; returns itself."""
+        """Keep the frames in memory from now on if they are few enough; return the object itself."""
         kept, total = [], 0
         for frame in self:
             kept.append(frame)
@@ -51,7 +51,7 @@ class Frames:
         return self
 
     def from_frame(self, first: int) -> Frames:
-        """The same frames without those before `first`."""
+        """Return the same frames without those before `first`."""
         rest = Frames(self.path, self.size, self.limit, first)
         if self._held is not None and self.first == 0 and len(self._held) > first:
             rest._held = self._held[first:]
@@ -60,7 +60,7 @@ class Frames:
 
 @dataclass
 class EvalSet:
-    """Clips by name, all of one size ``(height, width)``, and what is left out of them."""
+    """Clips by name, all of one size ``(height, width)``, and a note on omitted parts."""
 
     name: str
     paths: dict[str, Path]
@@ -71,23 +71,23 @@ class EvalSet:
 
     @property
     def clips(self) -> list[str]:
-        """Names of the clips, in order."""
+        """Return the names of the clips, in order."""
         return list(self.paths)
 
     def frames(self, clip: str) -> Frames:
-        """The true frames of a clip. Raises ValueError for an unknown name."""
+        """Return the true frames of a clip. Raises ValueError for an unknown name."""
         if clip not in self.paths:
             raise ValueError(f"{self.name} has no clip called {clip!r}; it has {', '.join(self.paths)}.")
         return Frames(self.paths[clip], self.size, self.limit)
 
     def digest(self, clip: str, frames: Iterable[np.ndarray] | None = None) -> tuple[str, int]:
-        """SHA-256 of a clip's fitted frames and their number; worked out once."""
+        """Return the SHA-256 of a clip's fitted frames and their number; computed once."""
         if clip not in self._digests:
             self._digests[clip] = digest(self.frames(clip) if frames is None else frames)
         return self._digests[clip]
 
     def describe(self) -> dict:
-        """What a result has to say of the set: name, size, and what was left out."""
+        """Describe the set for a result: name, size, and omitted parts."""
         size = list(self.size) if self.size else None
         return {"name": self.name, "size": size, "limit": self.limit, "clips": len(self.paths), "chosen": self.chosen}
 
@@ -101,7 +101,7 @@ def open_set(
     limit: int | None = None,
     size: tuple[int, int] | None = SIZE,
 ) -> EvalSet:
-    """Find the clips under `source`, which the module describes.
+    """Find the clips under `source`; the module's text lists the possible sources.
 
     name: what tables call the set, the folder's name by default. split: a list of ``ImageSets/2017``, for DAVIS.
     clips: only these. limit: only the first frames of each. size: (height, width) to stretch to, None to keep each
@@ -136,7 +136,7 @@ def open_set(
 
 
 def fit(frame: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """Stretch ``(H, W, 3)`` to ``size`` (height, width), by area when it gets smaller; None leaves it as it is."""
+    """Stretch ``(H, W, 3)`` to ``size`` (height, width), by area when it gets smaller; None changes nothing."""
     if size is None or frame.shape[:2] == tuple(size):
         return frame
     smaller = size[0] * size[1] < frame.shape[0] * frame.shape[1]
@@ -144,7 +144,7 @@ def fit(frame: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
 
 
 def digest(frames: Iterable[np.ndarray]) -> tuple[str, int]:
-    """SHA-256 over the sizes and values of RGB frames, and their number. Raises ValueError where there is none."""
+    """Return the SHA-256 over sizes and values of RGB frames, and their number. Raises ValueError if there is none."""
     total, count = hashlib.sha256(), 0
     for frame in frames:
         frame = check_frame(frame, f"frames[{count}]", color=True)
@@ -157,7 +157,7 @@ def digest(frames: Iterable[np.ndarray]) -> tuple[str, int]:
 
 
 def _davis(root: Path, split: str | None) -> dict[str, Path]:
-    """Clips of DAVIS, all or those of a list."""
+    """Return the clips of DAVIS, all or those of a list."""
     folder = root / "JPEGImages/480p"
     if split is None:
         names = sorted(p.name for p in folder.iterdir() if p.is_dir())

@@ -1,4 +1,4 @@
-"""The columns of an evaluation: each metric's name, direction and way of being measured on one clip (section 4.3).
+"""The columns of an evaluation: each metric's name, direction and measurement on one clip (§4.3).
 
 What cannot be measured is never replaced: it has a reason instead of a number. Numbers are kept by content, so that the
 same frames are never measured twice with the same weights.
@@ -26,7 +26,7 @@ _VERSION = 2  # of how numbers are made; a new one makes cached numbers void
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: what tables call it, which way is better, digits shown, factor shown, and what it is measured on.
+    """A metric: its name in tables, better direction, digits, factor, and the kind of data that it measures.
 
     kind: "pair" (result and truth), "single" (result), "flow" (result along the true clip's motion), "set" (features of
     all clips together). of_truth: whether the true clip itself has a value.
@@ -49,11 +49,11 @@ class Metric:
 def measure(
     metric: Metric, pred: Iterable, truth: Iterable | None, *, cache: Path, contents: tuple[str, ...], device=None
 ) -> float | str:
-    """A metric's number for one clip; for kind "set" the name of a file of features in the cache.
+    """Measure a metric on one clip; for kind "set" return the name of a file of features in the cache.
 
     pred, truth: frames, to be gone through at will; truth may be None for a metric that needs none. cache: a folder;
-    contents: digests of what is measured, which decide where the number is kept. Raises ValueError and
-    `metrics.networks.MetricUnavailable` where there is none to be had.
+    contents: digests of the measured frames, which determine the number's file. Raises ValueError and
+    `metrics.networks.MetricUnavailable` if there is no number.
     """
     if metric.network and (reason := networks.missing(metric.network)):
         raise networks.MetricUnavailable(reason)
@@ -85,7 +85,7 @@ def measure(
 
 
 def set_distance(folder: Path, ours: list[str], truth: list[str]) -> float:
-    """Fréchet distance of all frames of a method to all true ones, from the files that ``measure`` named, clip by clip.
+    """Return the Fréchet distance of a method's frames to all true ones, from the files that ``measure`` named.
 
     folder: that of the results, whose ``distances.json`` has the distance already, or whose ``cache`` has the features.
     Raises OSError where neither is the case.
@@ -99,7 +99,7 @@ def set_distance(folder: Path, ours: list[str], truth: list[str]) -> float:
 
 
 def keep_distances(folder: Path, pairs: Iterable[tuple[list[str], list[str]]]) -> None:
-    """Write ``distances.json``: a table can be made again without the features, which are large."""
+    """Write ``distances.json``, so that a table can be made again without the large features."""
     kept = {}
     for ours, truth in pairs:
         with suppress(OSError):  # features of an earlier run that were cleared away
@@ -118,10 +118,10 @@ def _distance_key(ours: list[str], truth: list[str]) -> str:
 
 
 def scores(pred, truth, names: Iterable[str] | None = None, device=None) -> dict[str, float | None]:
-    """Every metric of one clip against the true one, ``(T, H, W, 3)`` both, by the tables' names and in their units.
+    """Measure one clip against the true one, ``(T, H, W, 3)`` both, by every metric, in the tables' units.
 
-    None where a metric is not at hand (`reasons` says why). names: only these. Nothing is cached. Raises ValueError for
-    frames that a metric refuses.
+    A metric that is not available is None (`reasons` explains it). names: only these. Nothing is cached.
+    Raises ValueError for frames that a metric refuses.
     """
     found: dict[str, float | None] = {}
     for metric in choose(names):
@@ -140,7 +140,7 @@ def scores(pred, truth, names: Iterable[str] | None = None, device=None) -> dict
 
 
 def reasons(names: Iterable[str] | None = None) -> dict[str, str]:
-    """Metrics that cannot be measured on this machine, by the tables' names, and why, with the command that helps."""
+    """Return the metrics that this machine cannot measure, with the reason and the command that helps."""
     found = {m.label: networks.missing(m.network) for m in choose(names) if m.network}
     return {label: reason for label, reason in found.items() if reason}
 
@@ -170,7 +170,7 @@ METRICS: dict[str, Metric] = {
 
 
 def choose(names: Iterable[str] | None) -> list[Metric]:
-    """Metrics by name, all by default, in the order of the table. Raises ValueError for an unknown name."""
+    """Return metrics by name, all by default, in the order of the table. Raises ValueError for an unknown name."""
     if names is None:
         return list(METRICS.values())
     wanted = list(names)

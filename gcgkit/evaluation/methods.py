@@ -1,4 +1,4 @@
-"""What is measured: our pipeline with a configuration, classical baselines, other systems, or anybody's frames.
+"""The methods to measure: our pipeline with a configuration, classical baselines, other systems, or given frames.
 
 A method turns the gray frames of a clip into a folder of PNG frames ``00000.png, 00001.png, ...`` of the input's size.
 Where it takes an exemplar, that is the true first frame (section 4.4). `parse` reads the short form of the command
@@ -35,54 +35,54 @@ TABLE1_OURS = (
 
 @dataclass(frozen=True)
 class Request:
-    """One clip to colour: its name, true frames (of which a method sees the gray, and the first), and the device."""
+    """One clip to colour: its name, its true frames (a method sees only the gray and the first), and the device."""
 
     clip: str
     truth: Frames
     device: str | None = None
 
     def gray(self) -> np.ndarray:
-        """Gray frames ``(T, H, W)``."""
+        """Return the gray frames ``(T, H, W)``."""
         return np.stack([to_gray(frame) for frame in self.truth])
 
     def first(self) -> np.ndarray:
-        """The exemplar: the true first frame, RGB ``(H, W, 3)``."""
+        """Return the exemplar: the true first frame, RGB ``(H, W, 3)``."""
         return next(iter(self.truth))
 
 
 @dataclass
 class Baseline:
-    """A classical method (`baselines`), or "gray": the input as it is."""
+    """A classical method (`baselines`), or "gray", which returns the input."""
 
     name: str
     kind: str
 
     def identity(self) -> dict:
-        """What decides the result, for telling old results from new ones."""
+        """Return everything that determines the result, to tell old results from new ones."""
         return {"kind": "baseline", "function": self.kind}
 
     def missing(self) -> str | None:
-        """Why the method cannot run here, or None."""
+        """Return the reason why the method cannot run here, or None."""
         return None
 
     def run(self, request: Request, folder: Path) -> Path:
-        """Colour a clip into a folder that does not exist yet, and return where its frames are."""
+        """Colour a clip into a folder that does not exist yet, and return the folder of the frames."""
         return write_frames(_BASELINES[self.kind](request), folder)
 
     def facts(self) -> dict:
-        """What is worth keeping with the frames that were just made."""
+        """Return facts to record with the frames that were just made."""
         return {}
 
     def close(self) -> None:
-        """Free what was loaded."""
+        """Free the loaded model."""
 
 
 @dataclass
 class Pipeline:
     """`GCGPipeline` with a profile and options; reference "first" gives it the true first frame, "none" nothing.
 
-    options: those of the pipeline, and chunk, the frames held at a time (all, if it is None). prompts: a prompt for
-    each clip, by its name.
+    options: those of the pipeline, and chunk, the number of frames in memory (None for all). prompts: a prompt for each
+    clip, by its name.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Pipeline:
             raise ValueError(f"reference must be 'first' or 'none', not {self.reference!r}.")
 
     def identity(self) -> dict:
-        """As for `Baseline`; the weights are told by the digest of their files, those of a hub id by its name."""
+        """As for `Baseline`; the digest of the files identifies the weights, or the name of a hub id."""
         return {
             "kind": "gcg",
             "profile": Path(self.profile).name,
@@ -129,7 +129,7 @@ class Pipeline:
         return write_frames(pipe.stream(gray, chunk, **options), folder)
 
     def facts(self) -> dict:
-        """As for `Baseline`: the number of the UNet's parameters, by which a small model is known."""
+        """As for `Baseline`: the number of the UNet's parameters, which marks a small model."""
         return {} if self._pipe is None else {"unet_parameters": sum(p.numel() for p in self._pipe.unet.parameters())}
 
     def close(self) -> None:
@@ -150,13 +150,13 @@ class Pipeline:
 
 @dataclass
 class Folder:
-    """Frames that somebody else made: ``<clip>/00000.png``, measured where they lie."""
+    """Frames that were made elsewhere: ``<clip>/00000.png``, measured in place."""
 
     name: str
     path: Path
 
     def identity(self) -> dict:
-        """As for `Baseline`; the frames themselves are compared when they are measured."""
+        """As for `Baseline`; the frames themselves are compared at measuring."""
         return {"kind": "folder"}
 
     def missing(self) -> str | None:
@@ -168,7 +168,7 @@ class Folder:
         return None
 
     def run(self, request: Request, folder: Path) -> Path:
-        """The clip's own folder, its names checked; nothing is written."""
+        """Return the clip's own folder after a check of its names; nothing is written."""
         place = Path(self.path) / request.clip
         if not place.is_dir():
             raise FileNotFoundError(f"{self.name}: {place} does not exist; put the frames of {request.clip} there.")
@@ -223,9 +223,9 @@ Method = Baseline | Pipeline | Folder | System
 
 
 def parse(text: str, *, seed: int = 0, systems_root: str | Path = "systems") -> Method:
-    """A method from ``[NAME=]KIND[:ARGUMENT][,option=value...]``; kinds: gray, flow, transfer, gcg, folder, system.
+    """Parse a method: ``[NAME=]KIND[:ARGUMENT][,option=value...]``; kinds: gray, flow, transfer, gcg, folder, system.
 
-    Values are read as JSON where they can be (``false``, ``32``), else as text. Options of gcg are the pipeline's,
+    Values are read as JSON if possible (``false``, ``32``), else as text. Options of gcg are the pipeline's,
     ``reference=none``, and ``prompts=FILE``, a JSON file ``{"clip": "prompt"}``. Raises ValueError with the form.
     """
     found = re.fullmatch(r"(?:([^=:,]+)=)?(\w+)(?::([^,]*))?((?:,\w+=[^,]*)*)", text)
@@ -257,7 +257,7 @@ def parse(text: str, *, seed: int = 0, systems_root: str | Path = "systems") -> 
 
 
 def table1_methods(*, seed: int = 0, **options) -> list[Method]:
-    """The rows of the mini profile's Table 1: plain gray, global transfer, flow propagation, and ours with ablations.
+    """Return the rows of the mini profile's Table 1: gray, global transfer, flow propagation, ours with ablations.
 
     options: of the pipeline, for all four of ours.
     """

@@ -1,4 +1,4 @@
-"""How good the weights are: the figures of the model card, each from one call.
+"""Quality of the weights: the figures of the model card, each from one call.
 
     python -m gcgkit.evaluation.model_card PART --data DIR [--weights mini] [--json FILE]
 
@@ -32,7 +32,7 @@ PROMPT_WORDS = ("red", "orange", "yellow", "green", "blue", "purple")
 
 
 def vae_quality(pipe: GCGPipeline, data: str | Path, frames: int = 40) -> dict[str, float]:
-    """PSNR (rgb, dB) of true colours sent through the autoencoder alone, L* kept, per clip and in the mean."""
+    """Return PSNR (rgb, dB) of true colours after encoding and decoding, L* kept, per clip and in the mean."""
     result = {}
     for name, clip in footage.measuring_clips(data, frames):
         through = []
@@ -52,7 +52,7 @@ def exemplar_quality(
     seed: int = 0,
     **options,
 ) -> dict[str, dict[str, float]]:
-    """Exemplar mode: the first frame's colours are given, the others are measured against the truth.
+    """Measure exemplar mode: give the first frame's colours, compare the others with the truth.
 
     Per measuring clip: PSNR (rgb, dB) of ours and, for scale, of plain gray, of the first frame's mean AB, of flow
     propagation and of the true AB on the gray frame's L*; colourfulness and CDC, each over the truth's; seconds.
@@ -91,7 +91,7 @@ def silence(unet: torch.nn.Module) -> None:
 
 
 def tint(gray: np.ndarray, ab: np.ndarray) -> np.ndarray:
-    """A gray frame (H, W) with one AB everywhere: (H, W, 3)."""
+    """Give a gray frame (H, W) one AB everywhere: (H, W, 3)."""
     lab = rgb_to_lab(np.repeat(gray[..., None], 3, -1))
     lab[..., 1:] = ab
     return np.clip(np.rint(lab_to_rgb(lab) * 255), 0, 255).astype(np.uint8)
@@ -105,7 +105,7 @@ def prompt_quality(
     seed: int = 0,
     **options,
 ) -> dict:
-    """Prompts alone: does a colour word move the mean AB towards its hue, and is the picture still more than a tint?
+    """Measure prompts without references: the shift of mean AB towards the word's hue, and how far it exceeds a tint.
 
     Held-out photographs, each with every word and without, same seed. ``moved`` is the share of cases whose shift
     of the mean AB has a positive cosine with the word's AB; ``variance_ratio`` the median over cases of the AB variance
@@ -138,7 +138,7 @@ def prompt_quality(
 
 
 def gate_quality(pipe: GCGPipeline, data: str | Path, pairs: int = 30) -> dict[str, float]:
-    """Mean of the trained gate over pairs of frames: masked, with a matching reference, and with another clip's."""
+    """Return the mean of the trained gate for masked, matching and unrelated references, over pairs of frames."""
     clips = list(footage.measuring_clips(data, 40))
     sums = {"masked": [], "matching": [], "wrong": []}
     rng = np.random.default_rng(0)
@@ -157,7 +157,7 @@ def gate_quality(pipe: GCGPipeline, data: str | Path, pairs: int = 30) -> dict[s
 
 
 def memory_quality(weights: str = "mini", counts: tuple[int, int] = (40, 400), steps: int = 2) -> dict[str, float]:
-    """Peak memory in MB of colouring clips of two lengths, each in a process of its own, and their ratio.
+    """Return peak memory in MB for clips of two lengths, each in a process of its own, and the ratio.
 
     ``peak_N`` is the process's peak resident size, ``beyond_frames_N`` the same less the input and output frames.
     Memory does not depend on ``steps``.
@@ -173,7 +173,7 @@ def memory_quality(weights: str = "mini", counts: tuple[int, int] = (40, 400), s
 
 
 def _peak_memory(weights: str, count: int, steps: int) -> float:
-    """Peak resident size of this process in MB after colouring ``count`` frames of a moving pattern."""
+    """Return this process's peak resident size in MB after colouring ``count`` frames of a moving pattern."""
     import resource  # not on Windows
 
     x, y = np.arange(footage.SIZE[1]), np.arange(footage.SIZE[0])[:, None]

@@ -1,6 +1,6 @@
-"""Where a number came from: package versions, the device, the time, and the memory that it took.
+"""The circumstances of a measurement: package versions, device, time, and memory.
 
-Nothing here loads torch: where it is not loaded yet, no network was at work and its part is left out.
+Nothing here loads torch: if it is not loaded yet, no network has run, and its part is left out.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "
 
 
 def of(device: str | None) -> dict:
-    """What belongs with every measured number: versions, device, operating system, and the time it was measured."""
+    """Return what every measured number is stored with: versions, device, operating system, and time."""
     computer = f"{platform.system()} {platform.machine()}"
     return {"versions": versions(), "device": device_name(device), "platform": computer, "measured": now()}
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Versions of gcgkit, of Python and of those of `packages` that are installed."""
+    """Return the versions of gcgkit, of Python and of the installed ones of `packages`."""
     found = {"gcgkit": __version__, "python": platform.python_version()}
     for package in packages:
         try:
@@ -34,7 +34,7 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def device_name(device: str | None) -> str:
-    """The GPU's name, or the processor's with the threads that torch may use. device: as torch names it, or None."""
+    """Return the GPU's name, or the processor's with torch's threads. device: as torch names it, or None."""
     if (torch := _torch_on_gpu(device)) is not None:
         return torch.cuda.get_device_name(device)
     torch = sys.modules.get("torch")
@@ -43,18 +43,18 @@ def device_name(device: str | None) -> str:
 
 
 def now() -> str:
-    """The time in UTC, to the second, as ISO 8601 writes it."""
+    """Return the time in UTC, to the second, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def reset_peak(device: str | None) -> None:
-    """Begin anew to watch the GPU's memory, for `peak_memory`."""
+    """Reset the GPU's memory peak, for `peak_memory`."""
     if (torch := _torch_on_gpu(device)) is not None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: str | None) -> dict[str, float]:
-    """Highest memory in MB (10^6 bytes): of this process since its start, and of the GPU since `reset_peak`."""
+    """Return the peak memory in MB (10^6 bytes): of this process since its start, and of the GPU since `reset_peak`."""
     peak = {}
     try:
         import resource
@@ -69,6 +69,6 @@ def peak_memory(device: str | None) -> dict[str, float]:
 
 
 def _torch_on_gpu(device: str | None):
-    """torch, if it is loaded and `device` (the best there is by default) is a GPU; else None."""
+    """Return torch if it is loaded and `device` (the best one by default) is a GPU; else None."""
     torch = sys.modules.get("torch")  # classical methods run without it
     return torch if torch is not None and device != "cpu" and torch.cuda.is_available() else None

@@ -1,17 +1,17 @@
-"""Dataset x method x metrics (section 4): coloured frames, one result per clip, and means with intervals over clips.
+"""Dataset x method x metrics (§4): coloured frames, one result per clip, and means with intervals over clips.
 
     results = evaluate(open_set("DATA/DAVIS", split="val"), table1_methods(), "results")
 
 A folder of results holds::
 
     frames/<set>/<method>-<key>/<clip>/00000.png   what a method made (not copied for kind "folder")
-    records/<set>/<method>-<key>/<clip>.json       its numbers and where they came from, written whole or not at all
+    records/<set>/<method>-<key>/<clip>.json       its numbers and their provenance, written completely or not at all
     cache/                                         numbers by content of the frames
     results.jsonl                                  all records, one a line
 
-The key stands for everything that decides the frames: a method's configuration and weights, and the size and number of
-the true ones. A run that was killed goes on where it was; what was made is used again only if the true frames are still
-the same. Every process of ``accelerate launch`` takes its share of the clips.
+The key identifies everything that determines the frames: a method's configuration and weights, and the size and
+number of the true ones. A killed run continues; earlier frames are used again only if the true frames are the same.
+Every process of ``accelerate launch`` takes its share of the clips.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def evaluate(
     device: str | None = None,
     progress: bool = True,
 ) -> list[dict]:
-    """Colour every clip with every method and measure it; returns the records of this set and these methods.
+    """Colour every clip with every method, measure it, and return the records of this set and these methods.
 
     metric_names: those of `columns.METRICS`, all by default. first: the first frame measured; 1 leaves out the frame
     that methods get as exemplar, for all methods alike. device: as torch names it, a GPU if there is one by default.
@@ -111,13 +111,13 @@ def merge(out: str | Path) -> Path:
 
 
 def setting(record: dict) -> tuple:
-    """What records must share to stand side by side: the set, its frames' size and number, and the first measured."""
+    """Return what comparable records share: the set, its frames' size and number, and the first measured frame."""
     about = record["set"]
     return about["name"], about["size"] and tuple(about["size"]), about["limit"], record.get("first")
 
 
 def _feature_files(records: list[dict]) -> Iterator[tuple[list[str], list[str]]]:
-    """Names of a method's files of features and of the truth's, clip by clip, for every set, method and such metric."""
+    """Return the feature files of method and truth, clip by clip, for every set, method and metric over a set."""
     truth = {(setting(r), r["clip"]): r["metrics"] for r in records if r["method"] == TRUTH}
     for name in (metric.name for metric in columns.METRICS.values() if metric.kind == "set"):
         having = [r for r in records if r["method"] != TRUTH and name in r["metrics"]]
@@ -128,7 +128,7 @@ def _feature_files(records: list[dict]) -> Iterator[tuple[list[str], list[str]]]
 
 
 def read_results(path: str | Path) -> list[dict]:
-    """Records of a ``results.jsonl``, or of the folder that holds it; a line cut off at the end is left out.
+    """Return the records of a ``results.jsonl``, or of its folder, without an incomplete last line.
 
     Each has "set", "method", "clip", "metrics", "not_measured", "provenance". Raises FileNotFoundError or ValueError.
     """
@@ -156,7 +156,7 @@ def read_results(path: str | Path) -> list[dict]:
 def bootstrap_interval(
     values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of the mean over clips; None for fewer than two clips. The same seed repeats it."""
+    """Return the percentile bootstrap interval of the mean over clips; None below two clips. A seed repeats it."""
     values = np.asarray(values, np.float64)
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, not {level}.")
@@ -173,7 +173,7 @@ def bootstrap_interval(
 def _evaluate_clip(
     out: Path, evalset: EvalSet, method: Method | None, clip: str, wanted: list[Metric], first: int, device: str | None
 ) -> None:
-    """Bring the record of one clip up to date: nothing to do, metrics to add, or all."""
+    """Bring the record of one clip up to date: do nothing, add metrics, or do all."""
     truth, (content, count) = evalset.frames(clip), evalset.digest(clip)
     name, identity = (TRUTH, {"kind": TRUTH}) if method is None else (method.name, method.identity())
     key = _key(evalset, identity)
@@ -211,14 +211,14 @@ def _evaluate_clip(
 
 
 def _color(folder: Path, method: Method, request: Request, content: str) -> tuple[Path, dict]:
-    """The folder of a method's frames, made now unless it is there from a run before, and what making them took."""
+    """Return the folder of a method's frames, made now unless an earlier run made it, and the cost of making them."""
     told = folder / "made.json"
     if told.is_file():
         made = json.loads(told.read_text(encoding="utf-8"))
         if made.pop("truth") == content:
             return folder, made
     shutil.rmtree(folder, ignore_errors=True)
-    # All that a method writes on its way lies in here, so that nothing of a killed run outlives the next one.
+    # A method writes everything in here, so that the next run removes the remains of a killed one.
     scratch = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(scratch, ignore_errors=True)
     began, aside = time.monotonic(), scratch / "frames"
@@ -241,7 +241,7 @@ def _color(folder: Path, method: Method, request: Request, content: str) -> tupl
 
 
 def _checked(folder: Path, count: int, truth: Frames, foreign: bool) -> Frames:
-    """A method's frames, refused in one sentence if they do not fit the true ones; `foreign` ones may be BGR."""
+    """Return a method's frames; refuse those that do not fit the true ones. `foreign` frames may be BGR."""
     found = check_names(folder)
     if found != count:
         raise ValueError(f"{folder} holds {found} frames, the true clip {count}: every frame is needed.")
@@ -259,7 +259,7 @@ def _checked(folder: Path, count: int, truth: Frames, foreign: bool) -> Frames:
 
 
 def _measure(result: dict, wanted: list[Metric], pred: Frames, truth: Frames, cache: Path, device: str | None) -> None:
-    """Fill in the metrics that a record lacks, each with its number or the reason why there is none."""
+    """Fill in a record's missing metrics, each with its number or the reason for none."""
     first = result["first"]
     rest, true_rest = pred.from_frame(first), truth.from_frame(first)
     contents = (result["contents"]["truth"], result["contents"]["frames"], str(first))
@@ -281,7 +281,7 @@ def _measure(result: dict, wanted: list[Metric], pred: Frames, truth: Frames, ca
 
 
 def _settled(record: dict, metric: Metric) -> bool:
-    """Whether a record has the metric's number, or a reason for none that still holds."""
+    """Return True if a record has the metric's number, or a reason for none that still applies."""
     if metric.name in record["metrics"]:
         return True
     lasting = metric.network is None or networks.missing(metric.network) is not None
@@ -289,7 +289,7 @@ def _settled(record: dict, metric: Metric) -> bool:
 
 
 def _read_record(path: Path, content: str, first: int) -> dict | None:
-    """An earlier record of the same true frames, or None."""
+    """Return an earlier record of the same true frames, or None."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         same = record["schema"] == SCHEMA and record["contents"]["truth"] == content and record["first"] == first
@@ -299,7 +299,7 @@ def _read_record(path: Path, content: str, first: int) -> dict | None:
 
 
 def _write_absent(out: Path, evalset: EvalSet, method: Method, reason: str) -> None:
-    """A record that says why a method has no numbers."""
+    """Write a record with the reason why a method has no numbers."""
     path = _absent_path(out, evalset, method)
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {
@@ -317,18 +317,18 @@ def _absent_path(out: Path, evalset: EvalSet, method: Method) -> Path:
 
 
 def _key(evalset: EvalSet, identity: dict) -> str:
-    """What decides the frames, as 64 hexadecimal digits. The choice of clips does not."""
+    """Return a digest of all that determines the frames, 64 hexadecimal digits. It leaves the choice of clips out."""
     decided = {"size": evalset.size and list(evalset.size), "limit": evalset.limit, **identity}
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
 
 def _slug(name: str) -> str:
-    """A method's name as part of a folder's name; the key behind it keeps Ours* and Ours** apart."""
+    """Return a method's name as part of a folder's name; the key behind it keeps Ours* and Ours** apart."""
     return re.sub(r"[^\w.+-]", "_", name.replace("*", "+"))
 
 
 def _processes():
-    """This process's number, how many there are, and a function that waits for all."""
+    """Return this process's number, the number of processes, and a function that waits for all."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0, 1, lambda: None
     from accelerate import PartialState

@@ -1,4 +1,4 @@
-"""Table 1 (section 4.4): the paper's numbers and ours, one row per method, in Markdown, LaTeX or HTML.
+"""Table 1 (§4.4): the paper's numbers and ours, one row per method, in Markdown, LaTeX or HTML.
 
     print(render(read_results("results")))                 # Markdown; Table(...) shows itself in a notebook
     python -m gcgkit.evaluation.table results --format latex --out table1.tex
@@ -34,7 +34,7 @@ from .run import NO_COLOR, TRUTH, bootstrap_interval, read_results, setting
 
 DAGGER = "†"
 FORMATS = ("markdown", "latex", "html")
-PRINTED_PSNR = "psnr"  # the paper does not say of what its PSNR is taken, so it has a column of its own
+PRINTED_PSNR = "psnr"  # the paper does not define its PSNR, so it has its own column
 SCALES = (TRUTH, "gray")
 _ORDER = (TRUTH, "gray", "transfer", "flow")
 _SETS = {"davis": "DAVIS", "davis-test-dev": "DAVIS", "ldv3": "LDV3", "ldv-test": "LDV3", "ldv": "LDV3"}
@@ -44,7 +44,7 @@ _PAPER_PARAMETERS = 800_000_000  # a UNet below that is not Stable Diffusion 2.1
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands at a place of the table: digits with an interval, or the letter of the note that says why not."""
+    """An entry of the table: digits with an interval, or the letter of the note with the reason for none."""
 
     text: str = "–"
     interval: str = ""
@@ -54,7 +54,7 @@ class Cell:
 
 @dataclass
 class Row:
-    """A method: its name, its cells in the order of the columns, and whether it is at the paper's scale."""
+    """A method: its name, its cells in the order of the columns, and a flag for the paper's scale."""
 
     name: str
     cells: list[Cell]
@@ -79,15 +79,15 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
     def markdown(self) -> str:
-        """GitHub's Markdown."""
+        """Return GitHub's Markdown."""
         return _markdown(self)
 
     def latex(self) -> str:
-        """A ``tabular`` for each section, with booktabs rules."""
+        """Return a ``tabular`` for each section, with booktabs rules."""
         return _latex(self)
 
     def html(self) -> str:
-        """HTML tables, without scripts."""
+        """Return HTML tables, without scripts."""
         return _html(self)
 
     _repr_html_ = html
@@ -95,12 +95,12 @@ class Table:
 
 @lru_cache(maxsize=1)
 def paper() -> dict:
-    """Table 1 as printed: "methods", "metrics", and for each of "datasets" the "values" as strings of digits."""
+    """Return Table 1 as printed: "methods", "metrics", and for each of "datasets" the "values" as strings of digits."""
     return json.loads(resources.files(__package__).joinpath("table1.json").read_text(encoding="utf-8"))
 
 
 def build(results: Iterable[dict], *, level: float = 0.95) -> Table:
-    """The table of the records that `run.read_results` gives, beside the paper's two halves."""
+    """Build the table from records of `run.read_results`, beside the paper's two halves."""
     records = list(results)
     shown = [name for name in METRICS if any(name in r["metrics"] or name in r["not_measured"] for r in records)]
     columns = _columns(shown)
@@ -119,14 +119,14 @@ def build(results: Iterable[dict], *, level: float = 0.95) -> Table:
 
 
 def render(results: Iterable[dict], form: str = "markdown", *, level: float = 0.95) -> str:
-    """The table as text in one of `FORMATS`. Raises ValueError for another."""
+    """Return the table as text in one of `FORMATS`. Raises ValueError for another."""
     if form not in FORMATS:
         raise ValueError(f"form must be one of {', '.join(FORMATS)}, not {form!r}.")
     return getattr(build(results, level=level), form)()
 
 
 def below_paper_scale(records: Sequence[dict]) -> list[str]:
-    """Why the records of one method on one set are no numbers at the paper's scale; an empty list where they are."""
+    """Return the reasons why one method's records on one set are not at the paper's scale; empty if they are."""
     first, reasons = records[0], []
     about = first["set"]
     half = _SETS.get(about["name"].lower())
@@ -151,7 +151,7 @@ def below_paper_scale(records: Sequence[dict]) -> list[str]:
 
 
 def _side_by_side(records: Sequence[dict]) -> list[list[dict]]:
-    """Records in groups that may be compared, see `setting`; those of absent methods in every group of their set."""
+    """Group records that may be compared, see `setting`; absent methods are in every group of their set."""
     there = [r for r in records if not r.get("absent")]
     groups = {setting(r): [] for r in [*there, *records]}
     for record in records:
@@ -163,13 +163,13 @@ def _side_by_side(records: Sequence[dict]) -> list[list[dict]]:
 
 
 class _Notes:
-    """Notes that cells point to, each text once, lettered in order."""
+    """Notes that cells refer to, each text once, lettered in order."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
 
     def letter(self, reason: str) -> str:
-        """The letter of a reason, a new one if it was not noted before."""
+        """Return the letter of a reason, a new one at its first use."""
         if reason not in self.reasons:
             self.reasons.append(reason)
         index, letters = self.reasons.index(reason), string.ascii_lowercase
@@ -181,7 +181,7 @@ class _Notes:
 
 
 def _columns(shown: list[str]) -> list[tuple[str, str, str]]:
-    """The paper's metrics in its order, ours among them where they are the same, then those that only we have."""
+    """Return the paper's metrics in its order, with ours where they are the same, then those that only we have."""
     printed = paper()["metrics"]
     columns = []
     for name, about in printed.items():
@@ -204,9 +204,9 @@ def _paper_group(half: str, columns: list[tuple[str, str, str]]) -> Group:
 
 
 def _our_group(records: list[dict], columns, notes: _Notes, level: float, first_told: bool) -> Group:
-    """Our rows on one set, each method with the configuration that it was measured with.
+    """Return our rows on one set, each method with the configuration of its measurement.
 
-    first_told: whether the title tells the first frame measured, as where the set has a group of another one.
+    first_told: True if the title names the first measured frame, to distinguish groups of one set.
     """
     about = records[0]["set"]
     by_method: dict[tuple[str, str], list[dict]] = {}
@@ -248,7 +248,7 @@ def _our_group(records: list[dict], columns, notes: _Notes, level: float, first_
 
 
 def _our_cell(name: str, records: list[dict], truth: dict, notes: _Notes, level: float, marked: bool) -> Cell:
-    """Mean and interval of a metric over a method's clips, or the note that says why there is none."""
+    """Return mean and interval of a metric over a method's clips, or the note with the reason for none."""
     if name == PRINTED_PSNR:
         return Cell()
     metric, is_truth = METRICS[name], records[0]["method"] == TRUTH
@@ -276,7 +276,7 @@ def _our_cell(name: str, records: list[dict], truth: dict, notes: _Notes, level:
 
 
 def _mark_best(rows: list[Row], columns: list[tuple[str, str, str]]) -> None:
-    """Mark the best digits of each column, as they are shown; equal ones all."""
+    """Mark the best digits of each column as shown, all equal ones."""
     for index, (_, _, better) in enumerate(columns):
         shown = {
             i: Decimal(row.cells[index].text.rstrip(DAGGER))
@@ -293,7 +293,7 @@ def _mark_best(rows: list[Row], columns: list[tuple[str, str, str]]) -> None:
 
 
 def _explain(records: list[dict], level: float, marked: bool) -> list[str]:
-    """What the table is, in sentences."""
+    """Explain the table in sentences."""
     texts = [f"Paper: {paper()['source']}. " + "; ".join(f"{k}: {v}" for k, v in paper()["notes"].items()) + "."]
     if not records:
         return texts
@@ -325,7 +325,7 @@ def _markdown(table: Table) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown takes as it is."""
+    """Escape text for Markdown."""
     return text.replace("|", "\\|").replace("*", "\\*")
 
 
@@ -396,7 +396,7 @@ def _html_cell(cell: Cell) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Render results from the command line; returns an exit code."""
+    """Render results from the command line and return an exit code."""
     about = "Table 1 from results, ours below the paper's."
     parser = argparse.ArgumentParser(prog="python -m gcgkit.evaluation.table", description=about)
     parser.add_argument("results", nargs="*", type=Path, help="folders of results, or results.jsonl files")

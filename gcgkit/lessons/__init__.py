@@ -1,1 +1,1 @@
-"""What the notebooks and the demo share."""
+"""Helpers for the notebooks and the demo."""

@@ -28,7 +28,7 @@ PROMPTS = ("orange and brown street", "gray and blue street")
 
 
 def measure(frames: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """PSNR (rgb, dB) of all frames but the first, which was given, colourfulness, and CDC."""
+    """Return PSNR (rgb, dB) without the given first frame, colourfulness, and CDC."""
     return {
         "psnr_rgb": round(metrics.psnr_rgb(frames[1:], truth[1:]), 2),
         "colorfulness": round(metrics.colorfulness(frames), 2),
@@ -37,7 +37,7 @@ def measure(frames: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def side_by_side(rows: dict[str, np.ndarray], columns: int = 3) -> np.ndarray:
-    """Clips of one size, labelled, as one clip: {label: (T, H, W, 3)} -> (T, rows*H, columns*W, 3)."""
+    """Join labelled clips of one size into one clip: {label: (T, H, W, 3)} -> (T, rows*H, columns*W, 3)."""
     labelled = []
     for label, frames in rows.items():
         frames = frames.copy()
@@ -52,7 +52,7 @@ def side_by_side(rows: dict[str, np.ndarray], columns: int = 3) -> np.ndarray:
 
 
 def contact_sheet(rows: dict[str, np.ndarray], numbers: dict[str, dict], title: str, path: Path, shown: int = 4):
-    """A picture of ``shown`` frames of each way of colouring, one row each, with its numbers: a PNG at ``path``."""
+    """Write a PNG at ``path`` with ``shown`` frames of each way of colouring, one row each, and its numbers."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -80,7 +80,7 @@ def contact_sheet(rows: dict[str, np.ndarray], numbers: dict[str, dict], title: 
 
 @contextmanager
 def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Say what is being done and, at its end, how long it took."""
+    """Print a message and, at the end of the block, the time that it took."""
     print(f"Demo: {name} ...", flush=True)
     started = time.monotonic()
     yield

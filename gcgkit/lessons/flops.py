@@ -1,4 +1,4 @@
-"""The floor by arithmetic: floating-point operations by stage over what this machine does at its best, and cost.
+"""Lower bounds by arithmetic: floating-point operations by stage over this machine's peak, and cost.
 
 Operations are PyTorch's own count over one forward pass of each network with tensors that have shapes but no values,
 so they can be counted for any model on any machine. A multiplication with its addition is two.
@@ -30,7 +30,7 @@ KEYS_OF_TEXT, KEYS_OF_TOKENS = "keys and values of text", "keys and values of im
 class Card:
     """A card's peak in dense tensor operations, TFLOP/s in 16 bits by its maker's data sheet, and dollars an hour.
 
-    The price is an assumption, about what such a card is let for; give your own.
+    The price is an assumption, about the rent of such a card; give your own.
     """
 
     peak: float
@@ -52,7 +52,7 @@ CARDS = {
 def passes(
     pipe: GCGPipeline, height: int, width: int, tiles: int = 4, where: str | torch.device = "meta"
 ) -> dict[str, Callable[[], object]]:
-    """One pass of each part at a canvas size in pixels, one frame, one half of guidance, to be counted or timed.
+    """Return one pass of each part at a canvas size in pixels, for one frame and one half of guidance.
 
     The guidance reads the squarest grid of ``tiles`` references, the copy their image tokens; keys and values of these
     are made for one. On "meta" they run on copies without weights; elsewhere on the pipeline's own parts, which have
@@ -93,7 +93,7 @@ def passes(
 
 
 def operations(pipe: GCGPipeline, height: int, width: int, tiles: int = 4) -> dict[str, float]:
-    """Operations of each of ``passes``."""
+    """Count the operations of each of ``passes``."""
     found = {}
     for name, run in passes(pipe, height, width, tiles).items():
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -103,7 +103,7 @@ def operations(pipe: GCGPipeline, height: int, width: int, tiles: int = 4) -> di
 
 
 class _Traffic(TorchDispatchMode):
-    """Adds up the bytes of every operation's tensors, those it reads and those it makes; views are no work."""
+    """Counts the bytes of every operation's inputs and outputs; views cost nothing."""
 
     def __init__(self):
         super().__init__()
@@ -118,9 +118,9 @@ class _Traffic(TorchDispatchMode):
 
 
 def traffic(pipe: GCGPipeline, height: int, width: int, tiles: int = 4) -> dict[str, float]:
-    """Bytes that the operations of each of ``passes`` read and write, each operation by itself.
+    """Count the bytes that the operations of each of ``passes`` read and write, each operation by itself.
 
-    So much passes through memory where nothing is fused and no cache holds what comes next; a cache spares some of it.
+    This is the traffic without fusion and without cache; a cache saves some of it.
     """
     found = {}
     for name, run in passes(pipe, height, width, tiles).items():
@@ -133,7 +133,7 @@ def traffic(pipe: GCGPipeline, height: int, width: int, tiles: int = 4) -> dict[
 def per_frame(
     single: dict[str, float], steps: int, halves: int = 2, tiles: int = 4, keys: bool = True
 ) -> dict[str, float]:
-    """Operations of one frame of the second stage: two encodings, one decoding, one set of references, all steps.
+    """Return the operations of a frame of stage two: two encodings, one decoding, one set of references, all steps.
 
     single: as ``operations`` gives them for as many ``tiles``. The steps go without the keys and values of text, made
     once a clip, and of image tokens, made once a frame, which becomes a reference; without ``keys``, they make both.
@@ -148,7 +148,7 @@ def per_frame(
 
 
 def peaks(dtype: torch.dtype, repeats: int = 10) -> dict[str, float]:
-    """Operations per second that this device reaches in a large matrix product and in a UNet's kind of convolution."""
+    """Measure this device's operations per second in a large matrix product and in a convolution as of a UNet."""
     place = device()
     size = 8192 if place == "cuda" else 1536
     a, b = (torch.randn(size, size, device=place, dtype=dtype) for _ in range(2))
@@ -163,19 +163,19 @@ def peaks(dtype: torch.dtype, repeats: int = 10) -> dict[str, float]:
 
 
 def bandwidth(repeats: int = 10) -> float:
-    """Bytes per second that this device's memory reads and writes, by the fastest of some copies."""
+    """Measure the bytes per second that this device's memory reads and writes, by the fastest of some copies."""
     source = torch.zeros(2**28 if device() == "cuda" else 2**25, device=device())  # 1 GiB, or 128 MiB
     target = torch.empty_like(source)
     return 2 * source.numel() * source.element_size() / _best(lambda: target.copy_(source), repeats)
 
 
 def _best(work, repeats: int) -> float:
-    """Seconds of the fastest of some runs, after one to warm up: a peak is what nothing disturbed."""
+    """Return the seconds of the fastest of some runs after a warm-up, because a peak must be undisturbed."""
     return min(clock(work)[0] for _ in range(repeats + 1))
 
 
 def sheet_peak(device_name: str) -> float | None:
-    """Operations per second of a card of ``CARDS`` by its data sheet, given its name as the driver tells it."""
+    """Return a card's operations per second by its data sheet (``CARDS``), given its name in the driver."""
     for name, card in CARDS.items():
         model = name.removeprefix("RTX ").removesuffix(" SXM")
         if re.search(rf"\b{model}\b", device_name):
@@ -184,7 +184,7 @@ def sheet_peak(device_name: str) -> float | None:
 
 
 def cost(seconds_per_frame: float, peak: float, fps: float = FPS) -> dict[str, dict[str, float]]:
-    """Seconds and dollars per minute of film on each of ``CARDS``: an extrapolation from one measured speed.
+    """Extrapolate seconds and dollars per minute of film on each of ``CARDS`` from one measured speed.
 
     It supposes that each card reaches the same share of its data sheet's peak that the measured one reached of
     ``peak``, operations per second: its own data sheet's, if it has one (`sheet_peak`).

@@ -1,4 +1,4 @@
-"""What a training run holds on a card, worked out from its configuration; `recipes` tells the same in words (§4.1).
+"""The GPU memory of a training run, computed from its configuration; `recipes` explains it in words (§4.1).
 
 Weights, gradients and the optimizer's state can be counted exactly. What a pass keeps for its way back cannot: see
 `recipes` for a count on the networks' shapes, and ``benchmarks/train_step.py --cap-gb 16`` to see it on a card.
@@ -16,7 +16,7 @@ _BYTES = {"no": 4, "bf16": 2, "fp16": 2, "float32": 4, "bfloat16": 2, "float16":
 def held(
     config: TrainConfig, *, unet: float = UNET, text_encoder: float = TEXT_ENCODER, copy: float = COPY
 ) -> dict[str, float]:
-    """What stays on the card from step to step, by what it is, in 1e9 bytes.
+    """Return the memory that stays allocated from step to step, by its content, in 1e9 bytes.
 
     config: of a run whose latents come from the cache, so that neither autoencoder nor image encoder is there. unet,
     text_encoder, copy: numbers of parameters. Raises ValueError for precision "auto", which depends on the card.

@@ -1,4 +1,4 @@
-"""What the notebooks share: a set-up that says what it found, a profile's pipeline, tables, the map of the series."""
+"""Helpers for all notebooks: set-up with a report, a profile's pipeline, tables, the map of the series."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from .. import __version__, profiles
 from ..data import clips
 
-# The series in reading order: file, and what the reader can do after it.
+# The series in reading order: file, and the skill that the reader gains.
 SERIES: dict[str, str] = {
     "00_start_here": "colour a clip from words and from a coloured frame",
     "01_color_spaces_and_gray": "say what gray loses, and what a PSNR of 57 dB does not tell",
@@ -47,7 +47,7 @@ STATIC = "GCGKIT_STATIC"  # in the environment, and not empty: pictures in place
 
 
 def ready() -> None:
-    """End of the set-up cell: have the clips at hand, and print what runs here.
+    """Finish the set-up cell: install missing clips, and print what runs here.
 
     Clips that are missing are installed with pip, without other packages. Raises RuntimeError with pip's last line
     where that fails.
@@ -61,7 +61,7 @@ def ready() -> None:
 
 
 def load_pipeline(profile: str = "mini"):
-    """The pipeline of a profile on the best device here, float32 on a CPU.
+    """Load the pipeline of a profile on the best device here, float32 on a CPU.
 
     profile: "mini" (bundled), "paper" (Stable Diffusion 2.1 and CLIP from the hub, with a copy and guidance that still
     want training; float16 on a GPU), or a folder or hub id of a trained pipeline. Errors as
@@ -89,7 +89,7 @@ def load_pipeline(profile: str = "mini"):
 
 
 def default(function: Callable, name: str):
-    """The default of a function's argument, so that no text has to repeat it. Raises ValueError where it has none."""
+    """Return the default of a function's argument, so that no text repeats it. Raises ValueError if it has none."""
     parameter = inspect.signature(function).parameters.get(name)
     if parameter is None or parameter.default is inspect.Parameter.empty:
         raise ValueError(f"{getattr(function, '__qualname__', function)} has no default for {name!r}.")
@@ -97,7 +97,7 @@ def default(function: Callable, name: str):
 
 
 def image(vae, latents) -> np.ndarray:
-    """What latents ``(1, C, h, w)`` show: uint8 RGB ``(8h, 8w, 3)``."""
+    """Return a picture of latents ``(1, C, h, w)``: uint8 RGB ``(8h, 8w, 3)``."""
     import torch
 
     from .. import encoders
@@ -107,7 +107,7 @@ def image(vae, latents) -> np.ndarray:
 
 
 def latents(vae, frame: np.ndarray):
-    """Latents ``(1, C, h, w)`` of one frame at the working size, gray ``(H, W)`` or RGB ``(H, W, 3)``, uint8."""
+    """Encode one frame at the working size, gray ``(H, W)`` or RGB ``(H, W, 3)`` uint8: latents ``(1, C, h, w)``."""
     import torch
 
     from .. import encoders
@@ -117,7 +117,7 @@ def latents(vae, frame: np.ndarray):
 
 
 class Text:
-    """Words or a table that a notebook shows: as Markdown where it can, as plain text elsewhere."""
+    """Words or a table in a notebook: Markdown if possible, otherwise plain text."""
 
     def __init__(self, markdown: str, plain: str | None = None):
         self.markdown, self.plain = markdown, plain or markdown
@@ -130,7 +130,7 @@ class Text:
 
 
 def table(rows: Mapping[str, Mapping[str, object]], head: str = "", form: str = "{:.2f}") -> Text:
-    """A table ``{row: {column: value}}``; numbers that are not whole are written as ``form`` says, a gap is a dash."""
+    """Return a table ``{row: {column: value}}``; ``form`` formats numbers that are not whole, a gap is a dash."""
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     cells = [[head, *columns]]
     cells += [[label, *(_cell(row.get(name), form) for name in columns)] for label, row in rows.items()]
@@ -141,14 +141,14 @@ def table(rows: Mapping[str, Mapping[str, object]], head: str = "", form: str = 
 
 
 def contents() -> Text:
-    """The series as a table with links, for the notebooks' own folder."""
+    """Return the series as a table with links, for the notebooks' own folder."""
     lines = [f"| [{name[:2]}]({name}.ipynb) | {what} |" for name, what in SERIES.items()]
     plain = "\n".join(f"{name[:2]}  {what}" for name, what in SERIES.items())
     return Text("\n".join(["| notebook | after it you can |", "| --- | --- |", *lines]), plain)
 
 
 def paths() -> Text:
-    """Three kinds of reader, and the notebooks for each."""
+    """Return the reading paths: three kinds of reader, and the notebooks for each."""
     files = {name[:2]: name for name in SERIES}
     lines, plain = ["| reader | notebooks |", "| --- | --- |"], []
     for reader, numbers in PATHS.items():
@@ -159,12 +159,12 @@ def paths() -> Text:
 
 
 def static() -> bool:
-    """Whether pictures stand in for widgets and progress bars: runs whose outputs are kept set this."""
+    """Return True if pictures replace widgets and progress bars, as in runs with stored outputs."""
     return bool(os.environ.get(STATIC))
 
 
 def device() -> str:
-    """The device that notebooks and measurements of speed use: "cuda" where there is one, else "cpu"."""
+    """Return the device for notebooks and measurements of speed: "cuda" if there is one, else "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -181,7 +181,7 @@ def quiet() -> None:
 
 
 def missing_clips() -> list[str]:
-    """Requirements, such as ``name==1.0``, of the packages whose clips are not installed."""
+    """Return requirements, such as ``name==1.0``, of the packages whose clips are not installed."""
     wanted = []
     for name, clip in clips.NAMES.items():
         try:
@@ -192,7 +192,7 @@ def missing_clips() -> list[str]:
 
 
 def pip_install(*arguments: str) -> None:
-    """Run this Python's own pip; RuntimeError with its last line where it fails."""
+    """Run this Python's own pip; RuntimeError with its last line if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", *arguments], capture_output=True, text=True
     )

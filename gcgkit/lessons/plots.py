@@ -1,4 +1,4 @@
-"""Pictures that several notebooks draw: frames, maps, curves, bars, a roofline, distances and who guided whom.
+"""Pictures that several notebooks draw: frames, maps, curves, bars, a roofline, distances and reference timelines.
 
 Each function returns a `Picture`, which a notebook shows with its caption: drawings as PNG, photographs as JPEG.
 Colours are Okabe and Ito's and maps are cividis, which colour-blind readers can tell apart; lines differ in their marks
@@ -26,8 +26,8 @@ CMAP = "cividis"
 WIDTH = 8.0  # inches of every picture: a notebook's column
 FONT_SIZE = 13
 LARGEST = 900_000  # bytes of a PNG
-LIGHT = 80_000  # bytes up to which a notebook keeps the PNG; what is richer is a photograph, which JPEG keeps smaller
-_JPEG = {"quality": 80, "subsampling": 0, "optimize": True}  # colours at full resolution: they are what matters here
+LIGHT = 80_000  # bytes up to which a notebook keeps the PNG; larger pictures are photographs, which suit JPEG
+_JPEG = {"quality": 80, "subsampling": 0, "optimize": True}  # colours at full resolution, because they matter here
 _DPI = (120, 100, 84, 70, 58, 48)
 _LETTERS_PER_LINE = 92
 
@@ -39,7 +39,7 @@ class Picture:
 
     Args:
         height: inches, without the caption, for which room is added.
-        caption: what the picture shows, in words that stand alone; printed below it.
+        caption: a self-contained description, printed below the picture.
     """
 
     def __init__(self, height: float = 4.0, caption: str = "", width: float = WIDTH):
@@ -51,7 +51,7 @@ class Picture:
         self._tell(caption)
 
     def _tell(self, caption: str) -> None:
-        """Write the caption below the figure, which grows by its lines."""
+        """Write the caption below the figure and enlarge the figure by its lines."""
         self.caption = " ".join(caption.split())
         width, height = self.figure.get_size_inches()
         if lines := textwrap.wrap(self.caption, int(_LETTERS_PER_LINE * width / WIDTH)):
@@ -64,7 +64,7 @@ class Picture:
         return getattr(self.figure, name)
 
     def png(self) -> bytes:
-        """The picture as PNG, at most `LARGEST` bytes: what is too rich in detail is drawn smaller."""
+        """Return the picture as PNG of at most `LARGEST` bytes, drawn smaller if it is too detailed."""
         for dpi in _DPI:
             buffer = io.BytesIO()
             self.figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
@@ -73,7 +73,7 @@ class Picture:
         return buffer.getvalue()
 
     def stored(self) -> tuple[str, bytes]:
-        """What a notebook keeps: media type and bytes, PNG up to `LIGHT` bytes and JPEG beyond."""
+        """Return media type and bytes for a notebook's output: PNG up to `LIGHT` bytes, JPEG beyond."""
         png = self.png()
         if len(png) <= LIGHT:
             return "image/png", png
@@ -88,7 +88,7 @@ class Picture:
 
 
 def captioned(figure, caption: str) -> Picture:
-    """A matplotlib figure that was drawn elsewhere, such as by ``dataset.show_batch``, with a caption below it."""
+    """Add a caption below a matplotlib figure from elsewhere, such as ``dataset.show_batch``."""
     picture = Picture.__new__(Picture)
     picture.figure = figure
     figure.set_layout_engine("constrained")
@@ -99,7 +99,7 @@ def captioned(figure, caption: str) -> Picture:
 def frames(
     clips: Mapping[str, Sequence], picks: Sequence[int] | None = None, *, caption: str = "", numbers=None
 ) -> Picture:
-    """Clips one below the other, some frames of each: ``{label: (T, H, W) or (T, H, W, 3)}``, uint8.
+    """Draw some frames of each clip, clips one below the other: ``{label: (T, H, W) or (T, H, W, 3)}``, uint8.
 
     picks: positions of the frames that are shown, four evenly spread ones by default. numbers: what the columns are
     called, words or
@@ -126,7 +126,7 @@ def frames(
 
 
 def gallery(images: Mapping[str, np.ndarray], *, columns: int = 3, caption: str = "") -> Picture:
-    """Labelled pictures side by side: ``{label: (H, W) or (H, W, 3)}``, uint8."""
+    """Draw labelled pictures side by side: ``{label: (H, W) or (H, W, 3)}``, uint8."""
     height, width = np.shape(next(iter(images.values())))[:2]
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
@@ -148,7 +148,7 @@ def maps(
     caption: str = "",
     cmap: str = CMAP,
 ) -> Picture:
-    """Maps ``{label: (h, w)}`` under one colour bar, whose label is ``unit``; limits: from the values by default."""
+    """Draw maps ``{label: (h, w)}`` with one colour bar labelled ``unit``; limits: from the values by default."""
     arrays = {label: _array(value) for label, value in values.items()}
     low, high = limits or (min(a.min() for a in arrays.values()), max(a.max() for a in arrays.values()))
     height, width = next(iter(arrays.values())).shape
@@ -169,7 +169,7 @@ def attention(
     frame: np.ndarray, reference: np.ndarray, weights: np.ndarray, box: tuple[float, float, float, float], *,
     caption: str = "",
 ) -> Picture:  # fmt: skip
-    """Where a patch of a gray frame looks in the reference, in two panels.
+    """Draw a patch of a gray frame and its attention to the reference, in two panels.
 
     frame ``(H, W)`` or ``(H, W, 3)``, reference likewise; weights ``(h', w')`` over the reference, which are drawn as
     light on the darkened reference, the largest brightest; box: left, top, width, height of the patch, in pixels.
@@ -178,7 +178,7 @@ def attention(
 
     weights = _array(weights)
     top = float(weights.max())
-    light = (weights / top if top > 0 else weights) ** 0.5  # the root shows what is weak too
+    light = (weights / top if top > 0 else weights) ** 0.5  # the root makes weak weights visible
     light = np.kron(light, np.ones((8, 8)))
     rows = (np.arange(reference.shape[0]) * light.shape[0] / reference.shape[0]).astype(int)
     columns = (np.arange(reference.shape[1]) * light.shape[1] / reference.shape[1]).astype(int)
@@ -196,7 +196,7 @@ def attention(
 
 
 def gates(cases: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], *, caption: str = "") -> Picture:
-    """References, what the gate lets through (Eq. 4) and ColorHints (Eq. 5), a row each.
+    """Draw references, gates (Eq. 4) and ColorHints (Eq. 5), a row each.
 
     cases: ``{label: (reference (H, W, 3), gate (h, w) in 0..1, hint (H, W, 3))}``; pictures uint8.
     """
@@ -231,7 +231,7 @@ def lines(
     marks: bool = True,
     from_zero: bool = False,
 ) -> Picture:
-    """Curves ``{label: (x, y)}`` that differ in colour, mark and dash; labels carry units.
+    """Draw curves ``{label: (x, y)}`` that differ in colour, mark and dash; labels carry units.
 
     from_zero: y begins at 0, so that heights can be compared, and not only differences.
     """
@@ -262,7 +262,7 @@ def lines(
 
 
 def bars(values: Mapping[str, float], *, ylabel: str, caption: str = "", form: str = "{:.2f}") -> Picture:
-    """Bars ``{label: value}``, lying, with the value at the end of each."""
+    """Draw horizontal bars ``{label: value}`` with the value at the end of each."""
     names = list(values)
     with _style():
         picture = Picture(0.45 * len(names) + 0.8, caption)
@@ -277,7 +277,7 @@ def bars(values: Mapping[str, float], *, ylabel: str, caption: str = "", form: s
 
 
 def roofline(points: Mapping[str, tuple[float, float]], peak: float, bandwidth: float, *, caption: str = "") -> Picture:
-    """Speed against how much is computed per byte, below the roof that peak and memory make (Williams et al., 2009).
+    """Draw speed against operations per byte, below the roof of peak and memory (Williams et al., 2009).
 
     points: ``{label: (operations per byte, operations per second)}``. peak: operations per second. bandwidth: bytes per
     second. Where the slanted part of the roof is above a point, memory holds it back; elsewhere the peak does.
@@ -302,9 +302,9 @@ def roofline(points: Mapping[str, tuple[float, float]], peak: float, bandwidth: 
 def distances(
     distance: np.ndarray, chosen: Mapping[str, Sequence[int]], *, label: str = "D", caption: str = ""
 ) -> Picture:
-    """Dissimilarities of all pairs of frames ``(T, T)``, and below it which frames each method chose.
+    """Draw dissimilarities of all pairs of frames ``(T, T)``, and below them the frames that each method chose.
 
-    label: what D is, for the colour bar.
+    label: the name of D, for the colour bar.
     """
     distance = _array(distance)
     with _style():
@@ -329,7 +329,7 @@ def distances(
 def timeline(
     runs: Sequence[tuple[int, Sequence[int], Sequence[int]]], frame: int, num_frames: int, *, caption: str = ""
 ) -> Picture:
-    """Which frames guided one frame at each denoising step (Eq. 10).
+    """Draw the references of one frame at each denoising step (Eq. 10).
 
     runs: ``ReferenceRun`` (steps, keyframes, past) as in ``GCGOutput.references[frame]``, first step first.
     """
@@ -372,7 +372,7 @@ def plot_losses(log: str | Path | Mapping[str, str | Path], smooth: int = 5, nam
     runs = dict(log) if isinstance(log, Mapping) else {"": log}
     with pyplot.rc_context({"font.size": FONT_SIZE}):
         figure, axis = pyplot.subplots(figsize=(WIDTH, 4))
-    styles = ["-", "--", "-.", ":"]  # told apart without colours too
+    styles = ["-", "--", "-.", ":"]  # distinguishable without colours
     drawn = 0
     for label, folder in runs.items():
         if not (Path(folder) / "log.jsonl").is_file():
@@ -403,7 +403,7 @@ def plot_losses(log: str | Path | Mapping[str, str | Path], smooth: int = 5, nam
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean of each value and the ``width`` - 1 before it, of fewer at the start: ``(N,)`` -> ``(N,)``."""
+    """Return the mean of each value and the ``width`` - 1 before it, of fewer at the start: ``(N,)`` -> ``(N,)``."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - max(1, width))
@@ -411,7 +411,7 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def as_rgb(image) -> np.ndarray:
-    """``(H, W, 3)`` of a frame ``(H, W)`` or ``(H, W, 3)``."""
+    """Return a frame ``(H, W)`` or ``(H, W, 3)`` as ``(H, W, 3)``."""
     image = _array(image)
     return np.repeat(image[..., None], 3, -1) if image.ndim == 2 else image
 
@@ -423,7 +423,7 @@ def _style():
 
 
 def _array(values) -> np.ndarray:
-    """A NumPy array of an array or of a tensor on any device."""
+    """Convert an array, or a tensor on any device, to NumPy."""
     return values.detach().cpu().float().numpy() if hasattr(values, "detach") else np.asarray(values)
 
 
@@ -433,7 +433,7 @@ def _show(axes, image) -> None:
 
 
 def _cells(picture: Picture, rows: int, columns: int, used: int) -> list:
-    """Axes row by row; those beyond ``used`` are taken away."""
+    """Return the axes row by row and remove those beyond ``used``."""
     cells = picture.subplots(rows, columns, squeeze=False).reshape(-1).tolist()
     for axes in cells[used:]:
         axes.remove()

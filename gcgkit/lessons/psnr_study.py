@@ -1,4 +1,4 @@
-"""Which bookkeeping of PSNR gives figures near 57 dB beside an LPIPS of 0.13 (Table 1, section 4.3)?
+"""A study of PSNR: the ways of computing it that give figures near 57 dB beside an LPIPS of 0.13 (Table 1, §4.3).
 
 In the paper's table DeOldify has a PSNR of 57.67 and an LPIPS of 0.1346. A PSNR of 57 dB between RGB frames means a
 root mean square error of a third of a level: no more than rounding, which LPIPS would not see. So the column holds
@@ -14,10 +14,10 @@ drift-straight, horsejump-high and soapbox at 448x256:
     luma against the true frames', the gray input's luma kept (as DeOldify)     85 dB to no difference at all
     faults: uint8 that wraps around, 29 to 34 dB; values of 0..1 under a peak of 255, 69 to 79 dB
 
-So only lightness, of frames whose lightness was handed on, lies where the column lies: near 57 where nothing but
-rounding is left, in the forties where gray luma stands for L*, as it does for a method that recombines AB with the gray
+So only the lightness of frames that keep their input's lightness has the column's values: near 57 where nothing but
+rounding is left, in the forties where gray luma replaces L*, as in a method that recombines AB with the gray
 input's L. The six methods' order fits: those that keep luminance are at 43 dB and more (DExemplar on LDV3 apart), those
-that repaint or resize it at 32 to 39. The column then says how faithfully a method hands its input's lightness on, and
+that repaint or resize it at 32 to 39. The column then says how faithfully a method keeps its input's lightness, and
 nothing of its colours. That is how it looks; the paper does not say, and nothing here was tuned to match it.
 """
 
@@ -47,7 +47,7 @@ BOOKKEEPINGS = {
 
 
 def bookkeepings(pred, target) -> dict[str, float]:
-    """PSNR in dB of two RGB clips ``(T, H, W, 3)`` in each of the ways of `BOOKKEEPINGS`; inf where nothing differs.
+    """Return the PSNR in dB of two RGB clips ``(T, H, W, 3)`` by each of `BOOKKEEPINGS`; inf for equal clips.
 
     Means over frames of decibels, except "rgb_pooled". Raises ValueError for clips that differ in size or length.
     """
@@ -75,7 +75,7 @@ def bookkeepings(pred, target) -> dict[str, float]:
 
 
 def nearest(values: dict[str, float], wanted: float = PAPER_DB) -> str:
-    """The bookkeeping whose figure is nearest to a printed one."""
+    """Return the bookkeeping whose figure is nearest to a printed one."""
     return min(values, key=lambda name: abs(values[name] - wanted))
 
 

@@ -1,4 +1,4 @@
-"""Networks of given sizes with random weights: values matter neither to how long things take nor to operations."""
+"""Networks of given sizes with random weights, because time and operations do not depend on the values."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ SHAPES = {
 
 
 def random_parts(shapes: dict, device: torch.device) -> dict:
-    """The parts of a pipeline with random weights, in float32, made on the device."""
+    """Make the parts of a pipeline with random weights, in float32, on the device."""
     torch.manual_seed(0)
     with device:
         parts = {
@@ -93,7 +93,7 @@ def random_parts(shapes: dict, device: torch.device) -> dict:
 def random_pipeline(
     shapes: str, dtype: torch.dtype, height: int, width: int, device: torch.device | str
 ) -> GCGPipeline:
-    """A pipeline at a name of ``SHAPES`` with random weights, and the paper's guidance scale.
+    """Make a pipeline of a size of ``SHAPES`` with random weights and the paper's guidance scale.
 
     device: "meta" makes networks that have sizes and no weights, whose operations can be counted (`flops`).
     """

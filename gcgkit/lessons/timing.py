@@ -1,4 +1,4 @@
-"""What measurements of speed share: a clock that waits for the device, cases in turns, peak memory, the machine."""
+"""Tools for measuring speed: a clock that waits for the device, alternating cases, peak memory, the machine."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .notebook import device
 
 
 def machine() -> dict:
-    """What a figure belongs to: device, PyTorch's version, CPU threads."""
+    """Return what a figure depends on: device, PyTorch's version, CPU threads."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {"device": name, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
 def now() -> float:
-    """Seconds, once all that the device was told to do is done."""
+    """Wait for the device and return the time in seconds."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def clock(work: Callable[[], object]) -> tuple[float, object]:
-    """Seconds that some work takes, the device's included, and its result."""
+    """Return the seconds that some work takes, the device's included, and its result."""
     started = now()
     result = work()
     return now() - started, result
@@ -38,7 +38,7 @@ def clock(work: Callable[[], object]) -> tuple[float, object]:
 def compare(
     cases: dict[str, Callable[[], object]], repeats: int, warmup: int = 1
 ) -> tuple[dict[str, list[float]], dict[str, object]]:
-    """Seconds of each case, ``repeats`` times in turns after some to warm up, and each one's last result."""
+    """Time each case ``repeats`` times, in turns, after a warm-up; return seconds and each one's last result."""
     seconds, results = defaultdict(list), {}
     for turn in range(-warmup, repeats):
         for name, work in cases.items():
@@ -49,9 +49,9 @@ def compare(
 
 
 def peak_memory(work: Callable[[], object]) -> int | None:
-    """Bytes that some work needs at its height beyond what was held before; None where that cannot be told.
+    """Return the bytes that some work allocates at its peak; None if they cannot be measured.
 
-    On a GPU what PyTorch allocates; on Linux the process's resident size, looked at every few milliseconds.
+    On a GPU what PyTorch allocates; on Linux the process's resident size, sampled every few milliseconds.
     """
     gc.collect()
     if torch.cuda.is_available():
@@ -88,14 +88,14 @@ def _resident() -> int | None:
 
 
 def line(name: str, seconds: list[float], frames: int, more: str = "") -> str:
-    """One case for the screen: median and range, and frames per second."""
+    """Return a line for one case: median and range, and frames per second."""
     middle = statistics.median(seconds)
     spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
     return f"{name:28} {middle:8.2f} s ({spread})  {frames / middle:7.3f} frames/s  {more}".rstrip()
 
 
 def load(weights: str) -> GCGPipeline:
-    """The pipeline to measure, quiet, on the best device here."""
+    """Load the pipeline to measure on the best device here, without progress bars."""
     pipe = GCGPipeline.from_pretrained(weights).to(device())
     pipe.set_progress_bar_config(disable=True)
     return pipe

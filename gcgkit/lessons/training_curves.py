@@ -1,4 +1,4 @@
-"""The curves of the run that made the mini weights, kept small: what learned in each stage, and how its errors fell.
+"""The curves of the run that made the mini weights, in a small file: each stage's parts and errors.
 
 ``python -m gcgkit.lessons.training_curves RUN`` makes ``mini_training.json`` of a run's folder, in which
 `gcgkit.training.mini` left ``STAGE/log.jsonl``; `read` reads it. With ``--variants`` it makes
@@ -20,7 +20,7 @@ from ..utils.files import write_text
 FILE = Path(__file__).with_name("mini_training.json")
 VARIANTS_FILE = FILE.with_name("variants_training.json")
 POINTS = 60  # of a curve, at most
-# Stage -> its log's folder, what learned, on what. In the order in which they ran.
+# Stage -> its log's folder, the trained parts, the data. In the order of the run.
 STAGES: dict[str, tuple[str, str, str]] = {
     "hint": ("hint", "the colour attention alone", "16 pairs at 224x128; the last quarter 4 at 448x256"),
     "matching": ("matching", "the colour attention again, on fresh scenes", "8 scenes of 6 views at 448x256"),
@@ -43,7 +43,7 @@ def _variant_stages() -> dict[str, tuple[str, str, str]]:
 
 
 def read(path: str | Path = FILE) -> dict[str, dict]:
-    """Stages in order: ``{name: {"learned", "batch", "steps", "minutes", "points": {entry: [value or None]}}}``.
+    """Read the stages: ``{name: {"learned", "batch", "steps", "minutes", "points": {entry: [value or None]}}}``.
 
     ``points["step"]`` is the last step that each point stands for. Raises FileNotFoundError without the file.
     """
@@ -51,7 +51,7 @@ def read(path: str | Path = FILE) -> dict[str, dict]:
 
 
 def curve(stage: dict, entry: str | None = None) -> tuple[list[int], list[float]]:
-    """Steps and values of one entry of a stage, for a plot; points without a value are left out.
+    """Return steps and values of one entry of a stage for a plot, without points that have no value.
 
     entry: None for the loss, or in the stage ``matching``, whose log had none, the error with one reference. Raises
     ValueError, naming what there is, for an entry that the stage's log did not have.
@@ -65,7 +65,7 @@ def curve(stage: dict, entry: str | None = None) -> tuple[list[int], list[float]
 
 
 def summarize(lines: Sequence[dict], points: int = POINTS) -> dict[str, list]:
-    """Lines of a log drawn together to at most ``points`` groups of equally many: each entry's mean, None for none.
+    """Average a log's lines in at most ``points`` groups of equal size: each entry's mean, None for none.
 
     Raises ValueError for an empty log.
     """
@@ -82,14 +82,14 @@ def summarize(lines: Sequence[dict], points: int = POINTS) -> dict[str, list]:
 
 
 def minutes(lines: Sequence[dict]) -> float:
-    """Minutes that a run took by its log, whose clock starts anew with each resumption."""
+    """Return the minutes that a run took by its log, whose clock restarts with each resumption."""
     seconds = [line["seconds"] for line in lines]
     ends = [a for a, b in zip(seconds, seconds[1:], strict=False) if b < a] + seconds[-1:]
     return round(sum(ends) / 60, 1)
 
 
 def collect(run: str | Path, variants: bool = False) -> dict:
-    """What `read` reads, from a run's folder. Raises FileNotFoundError for a stage without a log."""
+    """Collect the content of `read` from a run's folder. Raises FileNotFoundError for a stage without a log."""
     stages = {}
     for name, (folder, learned, batch) in (_variant_stages() if variants else STAGES).items():
         lines = read_log(Path(run) / folder)

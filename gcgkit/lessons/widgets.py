@@ -1,4 +1,4 @@
-"""Things to move and click in the notebooks, each a small drawing function under a few controls.
+"""Interactive parts of the notebooks: small drawing functions under a few controls.
 
 ``explore`` puts sliders and menus on any function that returns a ``plots.Picture`` or an RGB array. Where there is no
 ipywidgets, or where outputs are made to be kept (`notebook.static`), every function here returns the picture of the
@@ -25,7 +25,7 @@ def explore(
     render: Callable, start: Mapping | None = None, still: Callable | None = None, above: Callable | None = None,
     **choices: Sequence,
 ):  # fmt: skip
-    """A picture under controls: ``render(**values)`` is called anew at each change.
+    """Show a picture under controls: ``render(**values)`` is called at each change.
 
     render: returns a ``plots.Picture`` or uint8 RGB ``(H, W, 3)``. choices: the values of each argument, a slider each,
     or a menu where they are words. start: values to begin with, the first ones by default. still: what is shown without
@@ -65,7 +65,7 @@ class Explorer:
         self.box = ipywidgets.VBox([*above, *self.controls.values(), self.image])
 
     def update(self, _change=None) -> None:
-        """Draw anew from the controls' present values."""
+        """Redraw with the controls' present values."""
         self.image.value = _png(self.render(**{name: control.value for name, control in self.controls.items()}))
 
     def _repr_mimebundle_(self, **kwargs):
@@ -76,7 +76,7 @@ class Explorer:
 
 
 def split_view(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
-    """``before`` to the left of a line at ``share`` (0..1) of the width, ``after`` to the right: uint8 ``(H, W, 3)``.
+    """Join ``before`` left and ``after`` right of a line at ``share`` (0..1) of the width: uint8 ``(H, W, 3)``.
 
     Frames ``(H, W)`` or ``(H, W, 3)``. Raises ValueError for different sizes or a share outside 0..1.
     """
@@ -92,7 +92,7 @@ def split_view(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarra
 
 
 def before_after(before: np.ndarray, after: np.ndarray, labels: tuple[str, str] = ("before", "after")):
-    """A line to drag between two clips ``(T, H, W)`` or ``(T, H, W, 3)``, and a slider for the frame."""
+    """Show two clips ``(T, H, W)`` or ``(T, H, W, 3)`` with a line to drag between them and a slider for the frame."""
     if len(before) != len(after):
         raise ValueError(f"before has {len(before)} frames and after {len(after)}; they must be as many.")
     middle = len(before) // 2
@@ -112,7 +112,7 @@ def before_after(before: np.ndarray, after: np.ndarray, labels: tuple[str, str] 
 
 
 def patch_weights(weights, size: tuple[int, int], ref_size: tuple[int, int], row: int, column: int, patch: int = PATCH):
-    """Where a patch looks: mean over its tokens and heads of attention weights, as a map over the reference.
+    """Return a patch's attention over the reference: the mean of its weights over its tokens and heads.
 
     weights ``(1, heads, h*w, h'*w')`` as ``GuidanceOutput`` holds them; size (h, w), ref_size (h', w') in latents; row
     and column count patches of ``patch`` latents on a side. Returns ``(h', w')`` float32. Raises ValueError for a patch
@@ -132,7 +132,7 @@ def patch_weights(weights, size: tuple[int, int], ref_size: tuple[int, int], row
 
 
 def patches(size: tuple[int, int], patch: int = PATCH) -> tuple[int, int]:
-    """Rows and columns of patches in latents of ``size``; what does not fill a patch at the edges is left out."""
+    """Return rows and columns of whole patches in latents of ``size``; incomplete ones at the edges do not count."""
     return max(1, size[0] // patch), max(1, size[1] // patch)
 
 
@@ -140,7 +140,7 @@ def attention_picker(
     frame: np.ndarray, reference: np.ndarray, weights, size: tuple[int, int], ref_size: tuple[int, int],
     start: tuple[int, int] | None = None, caption: str = "",
 ):  # fmt: skip
-    """Click a patch of the gray frame, or move the sliders, and see where it looks in the reference (Eq. 2).
+    """Show a patch's attention to the reference (Eq. 2); choose it by a click in the gray frame or by sliders.
 
     frame ``(H, W)``, reference ``(H', W', 3)``; weights, size, ref_size as for `patch_weights`; start: row and column
     of the first patch, the middle one by default.
@@ -163,7 +163,7 @@ def attention_picker(
 
 
 def gate_explorer(cases: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], caption: str = ""):
-    """A slider over references, and for each what the gate lets through (Eq. 4) and the ColorHint (Eq. 5).
+    """Show a slider over references, and for each its gate (Eq. 4) and ColorHint (Eq. 5).
 
     cases: ``{label: (reference (H, W, 3), gate (h, w) in 0..1, hint (H, W, 3))}``. Without a front end all cases stand
     below one another.
@@ -178,7 +178,7 @@ def gate_explorer(cases: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def srg_timeline(references: Mapping[int, Sequence], num_frames: int, caption: str = ""):
-    """A slider over frames, and for each which frames guided it at each step (Eq. 10).
+    """Show a slider over frames, and for each its references at each step (Eq. 10).
 
     references: ``GCGOutput.references``. Without a front end the last frame that was guided by earlier ones shows, or
     simply the last.
@@ -195,11 +195,11 @@ def srg_timeline(references: Mapping[int, Sequence], num_frames: int, caption: s
 
 
 class _Steps(tuple):
-    """Words that have an order, for a slider rather than a menu."""
+    """Ordered words, shown as a slider instead of a menu."""
 
 
 def _front_end() -> bool:
-    """Whether widgets can be made, and are wanted."""
+    """Return True if widgets are available and wanted."""
     return not lesson.static() and importlib.util.find_spec("ipywidgets") is not None
 
 
@@ -214,7 +214,7 @@ def _control(name: str, values: Sequence, value):
 
 
 def _buttons(frame: np.ndarray, rows: int, columns: int, controls: Mapping):
-    """The frame, with a clear button on each patch that sets the controls ``row`` and ``column``."""
+    """Return the frame with a transparent button on each patch, which sets the controls ``row`` and ``column``."""
     import ipywidgets
 
     width = 560

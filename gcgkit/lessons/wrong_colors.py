@@ -1,7 +1,7 @@
-"""Colourings that are wrong on purpose, to see which metric notices (section 4.3).
+"""Deliberately wrong colourings, to see which metric notices (§4.3).
 
-Each takes the true clip, RGB uint8 ``(T, H, W, 3)``, and returns one of the same shape; those that change colour alone
-keep the true lightness L*, as a colourizer does. `FAKES` has them by what they are.
+Each takes the true clip, RGB uint8 ``(T, H, W, 3)``, and returns one of the same shape; those that change only colour
+keep the true lightness L*, as a colourizer does. `FAKES` lists them by description.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ __all__ = [
 
 
 def gray(truth) -> np.ndarray:
-    """No colour at all: the gray input, as an RGB clip."""
+    """Return the gray input as an RGB clip, without any colour."""
     return np.repeat(to_gray(_checked(truth))[..., None], 3, axis=-1)
 
 
 def shift(truth, pixels: int = 1) -> np.ndarray:
-    """The true clip moved to the right by some pixels; its left edge is repeated."""
+    """Move the true clip to the right by some pixels and repeat its left edge."""
     truth = _checked(truth)
     return np.concatenate([np.repeat(truth[:, :, :1], pixels, axis=2), truth[:, :, : truth.shape[2] - pixels]], axis=2)
 
 
 def tint(truth, a: float = 6.0, b: float = 14.0) -> np.ndarray:
-    """The true colours, all moved by (a*, b*): a warm light, by default."""
+    """Move the true colours by (a*, b*): a warm light, by default."""
     return _recolor(truth, lambda ab, _: ab + np.float32([a, b]))
 
 
 def confetti(truth, block: int = 8, chroma: float = 45.0, seed: int = 0) -> np.ndarray:
-    """A strong hue drawn at random for each block of pixels and each frame, on the true lightness."""
+    """Give each block of pixels in each frame a random strong hue, on the true lightness."""
     rng = np.random.default_rng(seed)
 
     def colors(ab: np.ndarray, _: int) -> np.ndarray:
@@ -50,35 +50,35 @@ def confetti(truth, block: int = 8, chroma: float = 45.0, seed: int = 0) -> np.n
 
 
 def flicker(truth, amount: float = 0.5) -> np.ndarray:
-    """The true hues, with a saturation that goes up and down by turns by a share ``amount``."""
+    """Keep the true hues and raise and lower the saturation in turns by a share ``amount``."""
     return _recolor(truth, lambda ab, i: ab * (1 + amount * (1 if i % 2 else -1)))
 
 
 def frozen(truth) -> np.ndarray:
-    """The colours of the first frame on every frame, staying where they were when things move."""
+    """Put the first frame's colours on every frame; they stay in place when things move."""
     first = rgb_to_lab(_checked(truth)[0])[..., 1:]
     return _recolor(truth, lambda ab, i: first)
 
 
 def mirrored(truth) -> np.ndarray:
-    """Each frame's own colours, left and right exchanged: the right ones in wrong places."""
+    """Mirror each frame's own colours left to right, so that they are in wrong places."""
     return _recolor(truth, lambda ab, i: ab[:, ::-1])
 
 
 def upside_down(truth) -> np.ndarray:
-    """Every other frame turned upside down, picture and all."""
+    """Turn every other frame upside down, colours and luminance."""
     fake = _checked(truth).copy()
     fake[1::2] = fake[1::2, ::-1]
     return fake
 
 
 def reverse(truth) -> np.ndarray:
-    """The true frames in the reverse order: each by itself perfect, hardly any in its place."""
+    """Reverse the order of the true frames: each is perfect, but hardly any is in its place."""
     return _checked(truth)[::-1].copy()
 
 
 def blurred(truth, pixels: float = 24.0) -> np.ndarray:
-    """The true colours, so soft that they leak over every edge."""
+    """Blur the true colours until they leak over every edge."""
     return _recolor(truth, lambda ab, i: cv2.GaussianBlur(ab, (0, 0), pixels))
 
 
@@ -101,7 +101,7 @@ def _checked(truth) -> np.ndarray:
 
 
 def _recolor(truth, colors: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
-    """Each frame with ``colors(ab, number)`` (H, W, 2) in place of its own AB; lightness as it was."""
+    """Replace each frame's AB by ``colors(ab, number)`` (H, W, 2) and keep the lightness."""
     result = []
     for number, frame in enumerate(_checked(truth)):
         lab = rgb_to_lab(frame)

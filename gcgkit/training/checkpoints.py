@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: everything a run needs to go on as if it had never stopped.
+"""Checkpoints that are either complete or absent, with everything that a run needs to continue exactly.
 
 A checkpoint is a folder ``step-00000500``. It is filled under another name and renamed when all is on the disk, so a
 machine that dies at any moment leaves the one before. In it: ``*.safetensors`` (weights and averaged weights),
@@ -25,18 +25,18 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 
 def found(folder: str | Path) -> list[tuple[int, Path]]:
-    """Steps and folders of the whole checkpoints, oldest first."""
+    """Return steps and folders of the complete checkpoints, oldest first."""
     names = ((_NAME.fullmatch(path.name), path) for path in Path(folder).glob("step-*"))
     return sorted((int(match[1]), path) for match, path in names if match and path.is_dir())
 
 
 def partial_folder(folder: str | Path, step: int) -> Path:
-    """Where a checkpoint is filled."""
+    """Return the temporary folder in which a checkpoint is filled."""
     return Path(folder) / f".step-{step:08d}.tmp"
 
 
 def begin(folder: str | Path, step: int) -> Path:
-    """An empty folder to fill, under another name than a checkpoint's; what a killed run left half done is removed."""
+    """Make an empty temporary folder for a checkpoint, and remove unfinished ones of killed runs."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".*.tmp"):
@@ -47,7 +47,7 @@ def begin(folder: str | Path, step: int) -> Path:
 
 
 def finish(partial: Path, keep: int) -> Path:
-    """Give a filled folder its name, and remove all but the newest ``keep`` checkpoints."""
+    """Give a filled folder its final name, and remove all but the newest ``keep`` checkpoints."""
     for file in partial.iterdir():
         _to_disk(file)
     _to_disk(partial)
@@ -62,19 +62,19 @@ def finish(partial: Path, keep: int) -> Path:
 
 
 def remove(checkpoint: Path) -> None:
-    """Remove a checkpoint; under another name first, so that no half of it is ever taken for one."""
+    """Remove a checkpoint. It is renamed first, so that a half-removed one is never taken for complete."""
     doomed = checkpoint.with_name(f".{checkpoint.name}.old.tmp")
     os.replace(checkpoint, doomed)
     shutil.rmtree(doomed)
 
 
 def write_weights(partial: Path, name: str, weights: Mapping[str, torch.Tensor]) -> None:
-    """``<name>.safetensors`` in a folder that is being filled."""
+    """Write ``<name>.safetensors`` into a folder that is being filled."""
     save_file({k: w.detach().contiguous().cpu() for k, w in weights.items()}, partial / f"{name}.safetensors")
 
 
 def read_weights(checkpoint: Path, name: str) -> dict[str, torch.Tensor]:
-    """Weights by name; ValueError for a file that is missing or damaged."""
+    """Read weights by name; ValueError for a file that is missing or damaged."""
     path = checkpoint / f"{name}.safetensors"
     try:
         return load_file(path)
@@ -83,12 +83,12 @@ def read_weights(checkpoint: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def write_state(partial: Path, name: str, state: dict) -> None:
-    """``<name>.pt``: tensors and plain values only, or it could not be read again."""
+    """Write ``<name>.pt``. It may hold only tensors and plain values, because it is read without unpickling code."""
     torch.save(state, partial / f"{name}.pt")
 
 
 def read_state(checkpoint: Path, name: str) -> dict:
-    """State by name, without running anything that the file might bring; ValueError where that cannot be read."""
+    """Read state by name without running code from the file; ValueError if it cannot be read."""
     path = checkpoint / f"{name}.pt"
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -97,12 +97,12 @@ def read_state(checkpoint: Path, name: str) -> dict:
 
 
 def write_info(partial: Path, info: dict) -> None:
-    """``state.json``."""
+    """Write ``state.json``."""
     (partial / "state.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
 
 
 def read_info(checkpoint: Path) -> dict:
-    """``state.json``; ValueError where it cannot be read."""
+    """Read ``state.json``; ValueError if it cannot be read."""
     path = checkpoint / "state.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -111,7 +111,7 @@ def read_info(checkpoint: Path) -> dict:
 
 
 def random_states() -> dict:
-    """The state of every random generator of this process, as tensors and plain values."""
+    """Return the state of every random generator of this process, as tensors and plain values."""
     version, numbers, gauss = random.getstate()
     kind, keys, place, has_gauss, cached = np.random.get_state()
     return {
@@ -123,7 +123,7 @@ def random_states() -> dict:
 
 
 def set_random_states(states: dict) -> None:
-    """Put every random generator back; those of cards that are not here now are left out."""
+    """Restore every random generator, except those of GPUs that this machine lacks."""
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, place, has_gauss, cached = states["numpy"]
@@ -136,7 +136,7 @@ def set_random_states(states: dict) -> None:
 
 @contextmanager
 def kept_random_states() -> Iterator[None]:
-    """Put every random generator back afterwards, whatever was drawn in between."""
+    """Restore every random generator at the end of the ``with`` block."""
     states = random_states()
     try:
         yield
@@ -152,7 +152,7 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 
 
 def _to_disk(path: Path) -> None:
-    """Have the system write a file or folder out before anything else is done."""
+    """Flush a file or folder to the disk."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:  # folders cannot be opened on Windows

@@ -4,8 +4,8 @@
     config = replace(config, {"model.mode": "attention"})
     save(config, "attention.toml")
 
-Nothing has a hidden default: a file holds every value, or says ``extends = "paper"`` and what differs. Each field's
-annotation says what it is, and ``save`` writes that beside the value. The named ones, and ``load``, are in ``recipes``.
+Nothing has a hidden default: a file has every value, or ``extends = "paper"`` and the differences. Each field's
+annotation explains it, and ``save`` writes that beside the value. The named ones, and ``load``, are in ``recipes``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..utils import files
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is trained, and what it starts from."""
+    """The networks to train and their starting weights."""
 
     base: Annotated[str, "pipeline of this kit (bundled name, folder, hub id), or Stable Diffusion (folder, hub id)"]
     revision: Annotated[str, "of a hub id; empty for the newest"]
@@ -46,7 +46,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How weights move."""
+    """The optimizer and its learning rate."""
 
     name: Annotated[Literal["adam", "adamw", "adam8bit"], "adam8bit needs bitsandbytes"]
     learning_rate: Annotated[float, "peak"]
@@ -62,7 +62,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Eq. 11, whose target follows the scheduler's prediction type, and what may be added to it."""
+    """Eq. 11, with the scheduler's prediction type as its target, and optional additions."""
 
     hint_weight: Annotated[float, "of the ColorHint's squared error; 0 in the paper"]
     snr_gamma: Annotated[float, "min-SNR weighting (Hang et al. 2023), 5 as a rule; 0 for none, as in the paper"]
@@ -70,7 +70,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How long and on what."""
+    """Length of the run, batches, precision and saving."""
 
     seed: Annotated[int, "of data, noise and fresh weights"]
     epochs: Annotated[float, "passes through the data"]
@@ -92,7 +92,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """Clips to colour on the way, never trained on."""
+    """Clips to colour during training, never trained on."""
 
     set: Annotated[str, "prepared set; empty for no validation"]
     clips: Annotated[tuple[str, ...], "of that set"]
@@ -103,7 +103,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole configuration; ``load``, ``save`` and ``replace`` are how to get, keep and change one."""
+    """A whole configuration; see ``load``, ``save`` and ``replace``."""
 
     name: str
     model: ModelConfig
@@ -118,7 +118,7 @@ class TrainConfig:
 
 
 SECTIONS = tuple(f.name for f in dataclasses.fields(TrainConfig) if f.name != "name")
-# What a run may go on with although it began otherwise: none of these changes what a step computes, but for the end.
+# Settings that a resumed run may change: none of them affects the computation of a step, except for the end.
 CHANGEABLE = (
     "name", "run.epochs", "run.max_steps", "run.micro_batch", "run.gradient_checkpointing", "run.workers",
     "run.log_every", "run.save_every", "run.keep", "run.export_dtype", "validation.frames",
@@ -127,7 +127,7 @@ CHANGEABLE = (
 
 
 def save(config: TrainConfig, path: str | Path) -> None:
-    """Write every value of a configuration to a ``.toml`` file, each with what it means, or to a ``.json`` file."""
+    """Write every value with its explanation to a ``.toml`` file, or the values alone to a ``.json`` file."""
     path = Path(path)
     if path.suffix not in (".toml", ".json"):
         raise ValueError(f"{path} must end in .toml or .json.")
@@ -137,7 +137,7 @@ def save(config: TrainConfig, path: str | Path) -> None:
 
 
 def replace(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
-    """The configuration with some values changed: ``{"run.batch_size": 8, "name": "mine"}``.
+    """Return the configuration with some values changed: ``{"run.batch_size": 8, "name": "mine"}``.
 
     Values may be text, as from a command line, where numbers, true and false, and comma-separated lists are meant.
     Raises ValueError for a key that does not exist or a value that does not fit.
@@ -155,7 +155,7 @@ def replace(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
 
 
 def differences(first: TrainConfig, second: TrainConfig) -> list[str]:
-    """Keys whose values differ, such as ``run.seed``."""
+    """Return the keys whose values differ, such as ``run.seed``."""
     one, two = to_dict(first), to_dict(second)
     keys = [f"{section}.{field}" for section in SECTIONS for field in one[section]]
     found = [k for k in keys if one[k.split(".")[0]][k.split(".")[1]] != two[k.split(".")[0]][k.split(".")[1]]]
@@ -163,7 +163,7 @@ def differences(first: TrainConfig, second: TrainConfig) -> list[str]:
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Plain values: name, and a dictionary per section, with lists for tuples."""
+    """Return plain values: the name, and a dictionary per section, with lists for tuples."""
     plain = lambda v: list(v) if isinstance(v, tuple) else v  # noqa: E731
     values: dict[str, Any] = {"name": config.name}
     for section in SECTIONS:
@@ -172,7 +172,7 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any], named: Mapping[str, TrainConfig]) -> TrainConfig:
-    """The reverse of ``to_dict``; with an entry ``extends`` only what differs from that one of ``named`` is wanted.
+    """Reverse ``to_dict``. With an entry ``extends``, missing values come from that configuration of ``named``.
 
     Raises ValueError for an unknown, missing or ill-typed value.
     """
@@ -214,12 +214,12 @@ def _section_type(section: str) -> type:
 
 
 def _types(kind: type) -> dict[str, Any]:
-    """A section's fields and their types, without the notes."""
+    """Return a section's fields and their types, without the notes."""
     return typing.get_type_hints(kind)
 
 
 def _typed(key: str, value: Any, kind: Any) -> Any:
-    """The value as the type that its field wants; ValueError where it is none."""
+    """Return the value in its field's type; ValueError if it does not fit."""
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         if value in choices and isinstance(value, str):
@@ -239,7 +239,7 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
 
 
 def _from_text(value: Any, kind: Any) -> Any:
-    """A value given as text, as its field's type wants it; left as it is where it cannot be that."""
+    """Parse text into the field's type; return it unchanged if that fails."""
     if not isinstance(value, str) or kind is str or typing.get_origin(kind) is Literal:
         return value
     if typing.get_origin(kind) is tuple:
@@ -254,7 +254,7 @@ def _from_text(value: Any, kind: Any) -> Any:
 
 
 def _check(config: TrainConfig) -> None:
-    """Refuse values that no run can have."""
+    """Refuse values that no run can use."""
     data, optimizer, run, validation = config.data, config.optimizer, config.run, config.validation
     shares = {name: getattr(data, name) for name in ("mask", "single", "grid", "unrelated")}
     at_least = {
@@ -309,7 +309,7 @@ def _check(config: TrainConfig) -> None:
 
 
 def _closest(key: str) -> str:
-    """What may have been meant."""
+    """Return a suggestion for a misspelt key, or an empty string."""
     import difflib
 
     names = [f"{section}.{field}" for section in SECTIONS for field in _types(_section_type(section))]
@@ -319,7 +319,7 @@ def _closest(key: str) -> str:
 
 
 def _toml(config: TrainConfig) -> str:
-    """TOML with one commented line per value."""
+    """Return the configuration as TOML, with one commented line per value."""
     lines = [f"name = {_toml_value(config.name)}"]
     for section in SECTIONS:
         part = getattr(config, section)

@@ -22,7 +22,7 @@ from .log import _cut_log
 
 
 def best_precision(device: torch.device | str | None = None) -> str:
-    """Name of the fastest safe mixed precision of a device, for accelerate: ``"bf16"`` or ``"no"``.
+    """Return the fastest safe mixed precision of a device, for accelerate: ``"bf16"`` or ``"no"``.
 
     A CPU without bfloat16 instructions emulates them a hundred times slower than float32, so it gets ``"no"``.
     """
@@ -33,12 +33,12 @@ def best_precision(device: torch.device | str | None = None) -> str:
 
 
 def seeded(seed: int, step: int) -> torch.Generator:
-    """CPU generator for one step of one run."""
+    """Return the CPU generator for one step of one run."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
 def warmup_cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
-    """Factor on the learning rate: linear up over ``warmup`` steps, then half a cosine down to ``floor``."""
+    """Return the factor on the learning rate: linear up over ``warmup`` steps, then half a cosine down to ``floor``."""
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
@@ -66,9 +66,9 @@ def fit(
     """Minimise ``loss(step, generator)["loss"]`` over the trainable parameters of ``modules`` and return them averaged.
 
     The loss's other entries are logged. Every ``save_every`` seconds and at the end the folder gets ``state.pt``
-    (weights, EMA, optimizer, step), written aside and renamed; called again with the same folder it goes on from there.
+    (weights, EMA, optimizer, step), written aside and renamed; a second call with the same folder continues there.
     One line per 20 steps goes to ``log.jsonl``. rates: factors on the learning rate of some modules. seconds: stop
-    after so long instead, with the learning rate falling by the clock; for a machine whose time is lent.
+    after this time instead, with a learning rate that falls by the clock; for a machine with limited time.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def fit(
             done = step + 1
             for name, value in parts.items():
                 total, count = sums.get(name, (0.0, 0))  # not every step has every part
-                sums[name] = total + value.detach(), count + 1  # a tensor still: a GPU goes on without waiting
+                sums[name] = total + value.detach(), count + 1  # still a tensor, so that a GPU need not wait
             if (step + 1) % 20 == 0 or step + 1 == steps:
                 means = {name: round(float(total) / count, 6) for name, (total, count) in sums.items()}
                 line = {"step": step + 1, "seconds": round(time.monotonic() - started, 1), **means}
@@ -152,5 +152,5 @@ def fit(
 
 
 def count_parameters(modules: Iterable[torch.nn.Module]) -> int:
-    """Number of parameters of some modules."""
+    """Count the parameters of some modules."""
     return sum(p.numel() for module in modules for p in module.parameters())

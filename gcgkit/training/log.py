@@ -1,4 +1,4 @@
-"""The log of a training run: JSON lines, and TensorBoard where it is installed."""
+"""The log of a training run: JSON lines, and TensorBoard if it is installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..utils.files import write_text
 
 
 class TrainingLog:
-    """``log.jsonl`` in a run's folder, and ``tensorboard/`` beside it where that package is there.
+    """``log.jsonl`` in a run's folder, and ``tensorboard/`` beside it if that package is installed.
 
     What an earlier run wrote after ``step`` is dropped: it comes again.
     """
@@ -30,7 +30,7 @@ class TrainingLog:
             self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Add one line; it has a ``step``. Its numbers, and those one level down, go to TensorBoard too."""
+        """Add one line, which has a ``step``. TensorBoard gets its numbers and those one level down."""
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if self.board is not None:
@@ -38,7 +38,7 @@ class TrainingLog:
                 self.board.add_scalar(name, value, line["step"])
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
-        """An RGB picture ``(H, W, 3)`` for TensorBoard."""
+        """Log an RGB picture ``(H, W, 3)`` to TensorBoard."""
         if self.board is not None:
             self.board.add_image(name, image, step, dataformats="HWC")
 
@@ -49,7 +49,7 @@ class TrainingLog:
 
 
 def _cut_log(path: Path, last: int) -> None:
-    """Drop the lines after step ``last``, which a resumed run writes again, and one that was torn by the end."""
+    """Drop the lines after step ``last``, which a resumed run writes again, and an incomplete last line."""
     kept = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -61,7 +61,7 @@ def _cut_log(path: Path, last: int) -> None:
 
 
 def read_log(folder: str | Path) -> list[dict]:
-    """Lines of a run's ``log.jsonl`` as dictionaries, in order of steps."""
+    """Return the lines of a run's ``log.jsonl`` as dictionaries, in order of steps."""
     with (Path(folder) / "log.jsonl").open() as log:
         return [json.loads(line) for line in log]
 
@@ -77,22 +77,22 @@ def _numbers(values: dict[str, Any], above: str = "") -> list[tuple[str, float]]
 
 
 class Sums:
-    """Means of named values over the steps since the last log line, kept so that a resumed run has the same."""
+    """Means of named values since the last log line. They are saved, so a resumed run logs the same means."""
 
     def __init__(self, sums: dict[str, list[float]] | None = None):
         self.sums: dict[str, list[Any]] = {name: list(pair) for name, pair in (sums or {}).items()}
 
     def add(self, name: str, total, count: float) -> None:
-        """Add ``count`` values that sum up to ``total``, a number or a tensor, which is not waited for."""
+        """Add ``count`` values that sum up to ``total``, a number or a tensor, without waiting for the device."""
         held = self.sums.setdefault(name, [0.0, 0.0])
         held[0], held[1] = held[0] + total, held[1] + count
 
     def numbers(self) -> dict[str, list[float]]:
-        """Sums and counts as plain numbers."""
+        """Return sums and counts as plain numbers."""
         return {name: [float(total), float(count)] for name, (total, count) in self.sums.items()}
 
     @staticmethod
     def means(numbers: dict[str, list[float]]) -> dict[str, float]:
-        """Means, rounded to what is worth reading; None would not be JSON, so what is not finite stays out."""
+        """Return rounded means, without those that are not finite, which JSON cannot hold."""
         found = {name: total / count for name, (total, count) in numbers.items() if count}
         return {name: float(f"{mean:.7g}") for name, mean in found.items() if math.isfinite(mean)}

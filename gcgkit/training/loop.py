@@ -1,11 +1,11 @@
-"""The trainer: Eq. 11 over prepared data, on a CPU, one card or many, and on from where it was killed (§3.4.2, §4.1).
+"""The trainer: Eq. 11 over prepared data, on a CPU, one GPU or many, resumable (§3.4.2, §4.1).
 
     pipeline = train(load("paper"), "data/prepared", "runs/paper")             # the same as the command
     gcgkit train --config paper --data data/prepared --out runs/paper
     accelerate launch -m gcgkit.cli.train --config paper --data data/prepared --out runs/paper
 
 A run's folder holds ``config.toml``, ``checkpoints/``, ``log.jsonl``, ``tensorboard/``, ``validation/`` and, at the
-end, ``pipeline/``, which ``GCGPipeline.from_pretrained`` reads. The same call goes on from the last checkpoint:
+end, ``pipeline/``, which ``GCGPipeline.from_pretrained`` reads. The same call resumes from the last checkpoint:
 samples, noise and learning rate follow from the seed and the step, so that on a CPU the weights at the end are those of
 a run that was never interrupted, bit for bit.
 """
@@ -51,9 +51,9 @@ def train(
     cpu: bool = False,
     on_step: Callable[[int], None] | None = None,
 ) -> Path:
-    """Train as configured on the prepared sets in ``data``; returns the folder of the pipeline that comes out.
+    """Train as configured on the prepared sets in ``data`` and return the folder of the finished pipeline.
 
-    out: the run's folder; if it holds a run of the same configuration, that goes on. pipe: trained in place of the
+    out: the run's folder; a run of the same configuration in it is resumed. pipe: trained in place of the
     pipeline that the configuration names. cache: where latents are kept, ``data`` by default. cpu: do without the GPU.
     on_step(step) is called after each step. Raises ValueError, FileNotFoundError and OSError with one sentence.
     """
@@ -70,7 +70,7 @@ def train(
     multiple = conditioning.canvas_multiple(pipe.vae, pipe.unet)
     if config.data.height % multiple or config.data.width % multiple:
         raise ValueError(f"data.height and data.width must be multiples of {multiple} for this model.")
-    # The encoders take on their dtype here; what the cache holds depends on it.
+    # The encoders get their dtype here, and the cache's content depends on it.
     learner = Learner(config, pipe, accelerator, steps=1, precision=precision, data=_identity(clips))
     if config.data.cache_variants:
         dataset = _cached(config, clips, learner, Path(cache or data))
@@ -94,13 +94,13 @@ def train(
 
 
 def total_steps(config: TrainConfig, samples: int) -> int:
-    """Steps of a run whose epoch has so many samples: as many whole batches as fit, one at least."""
+    """Return the steps of a run whose epoch has so many samples: only whole batches count, at least one."""
     steps = max(1, int(config.run.epochs * samples // config.run.batch_size))
     return min(steps, config.run.max_steps) if config.run.max_steps else steps
 
 
 def build_pipeline(config: TrainConfig) -> GCGPipeline:
-    """The pipeline that training starts from, in float32: the configuration's base with a new copy, or with its own.
+    """Build the pipeline to start from, in float32: the configuration's base with a new copy or with its own.
 
     Raises FileNotFoundError for parts that cannot be had, ValueError for a copy to be kept that is of another kind.
     """
@@ -136,7 +136,7 @@ def build_pipeline(config: TrainConfig) -> GCGPipeline:
 
 
 def _loop(learner: Learner, dataset, held_out: list, out: Path, on_step: Callable[[int], None] | None) -> None:
-    """From the step that the learner is at to the last one."""
+    """Run the steps from the learner's present one to the last."""
     config, accelerator, run, first = learner.config, learner.accelerator, learner.config.run, learner.done
     rank, world, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     positions = Positions(first, learner.steps, run.batch_size, run.micro_batch, rank, world)
@@ -179,7 +179,7 @@ def _loop(learner: Learner, dataset, held_out: list, out: Path, on_step: Callabl
 
 
 def _cached(config: TrainConfig, clips: list[Clip], learner: Learner, root: Path) -> latent_cache.LatentDataset:
-    """The dataset of latents, encoded now where it is not there yet; every process takes its share of the clips."""
+    """Return the dataset of latents, encoding missing ones first; processes share the clips among them."""
     accelerator, pipe, condition = learner.accelerator, learner.pipe, config.model.image_condition
     folder = latent_cache.cache_folder(root, clips, config.data, pipe, condition)
     encoders = (pipe.vae, pipe.image_encoder)
@@ -190,7 +190,7 @@ def _cached(config: TrainConfig, clips: list[Clip], learner: Learner, root: Path
         rank, world = accelerator.process_index, accelerator.num_processes
         latent_cache.build_cache(folder, clips, config.data, pipe, condition, accelerator.device, rank, world)
         for part in encoders:
-            part.to("cpu")  # validation alone needs them from here on
+            part.to("cpu")  # from here on only validation needs them
     accelerator.wait_for_everyone()
     return latent_cache.LatentDataset(folder, clips, config.data, config.run.seed)
 
@@ -207,7 +207,7 @@ def _export(learner: Learner, final: Path) -> None:
 
 
 def _precision(config: TrainConfig, cpu: bool) -> str:
-    """The mixed precision that is meant; ValueError for one that the device cannot do, or only as a slow imitation."""
+    """Return the mixed precision to use; ValueError for one that the device lacks or only emulates slowly."""
     wanted = config.run.precision
     if wanted == "auto":
         return best_precision("cpu" if cpu else "cuda")
@@ -219,7 +219,7 @@ def _precision(config: TrainConfig, cpu: bool) -> str:
 
 
 def _check_folder(config: TrainConfig, out: Path) -> None:
-    """Refuse to go on with a run that was begun with other settings."""
+    """Refuse to continue a run that was started with other settings."""
     path = out / "config.toml"
     if path.is_file() and checkpoints.found(out / "checkpoints"):
         before = recipes.load(path)
@@ -231,6 +231,6 @@ def _check_folder(config: TrainConfig, out: Path) -> None:
 
 
 def _identity(clips: list[Clip]) -> str:
-    """What names the training data: every clip and its content."""
+    """Return a digest of the training data: every clip and its content."""
     content = json.dumps([[clip.set, clip.name, clip.sha256] for clip in clips])
     return hashlib.sha256(content.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a training step computes: the network on a batch, and what Eq. 11 wants of it (§3.2, §3.4.2)."""
+"""One training step's computation: the network on a batch, and the target of Eq. 11 (§3.2, §3.4.2)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Denoiser(nn.Module):
         self.unet, self.control, self.dtype = unet, control, dtype
 
     def forward(self, noisy, timestep, text, gray, references: list[References]):
-        """``noisy`` z_t and ``gray`` (B, C, h, w), ``timestep`` (B,), ``text`` (B, L, D), encoded references."""
+        """Predict from ``noisy`` z_t, ``gray`` (B, C, h, w), ``timestep`` (B,), ``text`` (B, L, D) and references."""
         kind, mixed = noisy.device.type, self.dtype != torch.float32
         with torch.autocast(kind, self.dtype, enabled=mixed):
             hint, tokens = self.guide(gray, references)
@@ -44,7 +44,7 @@ class Denoiser(nn.Module):
         return prediction, hint.hint, hint.gate
 
     def guide(self, gray: torch.Tensor, references: list[References]) -> tuple[GuidanceOutput, torch.Tensor]:
-        """ColorHints of a batch, and its image tokens, made equally many without a change in what they mean.
+        """Return a batch's ColorHints and its image tokens, padded to equal numbers without a change in meaning.
 
         References of one kind have one size, so each kind goes through the guidance by itself. In cross-attention a
         set of tokens repeated weighs as the set does, and zeros as one zero: padding by repetition is exact.
@@ -68,7 +68,7 @@ class Denoiser(nn.Module):
 
 
 def _join(latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """References (b, n, C, h, w) as one picture each: (b, C, h', w'); zeros for the mask, n = 0."""
+    """Join references (b, n, C, h, w) into one picture each: (b, C, h', w'); zeros for the mask, n = 0."""
     if latents.shape[1] == 0:
         return torch.zeros_like(like)
     if latents.shape[1] == 1:
@@ -77,7 +77,7 @@ def _join(latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def denoising_target(scheduler, clean: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-    """What the UNet should say at a timestep (B,), by the scheduler's prediction type: (B, C, h, w).
+    """Return the UNet's target at a timestep (B,), by the scheduler's prediction type: (B, C, h, w).
 
     Raises ValueError for a type that is none of epsilon, v_prediction and sample.
     """
@@ -92,7 +92,7 @@ def denoising_target(scheduler, clean: torch.Tensor, noise: torch.Tensor, timest
 
 
 def snr_weights(scheduler, timestep: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Min-SNR weights (Hang et al. 2023) of squared errors at a timestep (B,), by the prediction type: (B,)."""
+    """Return Min-SNR weights (Hang et al. 2023) of squared errors at a timestep (B,), by the prediction type: (B,)."""
     snr = compute_snr(scheduler, timestep)
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
@@ -102,7 +102,7 @@ def snr_weights(scheduler, timestep: torch.Tensor, gamma: float) -> torch.Tensor
 
 @torch.no_grad()
 def encode_batch(batch: Batch, pipe, condition: str, device: torch.device | str) -> Batch:
-    """A batch of pixels as a batch of latents and image tokens, through the pipeline's own encoders."""
+    """Encode a batch of pixels into latents and image tokens with the pipeline's own encoders."""
     if batch.encoded:
         return batch
 
@@ -128,7 +128,7 @@ def encode_batch(batch: Batch, pipe, condition: str, device: torch.device | str)
 
 
 def draw_noise(seeds: list[int], like: torch.Tensor, timesteps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise (B, C, h, w) and timestep (B,), uniform as in Eq. 11, each sample's from its own seed."""
+    """Draw noise (B, C, h, w) and timestep (B,), uniform as in Eq. 11, each sample's from its own seed."""
     noise, steps = [], []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)

@@ -67,7 +67,7 @@ PAPER = TrainConfig(
 
 
 def vary(config: TrainConfig, **sections: dict[str, Any]) -> TrainConfig:
-    """A configuration of its own name with some fields changed."""
+    """Return a configuration under a new name with some fields changed."""
     name = sections.pop("name")
     changed = {s: dataclasses.replace(getattr(config, s), **fields) for s, fields in sections.items()}
     return dataclasses.replace(config, name=name, **changed)
@@ -136,7 +136,7 @@ CONFIGS = {config.name: config for config in (PAPER, PAPER_16GB, MINI, MINI_MORE
 
 
 def load(name: str | Path) -> TrainConfig:
-    """A configuration by its name (``CONFIGS``) or from a ``.toml`` or ``.json`` file.
+    """Load a configuration by its name (``CONFIGS``) or from a ``.toml`` or ``.json`` file.
 
     Raises FileNotFoundError for neither, ValueError for a file that is not as ``save`` writes it.
     """
@@ -158,5 +158,5 @@ def load(name: str | Path) -> TrainConfig:
 
 
 def from_dict(values: dict[str, Any]) -> TrainConfig:
-    """The configuration of plain values, as ``config.from_dict``; ``extends`` may name one of ``CONFIGS``."""
+    """Build a configuration from plain values, as ``config.from_dict``; ``extends`` may name one of ``CONFIGS``."""
     return configs.from_dict(values, CONFIGS)

@@ -1,4 +1,4 @@
-"""``python -m gcgkit.training.show_batch DATA``: a picture of what training sees, sample by sample."""
+"""``python -m gcgkit.training.show_batch DATA``: draw a training batch, sample by sample."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import recipes
 
 
 def main(argv: list[str] | None = None) -> None:
-    """From prepared folders to a picture of a training batch."""
+    """Draw a training batch from prepared folders."""
     parser = argparse.ArgumentParser(prog="python -m gcgkit.training.show_batch", description=main.__doc__)
     parser.add_argument("data", type=Path, help="folder of prepared sets")
     parser.add_argument("--config", default="paper", help="named configuration or file (paper)")

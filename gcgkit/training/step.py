@@ -1,4 +1,4 @@
-"""What moves in a training run: network, optimizer, averaged weights and the step, and how they are kept (§4.1)."""
+"""The learner: network, optimizer, averaged weights, one step, and their checkpoints (§4.1)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OF_PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 
 class Learner:
-    """A network in training; ``step(batches)`` is one step, over as many batches as it has passes.
+    """A network in training. ``step(batches)`` does one step, with one batch for each of its passes.
 
     Args:
         config: the run's configuration.
@@ -36,7 +36,7 @@ class Learner:
             of a process.
         steps: length of the whole run, for the learning rate.
         precision: "no", "bf16" or "fp16".
-        data: what names the training data; a checkpoint of other data is refused.
+        data: a digest of the training data; a checkpoint of other data is refused.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class Learner:
         self.model, self.optimizer = accelerator.prepare(denoiser, make_optimizer(config, self.parameters))
 
     def encode(self, batch: Batch) -> Batch:
-        """A batch on the device, as latents."""
+        """Encode a batch into latents on the device."""
         return encode_batch(batch.to(self.device), self.pipe, self.config.model.image_condition, self.device)
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, int]]]:
-        """The loss of one encoded batch, and sums and counts of what is logged of it.
+        """Return the loss of one encoded batch, and sums and counts for the log.
 
         Logged are Eq. 11's plain error, whatever weights it has in the loss, and the mean gate, by kind of reference.
         """
@@ -113,7 +113,7 @@ class Learner:
         return loss, logged
 
     def step(self, batches: Iterable[Batch]) -> None:
-        """One step of the optimizer over one batch per pass."""
+        """Do one step of the optimizer over one batch per pass."""
         settings = self.config.optimizer
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * self.rate()
@@ -134,18 +134,18 @@ class Learner:
         self.done += 1
 
     def rate(self) -> float:
-        """Factor on the learning rate of the step that comes."""
+        """Return the factor on the learning rate of the next step."""
         settings = self.config.optimizer
         if settings.schedule == "cosine":
             return warmup_cosine(self.done, self.steps, settings.warmup)
         return min(1.0, (self.done + 1) / settings.warmup) if settings.warmup else 1.0
 
     def averaged(self) -> dict[str, torch.Tensor]:
-        """The averaged weights by name, or the weights themselves where none are averaged."""
+        """Return the averaged weights by name, or the weights themselves if none are averaged."""
         return dict(zip(self.names, self.parameters if self.ema is None else self.ema.shadow_params, strict=True))
 
     def trained_pipeline(self, dtype: torch.dtype):
-        """A pipeline with the averaged weights, copied in a dtype, and the other parts as they are here.
+        """Return a pipeline with copies of the averaged weights in a dtype, and the other parts unchanged.
 
         Using it does not touch the training.
         """
@@ -166,7 +166,7 @@ class Learner:
         return type(self.pipe)(**parts, **own)
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint of the present step, unless there is one; every process calls this.
+        """Write a checkpoint of the present step unless it exists. Every process must call this.
 
         Raises ValueError, and writes nothing, where the loss has become infinite or no number.
         """
@@ -197,7 +197,7 @@ class Learner:
         accelerator.wait_for_everyone()
 
     def resume(self, folder: Path) -> int:
-        """Go on from the newest checkpoint, if there is one; returns the step.
+        """Load the newest checkpoint, if there is one, and return the step.
 
         Raises ValueError for a checkpoint that is damaged, or of another network or other data.
         """
@@ -234,7 +234,7 @@ class Learner:
             tensor.copy_(saved[key])
 
     def all_sums(self) -> dict[str, list[float]]:
-        """Sums and counts since the last log line, over all processes."""
+        """Return sums and counts since the last log line, over all processes."""
         numbers = self.sums.numbers()
         if self.accelerator.num_processes == 1:
             return numbers
@@ -245,7 +245,7 @@ class Learner:
 
 
 def diverged(step: int) -> str:
-    """What to say of a loss that is no number."""
+    """Return the error message for a loss that is no number."""
     return (
         f"the loss was no number by step {step}, and nothing of that was saved: go on from the last checkpoint with a "
         "lower optimizer.learning_rate, or with run.precision=bf16 in place of fp16, in a new folder."
@@ -253,7 +253,7 @@ def diverged(step: int) -> str:
 
 
 def make_optimizer(config: TrainConfig, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
-    """Adam as configured; ValueError where 8-bit Adam's package is missing."""
+    """Make Adam as configured; ValueError if 8-bit Adam's package is missing."""
     settings = config.optimizer
     options = {"lr": settings.learning_rate, "betas": (settings.beta1, settings.beta2), "eps": settings.epsilon}
     if settings.name == "adam8bit":

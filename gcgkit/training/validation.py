@@ -1,4 +1,4 @@
-"""Validation on the way: a few clips that are never trained on, coloured with the pipeline as it is by then (§4.3)."""
+"""Validation during training: a few clips that are never trained on, coloured by the present pipeline (§4.3)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ValidationClip:
 
 
 def load_clips(config: TrainConfig, root: str | Path) -> list[ValidationClip]:
-    """The configuration's validation clips, their first frames; none where it names none.
+    """Load the first frames of the configuration's validation clips; none if it names none.
 
     Raises ValueError for a clip that its set does not hold.
     """
@@ -45,7 +45,7 @@ def load_clips(config: TrainConfig, root: str | Path) -> list[ValidationClip]:
     for name in wanted.clips:
         clip = have[name]
         frames = np.stack([clip.read(i) for i in range(min(clip.frames, wanted.frames))])
-        # As §4.1 has it under the mask: the true frame's caption without what it tells of colours.
+        # §4.1, under the mask: the true frame's caption without its colour words.
         found.append(ValidationClip(name, frames, captions.remove_color_words(clip.caption(0))))
     return found
 
@@ -56,7 +56,7 @@ def validate(
     """Colour each clip from its first frame's colours ("exemplar") and from its caption ("automatic").
 
     Returns numbers by clip and way, and a picture ``(H, W, 3)`` by clip: rows gray, exemplar, automatic, true.
-    PSNR is over all frames but the first, which is given; the gray clip's stands beside it.
+    PSNR is over all frames but the first, which is given; the gray clip's is beside it.
     """
     parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     homes = [next(part.parameters()).device for part in parts]
@@ -94,7 +94,7 @@ def write(numbers: dict, pictures: dict[str, np.ndarray], step: int, out: Path, 
 
 
 def _measure(frames: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """PSNR (dB), colourfulness, and CDC where there are enough frames."""
+    """Return PSNR (dB), colourfulness, and CDC if there are enough frames."""
     found = {"colorfulness": round(metrics.colorfulness(frames), 3)}
     if frames is not truth and len(frames) > 1:
         found["psnr_rgb"] = round(metrics.psnr_rgb(frames[1:], truth[1:]), 3)
@@ -104,6 +104,6 @@ def _measure(frames: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def _sheet(rows: list[np.ndarray]) -> np.ndarray:
-    """Some frames of each clip side by side, clips one below the other."""
+    """Draw some frames of each clip side by side, one clip below the other."""
     chosen = np.unique(np.linspace(0, len(rows[0]) - 1, min(SHOWN, len(rows[0]))).round().astype(int))
     return np.concatenate([np.concatenate(list(frames[chosen]), axis=1) for frames in rows], axis=0)

@@ -1,4 +1,4 @@
-"""How each of the compared systems is run on a folder of frames, and how its frames come back (`setup`)."""
+"""Adapters for the compared systems: each one's run on a folder of frames, and the way back of its frames (`setup`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CROP = (16, 9)  # DExemplar's shape
 
 @dataclass(frozen=True)
 class Job:
-    """A run of a system's script: launcher options, script, arguments, folder, and how to take the frames back."""
+    """A run of a system's script: launcher options, script, arguments, folder, and a collector of the frames."""
 
     folder: Path
     launcher: list[str]
@@ -114,7 +114,7 @@ ADAPTERS: dict[str, Callable[..., Job]] = {
 
 
 def _images(folder: Path) -> Iterator[np.ndarray]:
-    """PNG frames of a folder in order of their names."""
+    """Return the PNG frames of a folder in order of their names."""
     paths = sorted(folder.glob("*.png"))
     if not paths:
         raise ValueError(f"{folder} holds no frames.")
@@ -123,7 +123,7 @@ def _images(folder: Path) -> Iterator[np.ndarray]:
 
 
 def _pad(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Repeat the edges of a frame, alike on both sides, up to `size` (height, width)."""
+    """Repeat the edges of a frame, equally on both sides, up to `size` (height, width)."""
     down, right = size[0] - frame.shape[0], size[1] - frame.shape[1]
     sides = (down // 2, down - down // 2, right // 2, right - right // 2)
     return cv2.copyMakeBorder(frame, *sides, cv2.BORDER_REPLICATE)

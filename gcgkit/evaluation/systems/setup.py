@@ -1,7 +1,7 @@
-"""The six systems that the paper compares with, each run by its authors' own code in an environment of its own (§4.4).
+"""The six systems that the paper compares with, each run by its authors' own code in its own environment (§4.4).
 
-    python -m gcgkit.evaluation.systems                        # one table: licence, commit, what runs where, weights
-    python -m gcgkit.evaluation.systems plan vcgan             # what would be done, every command
+    python -m gcgkit.evaluation.systems                        # one table: licence, commit, tested parts, weights
+    python -m gcgkit.evaluation.systems plan vcgan             # every command, without running it
     python -m gcgkit.evaluation.systems setup vcgan --accept   # repository at its commit, environment, linked weights
     python -m gcgkit.evaluation.systems run vcgan FRAMES OUT   # a folder 00000.png ... in, the same out
 
@@ -41,7 +41,7 @@ from .adapters import ADAPTERS, RUNNERS
 
 @dataclass(frozen=True)
 class System:
-    """A compared system: where it is, on what terms, what it needs, and what of it was seen to run."""
+    """A compared system: its address, licence, requirements, and the parts of it that have run here."""
 
     name: str
     label: str
@@ -60,7 +60,7 @@ class System:
 
 @lru_cache(maxsize=1)
 def known() -> dict[str, System]:
-    """All systems by name."""
+    """Return all systems by name."""
     text = resources.files(__package__).joinpath("systems.json").read_text(encoding="utf-8")
     return {
         name: System(name=name, **{k: tuple(v) if isinstance(v, list) else v for k, v in about.items()})
@@ -69,14 +69,14 @@ def known() -> dict[str, System]:
 
 
 def get(name: str) -> System:
-    """A system by name. Raises ValueError for another."""
+    """Return a system by name. Raises ValueError for an unknown one."""
     if name not in known():
         raise ValueError(f"there is no system called {name!r}; there are {', '.join(known())}.")
     return known()[name]
 
 
 def table() -> str:
-    """One line for each system, in Markdown: licence, commit, exemplar, what was seen to run, and its weights."""
+    """Return a Markdown table, a row for each system: licence, commit, exemplar, parts that have run, and weights."""
     lines = [
         "| system | licence | commit | takes an exemplar | seen to run | weights |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -93,7 +93,7 @@ def table() -> str:
 
 
 def plan(name: str, root: str | Path = "systems") -> str:
-    """What `setup` and `run` would do, the licence first, with the commands for doing it by hand."""
+    """Describe the steps of `setup` and `run`, the licence first, with the commands for doing them by hand."""
     system, place = get(name), _place(name, root)
     repository = place / "repository"
     lines = [
@@ -126,8 +126,8 @@ def setup(
 
     accept: that you have read the licence, which is shown first. source: another place to clone from, such as a copy on
     this machine. interpreter: a Python that has the packages already, instead of an environment of its own. weights:
-    whether to fetch those with a direct link. Returns the repository's folder. What is there already is kept; weights
-    that do not come are told, with where to put them. Raises ValueError without `accept`, OSError where a step fails.
+    fetch those with a direct link. Existing files are kept, and missing weights are listed with their places.
+    Returns the repository's folder. Raises ValueError without `accept`, OSError if a step fails.
     """
     system, place = get(name), _place(name, root)
     say(f"{system.label}: licence {system.licence} ({system.repository})")
@@ -168,7 +168,7 @@ def setup(
 
 
 def obstacle(name: str, root: str | Path = "systems") -> str | None:
-    """Why a system cannot run with its own weights, in one sentence with what to do; None if it can."""
+    """Return one sentence on why a system cannot run with its own weights and what to do; None if it can."""
     system, place = get(name), _place(name, root)
     if not _has_commit(place / "repository", system) or not _interpreter(place).is_file():
         return f"{system.label} is not set up: run python -m gcgkit.evaluation.systems setup {name} --root {root}"
@@ -178,7 +178,7 @@ def obstacle(name: str, root: str | Path = "systems") -> str | None:
 
 
 def identity(name: str, root: str | Path = "systems") -> dict:
-    """What decides a system's result: its commit and the digests of its weights."""
+    """Return everything that determines a system's result: its commit and the digests of its weights."""
     system, repository = get(name), _place(name, root) / "repository"
     files = {w["path"]: repository / w["path"] for w in system.weights}
     digests = {path: _sha256(file, file.stat().st_mtime_ns) for path, file in files.items() if file.is_file()}
@@ -195,7 +195,7 @@ def run(
     device: str | None = None,
     random_weights: bool = False,
 ) -> Path:
-    """Colour the PNG frames of a folder with a system, into a folder that does not exist yet; returns it.
+    """Colour the PNG frames of a folder with a system, into a folder that does not exist yet, and return it.
 
     exemplar: RGB ``(H, W, 3)``, the true first frame, for the systems that take one. device: "cpu", or a GPU if there
     is one. random_weights: do without the weights, which shows that the system runs and marks its frames as worthless.
@@ -256,7 +256,7 @@ def _interpreter(place: Path) -> Path:
 
 
 def _git_commands(system: System, source: str, repository: Path) -> list[list[str]]:
-    """Commands that bring the files of `system.files` at the pinned commit, and no more than needed."""
+    """Return the commands that fetch `system.files` at the pinned commit, and no more than needed."""
     inside = ["git", "-C", str(repository)]
     return [
         ["git", "clone", "--quiet", "--no-checkout", "--filter=blob:none", source, str(repository)],
@@ -266,7 +266,7 @@ def _git_commands(system: System, source: str, repository: Path) -> list[list[st
 
 
 def _has_commit(repository: Path, system: System) -> bool:
-    """Whether a folder is a clone at the pinned commit with files in it."""
+    """Return True if a folder is a clone at the pinned commit with files in it."""
     if not (repository / ".git").exists():
         return False
     told = subprocess.run(
@@ -276,7 +276,7 @@ def _has_commit(repository: Path, system: System) -> bool:
 
 
 def _call(command: list[str], what: str, strict: bool = True) -> None:
-    """Run a command; OSError in one sentence where it fails and `strict` is true."""
+    """Run a command; raise OSError in one sentence if it fails and `strict` is true."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -287,7 +287,7 @@ def _call(command: list[str], what: str, strict: bool = True) -> None:
 
 
 def _uv() -> list[str]:
-    """uv as a command, from the path or as a module of this Python."""
+    """Return uv as a command, from the path or as a module of this Python."""
     return [shutil.which("uv")] if shutil.which("uv") else [sys.executable, "-m", "uv"]
 
 
@@ -303,7 +303,7 @@ def _last_line(log: Path) -> str:
 
 
 def _check_md5(path: Path, md5: str | None) -> None:
-    """Compare with the digest that the authors publish."""
+    """Compare a file with the digest that the authors publish."""
     if md5 is None:
         return
     with path.open("rb") as file:
@@ -319,7 +319,7 @@ def _sha256(path: Path, changed: int) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The listing, a plan, a set-up or a run from the command line; returns an exit code."""
+    """List the systems, show a plan, set one up or run one; return an exit code."""
     about = "The six compared systems."
     parser = argparse.ArgumentParser(prog="python -m gcgkit.evaluation.systems", description=about)
     parser.add_argument("--root", default="systems", help="folder for repositories and environments (systems)")

@@ -1,1 +1,1 @@
-"""How the bundled mini weights are made, stage by stage."""
+"""The recipe of the bundled mini weights, stage by stage."""

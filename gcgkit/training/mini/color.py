@@ -1,12 +1,12 @@
-"""How the mini profile learns to colour: the copy and the UNet together, on all kinds of references (§3.4.2, §4.1).
+"""Training the mini profile to colour: copy and UNet together, on all kinds of references (§3.4.2, §4.1).
 
     python -m gcgkit.training.mini.color --pack DIR --data DIR --start DIR --out DIR [--steps N | --seconds N]
 
-It goes on from a folder of parts, ``--start``: a pipeline's, with a ``semantic_encoder``, and with ``semantics``'
+It starts from a folder of parts, ``--start``: a pipeline's, with a ``semantic_encoder``, and with ``semantics``'
 ``pyramid.safetensors`` if its copy reads no semantic features yet. Scenes are drawn as they are needed, see
-``device_scenes``. A run in ``--out`` that was killed goes on where it was. ``--mode`` trains a copy of the ablation
-beside a UNet that stays frozen. ``--export FOLDER`` writes what the run has learned so far as a pipeline folder, with
-the settings of ``--set``.
+``device_scenes``. A killed run in ``--out`` continues. ``--mode`` trains a copy of the ablation beside a UNet that
+stays frozen. ``--export FOLDER`` writes what the run has learned so far as a pipeline folder, with the settings of
+``--set``.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ SIZES = {
     "small": (((128, 224), 0.66), ((128, 192), 0.12), ((128, 128), 0.09), ((192, 128), 0.05), ((256, 448), 0.08)),
     "full": (((256, 448), 0.6), ((256, 384), 0.15), ((256, 256), 0.1), ((384, 256), 0.05), ((128, 224), 0.1)),
 }
-RENDER = 192  # pixels: short side of what is drawn at least, as the semantic encoder sees it
+RENDER = 192  # pixels: the least short side of a drawn view, at which the semantic encoder sees it
 SEMANTIC_WIDTH = 64
 SETTINGS = ("guidance_scale", "height", "width", "tau", "strength", "hint_weight", "noise_scale")
 GUIDANCE = ("hidden_dim", "mode", "stem", "heads", "gate_bias", "null_token", "dilations")
 
 
 class Trainer:
-    """The parts of the mini model, the scenes they learn from, and a loss for each stage."""
+    """The parts of the mini model, the scenes that they learn from, and a loss for each stage."""
 
     def __init__(self, pack: dict, start: Path, sizes: str = "small", batch: int = 16):
         self.batch, self.device, self.sizes = batch, device(), SIZES[sizes]
@@ -71,9 +71,9 @@ class Trainer:
             part.to(memory_format=torch.channels_last)
 
     def with_semantics(self, control: GuidedControlNet, start: Path, mode: str | None = None) -> GuidedControlNet:
-        """A copy that reads semantic features, with all the weights of one that may not: what is new reads nothing yet.
+        """Return a copy with the given copy's weights that also reads semantic features, without effect at first.
 
-        mode: of the new copy's guidance, where it differs.
+        mode: of the new copy's guidance, if it differs.
         """
         options = {name: control.guidance.config[name] for name in GUIDANCE}
         fresh = GuidedControlNet.from_unet(
@@ -98,22 +98,22 @@ class Trainer:
         return self.sizes[rng.choice(len(self.sizes), p=[share for _, share in self.sizes])][0]
 
     def count(self, size: tuple[int, int]) -> int:
-        """As many views of a size as make up a batch of the most frequent size."""
+        """Return the number of views of a size that fill a batch of the most frequent size."""
         height, width = self.sizes[0][0]
         return max(1, round(self.batch * height * width / (size[0] * size[1])))
 
-    # --- what is encoded once per batch ---------------------------------------------------------------------------
+    # --- encoded once per batch -----------------------------------------------------------------------------------
 
     @torch.no_grad()
     def latents(self, rgb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents and gray latents of views ``(N, 3, H, W)``: gray ones have no chroma, and the same luma."""
+        """Return latents and gray latents of views ``(N, 3, H, W)``: the gray ones keep the luma and have no chroma."""
         z = self.vae.encode(rgb).latent_dist.mode().float()
         gray = z.clone()
         gray[:, self.vae.config.luma_channels :] = 0
         return z, gray
 
     def meaning(self, rgb: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """What is in the pictures ``(N, 3, H, W)``, at the latents' size: ``(N, S, h, w)``."""
+        """Return semantic features of pictures ``(N, 3, H, W)`` at the latents' size: ``(N, S, h, w)``."""
         with torch.no_grad():
             features = self.semantic((rgb * rgb.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True))
         return self.control.semantics(features, size)
@@ -123,12 +123,12 @@ class Trainer:
 
     @torch.no_grad()
     def image_tokens(self, rgb: torch.Tensor) -> torch.Tensor:
-        """Image tokens ``(N, 64, D)`` of whole views."""
+        """Return the image tokens ``(N, 64, D)`` of whole views."""
         small = F.interpolate(rgb, size=(THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)
         return conditioning.patch_tokens(self.vision, small)
 
     def noised(self, target: torch.Tensor, last: float, groups: int = 1):
-        """z_t, timestep and weight of clean latents; a share ``last`` is pure noise; groups may share their noise."""
+        """Return z_t, timestep and weight for clean latents. A share ``last`` is pure noise; groups may share noise."""
         count, top = len(target), self.scheduler.config.num_train_timesteps
         timestep = torch.randint(top, (count // groups,), device=self.device)
         alone = torch.rand(count // groups, device=self.device) < last
@@ -145,12 +145,12 @@ class Trainer:
     # --- losses -------------------------------------------------------------------------------------------------------
 
     def joint_loss(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Eq. 11 for a kind of reference drawn by lot."""
+        """Return Eq. 11's loss for a randomly drawn kind of reference."""
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
         return self.guided_loss(str(rng.choice(list(KINDS), p=list(KINDS.values()))), rng)
 
     def guided_loss(self, kind: str, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        """Eq. 11 for one kind of reference; "together" are masked views of a scene that share attention (Eq. 8)."""
+        """Return Eq. 11's loss for one kind of reference; "together" masks it and attends jointly (Eq. 8)."""
         size, masked = self.draw_size(rng), kind in ("mask", "together")
         views = {"mask": 1, "together": 4}.get(kind, VIEWS)
         larger = max(1.0, RENDER / min(size))
@@ -203,7 +203,7 @@ class Trainer:
 
     @torch.no_grad()
     def own_colors(self, target, gray, meaning, pictures, texts, views: int) -> torch.Tensor:
-        """Latents with the colours that the model itself gives the views from one other view, at any timestep.
+        """Return latents in the colours that the model gives the views from one other view, at any timestep.
 
         Earlier frames guide later ones, with whatever errors they have: so it learns not to add to them.
         """
@@ -217,7 +217,7 @@ class Trainer:
         return torch.cat([target[:, :luma], colored[:, luma:]], 1)
 
     def others(self, scenes: int, views: int, kind: str) -> torch.Tensor:
-        """Indices ``(S*V, tiles)`` of each view's references: others of its scene, or of another for "unrelated"."""
+        """Return indices ``(S*V, tiles)`` of each view's references: from its scene, or from another if "unrelated"."""
         tiles = 4 if kind == "grid" else 1
         order = torch.rand(scenes, views, views - 1, device=self.device).argsort(-1)[..., :tiles]
         own = torch.arange(views, device=self.device).view(1, -1, 1)
@@ -230,7 +230,7 @@ class Trainer:
     # --- a run --------------------------------------------------------------------------------------------------------
 
     def train(self, out: Path, mode: str | None = None, **options) -> None:
-        """Train all parts that learn, or, for a mode, a copy with such a guidance beside everything else as it is."""
+        """Train all parts that learn; with a mode, train a copy with such a guidance and freeze the rest."""
         if mode is None:
             modules = {
                 "unet": self.unet, "text": self.text, "copy": self.control.unet_copy, "pyramid": self.control.pyramid,
@@ -278,7 +278,7 @@ def export(start: Path, run: Path, folder: Path, **settings) -> None:
 
 
 def _grid(tiles: torch.Tensor) -> torch.Tensor:
-    """References ``(N, tiles, C, h, w)`` as one picture each: ``(N, C, h', w')``."""
+    """Join references ``(N, tiles, C, h, w)`` into one picture each: ``(N, C, h', w')``."""
     if tiles.shape[1] == 1:
         return tiles[:, 0]
     count, _, channels, height, width = tiles.shape

@@ -1,4 +1,4 @@
-"""Scenes for the mini weights, made on the device that trains: photographs and clips seen by a moving camera (§3.4.2).
+"""Training scenes made on the GPU: photographs and clips seen by a moving camera (§3.4.2).
 
 Decoded pictures lie in the device's memory as bytes. A batch is a matter of some matrix arithmetic there: a crop per
 view, the same change of colours for all views of a scene, a caption that says what was done. So no step sees the same
@@ -81,7 +81,7 @@ class Scenes:
         drop_text: float = 0.2,
         strip_colors: float = 0.0,
     ) -> Batch:
-        """A batch of fresh scenes of one size (height, width).
+        """Draw a batch of fresh scenes of one size (height, width).
 
         clips: share of scenes that are stretches of clips. recolor: of scenes whose hues are turned by any angle, with
         captions that name no colour. tint: of scenes whose object, or whole picture where no mask tells which it is,
@@ -143,7 +143,7 @@ class Scenes:
         return Batch(rgb, texts, torch.tensor(natural, device=self.device))
 
     def _stretch(self, clip: int, views: int, rng: np.random.Generator) -> np.ndarray:
-        """Frame numbers of one clip, in order of time, within a stretch of 8 frames to all of it; half near ones."""
+        """Draw frame numbers of one clip, in order, within 8 frames up to the whole clip; half are near ones."""
         total = int(self.first[clip + 1] - self.first[clip])
         length = min(total, int(rng.integers(8, 17)) if rng.random() < 0.5 else int(rng.integers(8, total + 1)))
         start = int(rng.integers(total - length + 1))
@@ -153,7 +153,7 @@ class Scenes:
     def _cameras(
         self, shapes: np.ndarray, views: int, size: tuple[int, int], rng: np.random.Generator, motion: float
     ) -> torch.Tensor:
-        """Where each pixel of each view looks, in pixels (x, y) of its picture: ``(S*V, H, W, 2)``.
+        """Draw a camera for each view and return the picture position (x, y) of each pixel: ``(S*V, H, W, 2)``.
 
         Views of a scene share a crop of it, each as a camera that moved a little sees it.
         """
@@ -184,7 +184,7 @@ class Scenes:
         return torch.einsum("nij,hwj->nhwi", matrix, plane) + center[:, None, None]
 
     def _recolor(self, rgb, mask, views, turns, gains, colors, rng) -> torch.Tensor:
-        """Turn and scale the chroma of each scene's views; where a colour is named, give the object that colour."""
+        """Turn and scale the chroma of each scene's views. If a colour is named, give the object that colour."""
         repeat = lambda x: torch.tensor(x, device=self.device).float().repeat_interleave(views, 0)  # noqa: E731
         weights = rgb.new_tensor(LUMA).view(1, 3, 1, 1)
         luma = (rgb * weights).sum(1, keepdim=True)
@@ -221,7 +221,7 @@ class Scenes:
 
 
 def _sample(pictures: torch.Tensor, coords: torch.Tensor, stored: tuple[int, int], shape: torch.Tensor):
-    """Views of stored pictures ``(N, 3, h, w)`` uint8, in [0, 1]; what lies outside of a picture is mirrored."""
+    """Sample views of stored pictures ``(N, 3, h, w)`` uint8, in [0, 1]; pictures are mirrored beyond their edges."""
     width, height = shape[:, 1].view(-1, 1, 1).float(), shape[:, 0].view(-1, 1, 1).float()
     x, y = _mirrored(coords[..., 0], width), _mirrored(coords[..., 1], height)
     grid = torch.stack([2 * x / stored[1] - 1, 2 * y / stored[0] - 1], -1)
@@ -229,7 +229,7 @@ def _sample(pictures: torch.Tensor, coords: torch.Tensor, stored: tuple[int, int
 
 
 def _sample_mask(masks: torch.Tensor, coords: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
-    """Views of masks ``(N, 1, h, w)`` uint8, which cover their pictures: ``(N, 1, H, W)`` in [0, 1]."""
+    """Sample views of masks ``(N, 1, h, w)`` uint8, which cover their pictures: ``(N, 1, H, W)`` in [0, 1]."""
     width, height = shape[:, 1].view(-1, 1, 1).float(), shape[:, 0].view(-1, 1, 1).float()
     x, y = _mirrored(coords[..., 0], width), _mirrored(coords[..., 1], height)
     grid = torch.stack([2 * x / width - 1, 2 * y / height - 1], -1)
@@ -238,14 +238,14 @@ def _sample_mask(masks: torch.Tensor, coords: torch.Tensor, shape: torch.Tensor)
 
 
 def _mirrored(x: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """Pixel coordinates within 0.5 .. size - 0.5, mirrored at the edges."""
+    """Mirror pixel coordinates at the edges into 0.5 .. size - 0.5."""
     reach = (size - 1).clamp(min=1)
     x = (x - 0.5).abs() % (2 * reach)
     return 0.5 + reach - (reach - x).abs()
 
 
 def _words(image: np.ndarray, mask: np.ndarray | None) -> tuple[str | None, str | None, list[str]]:
-    """Colour words of the object, of its surroundings, and of the whole picture; None where no colour prevails."""
+    """Return colour words for the object, its surroundings and the whole picture; None without a dominant colour."""
     small = cv2.resize(image, (MASK, MASK), interpolation=cv2.INTER_AREA)
     main = captions.main_colors(small)
     if mask is None:
@@ -260,7 +260,7 @@ def _words(image: np.ndarray, mask: np.ndarray | None) -> tuple[str | None, str 
 
 
 def _natural_caption(thing: str, words, rng: np.random.Generator) -> str:
-    """What a picture shows and its colours, in the style of the paper's Figure 1, in one of several forms."""
+    """Describe a picture's content and colours in the style of the paper's Figure 1, in one of several forms."""
     inner, outer, main = words
     thing = thing or "picture"
     if rng.random() < 0.25:
@@ -279,7 +279,7 @@ def _natural_caption(thing: str, words, rng: np.random.Generator) -> str:
 
 
 def _tinted_caption(word: str, thing: str, words, known: bool, rng: np.random.Generator) -> str:
-    """Caption of a scene whose object, or which as a whole, was given a colour."""
+    """Describe a scene that was given a colour, in its object or as a whole."""
     if not known:
         return word if rng.random() < 0.5 or not thing else f"{word} {thing}"
     thing, outer = thing or "object", words[1]

@@ -1,4 +1,4 @@
-"""What the mini model is made of before it learns to colour: the autoencoder, the tokenizer, text and image encoder.
+"""The mini model's parts that are trained before it colours: autoencoder, tokenizer, text and image encoder.
 
 The first two stages of the recipe in ``mini``, and the setting of its guidance at the end.
 """
@@ -40,15 +40,15 @@ def device() -> str:
 
 
 def save(model: ModelMixin, folder: Path) -> None:
-    """Save a trained model; safetensors takes no channels-last weights."""
+    """Save a trained model, contiguous because safetensors takes no channels-last weights."""
     model.requires_grad_(True).to(memory_format=torch.contiguous_format).save_pretrained(folder)
 
 
 def calibrate(guidance: GatedColorGuidance, sharpness: float = 1.0, null_shift: float = 0.0) -> None:
-    """Set a trained guidance by two numbers, in place: how sharply it matches, and when its gate opens.
+    """Adjust a trained guidance in place by two numbers: the sharpness of its matching and the gate's opening.
 
     sharpness: factor on the colour attention's logits; above 1 a token's colour comes from fewer reference tokens.
-    null_shift: added to the logit of the gate's null token, where it has one; below 0 poorer matches open the gate.
+    null_shift: added to the logit of the gate's null token, if it has one; below 0, poorer matches open the gate.
     Training minimises a squared error, which likes pale means and half-open gates better than the eye does.
     """
     with torch.no_grad():
@@ -62,7 +62,7 @@ def calibrate(guidance: GatedColorGuidance, sharpness: float = 1.0, null_shift: 
 
 
 def load_frames(data: Path, per_clip: int = 40) -> np.ndarray:
-    """Every training photograph and ``per_clip`` frames of every training clip: ``(N, 256, 448, 3)`` uint8."""
+    """Load every training photograph and ``per_clip`` frames of every training clip: ``(N, 256, 448, 3)`` uint8."""
     rng = np.random.default_rng(0)
     frames = [footage.cover(footage.read_image(p), at=rng.random()) for p in footage.photo_paths(data)]
     for _, clip in footage.training_clips(data):
@@ -71,7 +71,7 @@ def load_frames(data: Path, per_clip: int = 40) -> np.ndarray:
 
 
 def random_crops(frames: np.ndarray, size: tuple[int, int], batch: int, generator: torch.Generator) -> torch.Tensor:
-    """Random crops, half of them mirrored, as ``(B, 3, h, w)`` in [-1, 1]."""
+    """Cut random crops, half of them mirrored: ``(B, 3, h, w)`` in [-1, 1]."""
     height, width = size
     draw = lambda high: int(torch.randint(high, (1,), generator=generator))  # noqa: E731
     crops = []
@@ -84,25 +84,25 @@ def random_crops(frames: np.ndarray, size: tuple[int, int], batch: int, generato
 
 
 def to_tensor(frames: np.ndarray) -> torch.Tensor:
-    """uint8 ``(N, H, W, 3)`` -> float ``(N, 3, H, W)`` in [-1, 1]."""
+    """Convert uint8 ``(N, H, W, 3)`` to float ``(N, 3, H, W)`` in [-1, 1]."""
     return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def train_vae(data: Path, out: Path, steps: int = 2100, batch: int = 8, width: int = 48) -> None:
-    """The autoencoder, trained on the AB channels that it will be asked for, and on the picture as a whole."""
+    """Train the autoencoder on the AB channels, which colouring takes from it, and on the whole picture."""
     torch.manual_seed(0)
     vae, frames = LumaChromaAutoencoder(width=width), load_frames(data)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         x = random_crops(frames, (128, 192), batch, generator).to(device())
         z = vae.encode(x).latent_dist.mode()
-        # noise as large as what a denoiser leaves behind, so that the decoder forgives it
+        # noise as strong as a denoiser leaves, so that the decoder tolerates it
         spread = z.detach().std((0, 2, 3), keepdim=True) * 0.03
         z = z + spread * torch.randn(z.shape, generator=generator).to(device())
         y = vae.decode(z).sample.float()
         target, result = tensor_rgb_to_lab(x / 2 + 0.5), tensor_rgb_to_lab(y / 2 + 0.5)
         merged = tensor_lab_to_rgb(torch.cat([target[:, :1], result[:, 1:]], 1))
-        merged_error = (merged - (x / 2 + 0.5)).square().mean()  # what remains when the input's L* is put back
+        merged_error = (merged - (x / 2 + 0.5)).square().mean()  # the error after the input's L* is put back
         picture = (y - x).square().mean()
         ab = (result[:, 1:] - target[:, 1:]).abs().mean() / 100
         return {"loss": 20 * merged_error + picture + ab, "merged": merged_error, "picture": picture, "ab": ab}
@@ -119,7 +119,7 @@ def train_vae(data: Path, out: Path, steps: int = 2100, batch: int = 8, width: i
 
 
 def make_tokenizer(words: list[str], folder: Path, size: int = 1500, length: int = 16) -> CLIPTokenizer:
-    """A CLIP tokenizer (byte-pair encoding with an end-of-word mark) learned from a list of words."""
+    """Make a CLIP tokenizer (byte-pair encoding with an end-of-word mark) from a list of words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
@@ -139,9 +139,9 @@ def make_tokenizer(words: list[str], folder: Path, size: int = 1500, length: int
 
 
 def train_encoders(data: Path, out: Path, steps: int = 800, batch: int = 64) -> None:
-    """Text and image encoder together, as CLIP: pictures and their captions, each against the others of the batch.
+    """Train text and image encoder together, as CLIP: each picture and its caption against the rest of the batch.
 
-    Besides, each image token has to tell its patch's mean colour: pooled contrast alone leaves patch tokens vague.
+    Each image token also predicts its patch's mean colour, because the pooled contrast leaves patch tokens vague.
     """
     torch.manual_seed(1)
     frames, names = [], []
@@ -214,11 +214,11 @@ background photo film black-and-white
 """
 
 
-# --- the last stage: what a bundled variant need not carry ----------------------------------------------------------
+# --- the last stage: parts that a bundled variant shares ------------------------------------------------------------
 
 
 def drop_shared(folder: Path) -> None:
-    """Take parts out of a bundled variant's folder that it would find, just the same, in the profile it shares with."""
+    """Remove parts from a bundled variant's folder that are identical in the profile it shares with."""
     content = lambda part: {file.name: file.read_bytes() for file in part.iterdir()}  # noqa: E731
     for part in [part for part in folder.resolve().iterdir() if part.is_dir()]:
         shared = [lender / part.name for lender in profiles.folders(folder.resolve())[1:]]

@@ -1,7 +1,7 @@
-"""How the mini model's guidance learns, before the copy and by itself: the colour attention, then its gate (§3.2).
+"""Training the mini model's guidance by itself, before the copy: first the colour attention, then its gate (§3.2).
 
-Three stages of the recipe in ``mini``. No denoising is needed, so steps are cheap: what the attention fetches is
-compared with the frame's own colours, and the gate is judged by what it lets through.
+Three stages of the recipe in ``mini``. No denoising is needed, so steps are cheap: the fetched colours are
+compared with the frame's own, and the gate is judged by the colours that it passes.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from .encoders import device, save
 from .scenes import FreshScenes, couples, encode_scenes, scene_batches
 
 TENSORS = ("target", "gray", "ref_gray", "ref_color")  # of a batch
-# Gray has the target's luma latents already; they count a little, as what matches in luma often does in colour.
+# Gray has the target's luma latents already; they count a little, because a match in luma is often a match in colour.
 SHARES = (0.3, 0.3, 1.0, 1.0)
 
 
 def make_guidance(mode: str = "gated") -> GatedColorGuidance:
-    """GCG with a stem that sees 35 latents on a side: its tokens know what they lie in, not only what they are."""
+    """Make a GCG whose stem sees 35 latents on a side, so that its tokens know their surroundings."""
     return GatedColorGuidance(hidden_dim=96, mode=mode, null_token=True, dilations=(1, 2, 4, 8, 1))
 
 
 def attention_folder(out: Path) -> Path:
-    """The run's latest guidance with a trained colour attention: ``matching``'s, where that stage ran, or ``hint``'s.
+    """Return the newest guidance with a trained colour attention: from ``matching`` if that stage ran, else ``hint``.
 
     Raises FileNotFoundError, naming the stages, where neither ran.
     """
@@ -39,13 +39,13 @@ def attention_folder(out: Path) -> Path:
 
 
 def fetched_error(color: torch.Tensor, target: torch.Tensor, luma: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean squared error of fetched colours ``(B, C, h, w)`` weighted by ``SHARES``, and that of chroma, unweighted."""
+    """Return the mean squared error of fetched colours ``(B, C, h, w)``: weighted by ``SHARES``, and of chroma."""
     error = (color.float() - target).square()
     return (error * error.new_tensor(SHARES).view(1, -1, 1, 1)).mean(), error[:, luma:].detach().mean()
 
 
 def train_hint(out: Path, steps: int = 2400, batch: int = 16) -> None:
-    """The ColorGuidanceAttention by itself, on what it fetches.
+    """Train the ColorGuidanceAttention by itself on the colours that it fetches.
 
     The last quarter of the steps runs at full size, where a latent sees half as much of the scene.
     """
@@ -70,7 +70,7 @@ MATCHING_MIXTURE = pairs.Mixture(mask=0.0, single=0.65, grid=0.35)
 
 
 def train_matching(data: Path, out: Path, steps: int = 5306, batch: int = 8, workers: int | None = None) -> None:
-    """Go on with the colour attention at full size, on scenes that no step sees twice: ``batch`` scenes of six views.
+    """Continue the colour attention at full size, on scenes that are seen once: ``batch`` scenes of six views.
 
     For a GPU, where 5,306 steps took six minutes with two larger attentions beside; on a CPU core one takes a minute.
     The stages after it do without, on what ``train_hint`` left.
@@ -101,7 +101,7 @@ GATE_MIXTURE = pairs.Mixture(mask=0.2, single=0.3, grid=0.25, unrelated=0.25)
 
 
 def train_gate(out: Path, steps: int = 300, batch: int = 16, price: float = 0.1) -> None:
-    """The gate alone, on more wrong references than the copy is shown, at both sizes in turn.
+    """Train only the gate, with more wrong references than the copy sees, at both sizes in turn.
 
     The ColorHint's squared error opens the gate where the fetched colour helps and closes it where it harms. Under the
     mask it does neither, so there ``price`` times the mean gate closes it. The gate's queries and keys start as those
@@ -136,7 +136,7 @@ def train_gate(out: Path, steps: int = 300, batch: int = 16, price: float = 0.1)
 
 @torch.no_grad()
 def median_logits(guidance: GatedColorGuidance, scenes: pairs.Scenes, kind: str, samples: int = 8) -> float:
-    """Median over tokens of what a kind of reference weighs in the gate's softmax: logsumexp of its logits."""
+    """Return the median over tokens of the logsumexp of a reference's logits in the gate's softmax."""
     sample = pairs.draw_batch(scenes, kind, samples, GATE_MIXTURE, torch.Generator().manual_seed(0))
     tokens, ref_tokens = guidance.tokens(sample["gray"]), guidance.tokens(sample["ref_gray"])  # (B, N, f), (B, M, f)
     q, k = guidance.cdga.to_q(tokens), guidance.cdga.to_k(ref_tokens)  # one head: (B, N, d), (B, M, d)

@@ -1,7 +1,7 @@
-"""A training pack: photographs and clips for training the mini weights, what they show, and where (see data_scripts).
+"""A training pack for the mini weights: photographs and clips with their contents and masks (see data_scripts).
 
 ``data_scripts/mini_pack.py`` makes one of a data folder as ``footage`` describes it: small WebP pictures in one file,
-soft masks of the object in each photograph in another, and an index. It fits on a machine whose time is lent.
+soft masks of the object in each photograph in another, and an index. It is small, for a machine with limited time.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def load_pack(folder: str | Path, workers: int | None = None) -> dict:
 
 
 def read_originals(pack: dict, data: Path) -> None:
-    """Put the photographs themselves in place of a pack's smaller ones, at most 256 by 384 pixels."""
+    """Replace a pack's small photographs by the originals, at most 256 by 384 pixels."""
     folder = Path(data) / "photos"
 
     def read(photo: dict) -> None:

@@ -3,9 +3,9 @@
     python -m gcgkit.training.mini.recipe STAGE --data DIR --out DIR [--steps N]
 
 Stages, in order: ``vae``, ``encoders``, ``cache``, ``hint``, ``matching``, ``gate``, ``text2image``, ``guidance``,
-``fullsize``, ``export``. Each resumes where it was killed; their default numbers of steps are those of the bundled
-weights. ``footage`` says what the data folder holds. ``matching`` pays on a GPU alone and can be left out.
-``guidance --frozen`` is the paper's order, with the UNet frozen; without it the UNet goes on learning, which was the
+``fullsize``, ``export``. Each can be killed and resumed; their default numbers of steps are those of the bundled
+weights. ``footage`` describes the data folder. ``matching`` pays off only on a GPU and can be left out.
+``guidance --frozen`` is the paper's order, with the UNet frozen; without it the UNet is trained further, which was the
 better start at this size (see the model card). ``unpack`` stands in for all stages but ``cache`` up to ``text2image``:
 it takes what they make from a finished pipeline. So come the ablation variants, each a copy trained alike beside the
 bundled UNet (``guidance --frozen --mode attention`` and so on); and ``fullsize`` after it goes on where a finished
@@ -44,7 +44,7 @@ SMALL, FULL = (128, 224), (256, 448)  # training sizes in pixels: most steps, la
 
 
 def unpack(profile: str | Path, out: Path) -> None:
-    """A finished pipeline's parts, guidance, UNet and copy, as the stages up to ``guidance`` leave them; in float32."""
+    """Write a finished pipeline's parts, guidance, UNet and copy as the stages up to ``guidance`` do, in float32."""
     from ...pipeline import GCGPipeline
 
     pipe = GCGPipeline.from_pretrained(profile)
@@ -63,7 +63,7 @@ def unpack(profile: str | Path, out: Path) -> None:
 def cache_scenes(data: Path, out: Path, per_photo: float = 2, per_clip: int = 72, views: int = 6) -> None:
     """Encode scenes at both training sizes into ``scenes-small.pt`` and ``scenes-full.pt``.
 
-    Gray latents are the colour ones without their chroma channels: the autoencoder's luma channels see luma alone.
+    Gray latents are the colour ones without their chroma channels: the autoencoder's luma channels see only luma.
     """
     vae = LumaChromaAutoencoder.from_pretrained(out / "parts/vae").to(device())
     clips = dict(footage.training_clips(data))
@@ -103,7 +103,7 @@ def cache_scenes(data: Path, out: Path, per_photo: float = 2, per_clip: int = 72
 
 
 def make_scheduler() -> DDIMScheduler:
-    """DDIM that predicts the clean latents, on a schedule that ends in pure noise: the usual one leaks the mean.
+    """Make a DDIM scheduler that predicts clean latents and ends in pure noise: the usual schedule leaks the mean.
 
     A small UNet has to copy its ColorHint; asked for the clean latents it copies alike at every timestep.
     """
@@ -115,7 +115,7 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def make_unet() -> UNet2DConditionModel:
-    """Stable Diffusion's UNet at small widths: no attention at the full latent resolution, where it costs most."""
+    """Make Stable Diffusion's UNet at small widths, without the costly attention at the full latent resolution."""
     return UNet2DConditionModel(
         sample_size=32, in_channels=4, out_channels=4, block_out_channels=(64, 96, 96), layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -125,7 +125,7 @@ def make_unet() -> UNet2DConditionModel:
 
 
 class Denoising:
-    """Everything a loss needs that does not learn: captions and thumbnails to tokens, noise, weights (Eq. 11)."""
+    """The frozen side of a loss: captions and thumbnails to tokens, noise, weights (Eq. 11)."""
 
     def __init__(self, out: Path, scenes: str):
         self.scenes = pairs.Scenes.load(out / f"scenes-{scenes}.pt")
@@ -147,7 +147,7 @@ class Denoising:
         return tokens.unflatten(0, (batch, tiles)).flatten(1, 2)  # (B, tiles*64, WIDTH)
 
     def noised(self, target: torch.Tensor, generator: torch.Generator):
-        """z_t, timestep and each sample's weight for clean latents, timesteps uniform as in Eq. 11.
+        """Return z_t, timestep and each sample's weight for clean latents, with uniform timesteps as in Eq. 11.
 
         The weight turns the error of the clean latents into that of the velocity, 1 / (1 - alpha_bar), at most 5: it
         would otherwise go to infinity where hardly any noise is left.
@@ -160,12 +160,12 @@ class Denoising:
 
 
 def squared_error(prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Mean over samples of ``weight`` (B,) times the mean squared difference of (B, C, h, w)."""
+    """Return the mean over samples of ``weight`` (B,) times the mean squared difference of (B, C, h, w)."""
     return (weight * (prediction.float() - target).square().mean((1, 2, 3))).mean()
 
 
 def train_text2image(out: Path, steps: int = 2500, batch: int = 16) -> None:
-    """The UNet alone: captions in, pictures out; a tenth of the captions dropped, which guidance needs."""
+    """Train only the UNet, from captions to pictures. A tenth of the captions is dropped, for guidance."""
     torch.manual_seed(2)
     base, unet = Denoising(out, "small"), make_unet().to(memory_format=torch.channels_last)
     mixture = pairs.Mixture(mask=1.0, single=0.0, grid=0.0, strip_colors=0.0)
@@ -197,7 +197,7 @@ def train_guidance(
     batch: int = 16,
     learning_rate: float = 6e-4,
 ) -> None:
-    """The copy on pairs (Eq. 11), from the text-to-image UNet or from an earlier run's folder ``start``.
+    """Train the copy on pairs (Eq. 11), from the text-to-image UNet or from an earlier run's folder ``start``.
 
     Its guidance has learned before, in the stages of ``mini_guidance``, and stays as it is; ``frozen`` keeps the UNet
     too, as in the paper.
@@ -241,7 +241,7 @@ def train_guidance(
 
 
 def unet_precision() -> str | None:
-    """None for the device's best, but float32 on the CPU, even on one with bfloat16 instructions.
+    """Return None for the device's best, but float32 on the CPU, even on one with bfloat16 instructions.
 
     Convolutions as small as these, in channels-last, run 1.3 times faster in float32 there.
     """
@@ -249,7 +249,7 @@ def unet_precision() -> str | None:
 
 
 def give_guidance(control: GuidedControlNet, folder: Path) -> None:
-    """Put a trained guidance's weights in place of a copy's, as many as its mode has: without a gate, the attention."""
+    """Give a copy the weights of a trained guidance, as far as its mode has them: without a gate, the attention."""
     source = GatedColorGuidance.from_pretrained(folder)
     control.guidance.load_state_dict(source.state_dict(), strict=control.guidance.config.mode == "gated")
 

@@ -1,4 +1,4 @@
-"""Scenes made when they are needed, no two alike: photographs seen by a moving camera, stretches of clips (§3.4.2).
+"""Scenes made when they are needed, no two alike: photographs under a moving camera, parts of clips (§3.4.2).
 
 A cache holds some thousand scenes, which a small network has soon seen often. What the colour attention lacks for
 footage that it never saw is variety, and a scene costs less to make than to learn from. Any two views of a scene share
@@ -24,10 +24,10 @@ VIEWS = 6
 
 
 class FreshScenes(torch.utils.data.Dataset):
-    """Scene i of ``count``: views that share their colours, uint8 ``(V, H, W, 3)`` RGB, drawn from ``(seed, i)`` alone.
+    """``count`` scenes of views that share colours, uint8 ``(V, H, W, 3)`` RGB. ``(seed, i)`` determines scene i.
 
-    Half of them are photographs, cropped and turned anew for each view, half frames of a stretch of a clip. data: a
-    folder as ``footage`` describes it. Raises ValueError where it holds neither photographs nor clips for training.
+    Half of them are photographs, cropped and rotated differently for each view; half are frames of a part of a clip.
+    data: a folder as ``footage`` describes it. Raises ValueError if it has neither photographs nor clips for training.
     """
 
     def __init__(self, data: str | Path, count: int, size: tuple[int, int] = footage.SIZE, seed: int = 0):
@@ -43,7 +43,7 @@ class FreshScenes(torch.utils.data.Dataset):
         rng = np.random.default_rng((self.seed, index))
         if self.clips and (not self.photos or rng.random() < 0.5):
             clip = self.clips[rng.integers(len(self.clips))]
-            views, motion = pairs.clip_scene(clip, VIEWS, self.size, rng), 0.25  # what is filmed moves by itself
+            views, motion = pairs.clip_scene(clip, VIEWS, self.size, rng), 0.25  # filmed scenes already move
         else:
             photo = self.photos[rng.integers(len(self.photos))]
             views, motion = pairs.photo_scene(photo, VIEWS, self.size, rng), 1.0
@@ -52,7 +52,7 @@ class FreshScenes(torch.utils.data.Dataset):
 
 
 def turned(view: np.ndarray, motion: float, rng: np.random.Generator) -> np.ndarray:
-    """A view ``(H, W, 3)`` as a camera that moved sees it: turned, enlarged, sheared, shifted, all times ``motion``."""
+    """Move the camera over a view ``(H, W, 3)``: rotate, enlarge, shear and shift it in proportion to ``motion``."""
     height, width = view.shape[:2]
     matrix = cv2.getRotationMatrix2D(
         (width / 2, height / 2), motion * rng.normal(0, 8), float(np.exp(motion * abs(rng.normal(0, 0.15))))
@@ -65,9 +65,9 @@ def turned(view: np.ndarray, motion: float, rng: np.random.Generator) -> np.ndar
 def scene_batches(
     scenes: FreshScenes, batch: int, first: int = 0, workers: int | None = None
 ) -> Iterator[torch.Tensor]:
-    """Batches ``(batch, V, H, W, 3)`` of scenes in order, from batch ``first`` on, made by ``workers`` processes.
+    """Yield batches ``(batch, V, H, W, 3)`` of scenes in order, from batch ``first`` on, made by ``workers`` processes.
 
-    As many as there are cores but two, where that is not said, and none for 0.
+    Their default number is that of the cores less two; 0 uses none.
     """
     workers = max(1, (os.cpu_count() or 1) - 2) if workers is None else workers
     loader = torch.utils.data.DataLoader(
@@ -83,17 +83,17 @@ def _one_thread(_: int) -> None:
 
 @torch.no_grad()
 def encode_scenes(vae, scenes: torch.Tensor) -> torch.Tensor:
-    """Latents ``(S, V, C, h, w)`` of scenes ``(S, V, H, W, 3)`` uint8."""
+    """Encode scenes ``(S, V, H, W, 3)`` uint8 into latents ``(S, V, C, h, w)``."""
     pixels = scenes.to(vae.device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2)  # (S*V, 3, H, W)
     return conditioning.encode_pixels(vae, pixels).unflatten(0, scenes.shape[:2])
 
 
 def couples(latents: torch.Tensor, kind: str, luma: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Every view of S scenes ``(S, V, C, h, w)`` as a target once, with other views of its scene as the reference.
+    """Pair every view of S scenes ``(S, V, C, h, w)``, as a target, with other views of its scene as the reference.
 
     Returns ``target`` and ``gray`` ``(S*V, C, h, w)``, ``ref_gray`` and ``ref_color``, as large or, for the kind
     "grid", of four views and twice as high and wide. Gray latents are the colour ones with their first ``luma``
-    channels alone, as the autoencoder's luma channels see luma alone.
+    channels only, because the autoencoder's luma channels see only luma.
     """
     scenes, views = latents.shape[:2]
     tiles = 4 if kind == "grid" else 1

@@ -1,4 +1,4 @@
-"""The first thing the mini profile learns about colours: what the semantic encoder's features say of them.
+"""Pretraining of the mini profile: the pyramid learns colours from the semantic encoder's features.
 
     python -m gcgkit.training.mini.semantics cache --data DIR --out DIR
     python -m gcgkit.training.mini.semantics train --out DIR [--steps N]
@@ -30,7 +30,7 @@ SHAPES = {"wide": (192, 288), "square": (192, 192), "tall": (288, 192)}  # by th
 
 
 def shape_of(image: np.ndarray) -> str:
-    """The cached shape that keeps most of an image ``(H, W, 3)``."""
+    """Return the cached shape that keeps most of an image ``(H, W, 3)``."""
     aspect = image.shape[1] / image.shape[0]
     return "wide" if aspect > 1.2 else "tall" if aspect < 1 / 1.2 else "square"
 
@@ -58,7 +58,7 @@ def cache(data: Path, start: Path, out: Path, views: int = 2, limit: int | None 
 
 
 def _crop(image: np.ndarray, size: tuple[int, int], rng: np.random.Generator, moved: bool) -> np.ndarray:
-    """A picture of this size that covers most of the image; ``moved`` ones are nearer, and half of them mirrored."""
+    """Crop a picture of this size that covers most of the image; ``moved`` ones are nearer and half are mirrored."""
     if not moved:
         return footage.cover(image, size)
     zoom = 1 - 0.35 * rng.random() ** 2
@@ -69,7 +69,7 @@ def _crop(image: np.ndarray, size: tuple[int, int], rng: np.random.Generator, mo
 
 
 def _encode(encoder, vae, image: np.ndarray) -> list[np.ndarray]:
-    """Chroma latents (2, h, w) and features of one picture, in half precision."""
+    """Encode one picture into chroma latents (2, h, w) and features, in half precision."""
     rgb = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device()).float() / 127.5 - 1
     gray = (rgb * rgb.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
     chroma = vae.encode(rgb).latent_dist.mode()[:, vae.config.luma_channels :]
@@ -77,7 +77,7 @@ def _encode(encoder, vae, image: np.ndarray) -> list[np.ndarray]:
 
 
 def load(out: Path, split: str) -> dict[str, list[np.ndarray]]:
-    """Cached arrays by shape, chroma first, mapped and not read."""
+    """Open cached arrays by shape, chroma first, memory-mapped."""
     names = ("chroma", *(f"feature{i}" for i in range(len(CHANNELS))))
     return {
         shape: [np.load(out / f"{split}-{shape}-{name}.npy", mmap_mode="r") for name in names]
@@ -87,12 +87,12 @@ def load(out: Path, split: str) -> dict[str, list[np.ndarray]]:
 
 
 def chroma_error(prediction: torch.Tensor, chroma: torch.Tensor) -> torch.Tensor:
-    """Squared error in which rare vivid colours count a little more, or all would come out brown."""
+    """Return the squared error with a little more weight on rare vivid colours, against brown results."""
     return ((prediction - chroma).square() * (1 + 0.5 * chroma.abs())).mean()
 
 
 class FlatJoin(nn.Module):
-    """The other way that was tried to join features: all scaled to the finest, three layers."""
+    """The alternative join of features that was tried: all scaled to the finest, three layers."""
 
     def __init__(self, channels: tuple[int, ...], width: int, hidden: int = 128):
         super().__init__()
@@ -111,7 +111,7 @@ WAYS = {"pyramid": FeaturePyramid, "flat": FlatJoin}
 
 
 def train(cached: Path, out: Path, steps: int = 2000, batch: int = 16, width: int = 64, way: str = "pyramid") -> None:
-    """The pyramid on cached features; its folder gets ``pyramid.safetensors``."""
+    """Train the pyramid on cached features; its folder gets ``pyramid.safetensors``."""
     from safetensors.torch import save_file
 
     torch.manual_seed(12)
@@ -138,7 +138,7 @@ def train(cached: Path, out: Path, steps: int = 2000, batch: int = 16, width: in
 
 @torch.no_grad()
 def measure(cached: Path, join: nn.Module, gains: tuple[float, ...] = (1.0, 1.2, 1.4)) -> None:
-    """Print decibels over gray on the held-out photographs, in the mean, with the chroma times some gains."""
+    """Print the mean gain in decibels over gray on the held-out photographs, for several factors on the chroma."""
     join.eval()
     results = {gain: [] for gain in gains}
     vivid = []

@@ -1,4 +1,4 @@
-"""Run a script of a compared system as its authors wrote it, on a torch and a machine that they did not know.
+"""Run a compared system's script unchanged, on a newer torch and another machine than its authors knew.
 
     python launch.py [--cpu] [--random-weights] [--stand-in NAME]... [--replace OLD NEW]... SCRIPT [ARGUMENT...]
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
 
 
 def put_back_names() -> None:
-    """Names that old code uses and newer packages have dropped."""
+    """Restore names that old code uses and newer packages have dropped."""
     import numpy
     import PIL.Image
 
@@ -69,7 +69,7 @@ def put_back_names() -> None:
 
 
 def stay_on_cpu() -> None:
-    """Let ``.cuda()`` and ``.to("cuda")`` leave things where they are."""
+    """Make ``.cuda()`` and ``.to("cuda")`` do nothing."""
     import torch
 
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -90,7 +90,7 @@ def stay_on_cpu() -> None:
 
 
 class Nothing:
-    """Stands for a weight file that is not there: whatever is taken out of it is nothing too."""
+    """A stand-in for a missing weight file: every item of it is empty too."""
 
     def __getitem__(self, key):
         return self
@@ -114,7 +114,7 @@ class Nothing:
 
 
 def soften_loading(random_weights: bool) -> None:
-    """Load weights onto the CPU first, never run code in them, and with `random_weights` go without."""
+    """Load weights onto the CPU first, never run code in them, and with `random_weights` load none."""
     import torch
 
     load, load_state, began = torch.load, torch.nn.Module.load_state_dict, time.time()
@@ -147,7 +147,7 @@ def soften_loading(random_weights: bool) -> None:
 
 
 def _module(name: str, **content) -> types.ModuleType:
-    """Put a module of this name and content where imports look first."""
+    """Register a module of this name and content before all others."""
     module = types.ModuleType(name)
     module.__dict__.update(content)
     sys.modules[name] = module
@@ -167,7 +167,7 @@ def _replacements():
 
 
 def _vcgan_correlation() -> None:
-    """VCGAN's ``correlation``, written for CuPy: displacements of up to 4, one pixel each."""
+    """Replace VCGAN's CuPy ``correlation``: displacements of up to 4, one pixel each."""
     ours = _replacements()
 
     def of_two_maps(tensorFirst, tensorSecond):  # noqa: N803  names of the module that this stands for
@@ -177,7 +177,7 @@ def _vcgan_correlation() -> None:
 
 
 def _flownet2_extensions() -> None:
-    """TCVC's three CUDA extensions, which write into tensors that they are given."""
+    """Replace TCVC's three CUDA extensions, which write into given tensors."""
     ours = _replacements()
 
     def correlate(first, second, rest1, rest2, output, padding, kernel, reach, step, spacing, multiply):
@@ -197,7 +197,7 @@ def _flownet2_extensions() -> None:
 
 
 def _mmediting() -> None:
-    """What BiSTNet takes from mmcv 1.x and mmedit 0.x, which no newer torch installs."""
+    """Replace the parts of mmcv 1.x and mmedit 0.x that BiSTNet uses and no newer torch installs."""
     ours = _replacements()
 
     class Registry:
@@ -215,7 +215,7 @@ def _mmediting() -> None:
 
 
 def _no_trunk_download() -> None:
-    """DeOldify fetches an ImageNet trunk only to overwrite it with its own weights: start from random ones instead."""
+    """Start DeOldify from random weights: it fetches an ImageNet trunk only to overwrite it with its own."""
     import torch
 
     torch.hub.load_state_dict_from_url = lambda *args, **kwargs: Nothing()

@@ -1,4 +1,4 @@
-"""Plain PyTorch in place of what the compared systems take from CUDA extensions or from long gone packages.
+"""Plain PyTorch replacements for CUDA extensions and discontinued packages that the compared systems use.
 
 Written from the operations' definitions; slower than the originals, and right on any device. Each function says which
 module of which system asks for it.

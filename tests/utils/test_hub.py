@@ -1,0 +1,251 @@
+"""Pipelines from the hub and onto it: real clients in processes of their own, against a small hub of our own."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hub_server
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from gcgkit.pipeline import GCGPipeline
+from gcgkit.utils.hub import choose_files
+
+ROOT = Path(__file__).parents[2]
+
+# Do each task in turn and print a line of JSON for it: the error, or the digest of what was coloured.
+_CHILD = """
+import json, sys, hashlib
+import numpy as np, torch
+from gcgkit.pipeline import GCGPipeline
+for task in json.loads(sys.argv[1]):
+    push = task.pop("push", None)
+    try:
+        pipe = GCGPipeline.from_pretrained(task.pop("name"), **task)
+        result = {"named": pipe.config._name_or_path}
+        if push:
+            pipe.push_to_hub(**push)
+        else:
+            pipe.set_progress_bar_config(disable=True)
+            frames = pipe(np.load(sys.argv[2]), prompt="red car", num_keyframes=2, num_inference_steps=2,
+                          generator=torch.Generator().manual_seed(0)).frames
+            result["frames"] = hashlib.sha256(frames.tobytes()).hexdigest()
+    except Exception as error:
+        result = {"error": type(error).__name__, "text": str(error)}
+    print("RESULT", json.dumps(result), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """A pipeline as ``save_pretrained`` writes it."""
+    folder = tmp_path_factory.mktemp("saved")
+    tiny.pipeline(folder / "source").save_pretrained(folder / "pipeline")
+    return folder / "pipeline"
+
+
+@pytest.fixture(scope="module")
+def files(saved) -> dict[str, bytes]:
+    return {p.relative_to(saved).as_posix(): p.read_bytes() for p in sorted(saved.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "clip.npy"
+    np.save(path, tiny.clip(3))
+    return path
+
+
+@pytest.fixture(scope="module")
+def wanted(saved, clip) -> str:
+    """Digest of the frames that the saved folder gives."""
+    pipe = GCGPipeline.from_pretrained(saved)
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    frames = pipe(np.load(clip), prompt="red car", num_keyframes=2, num_inference_steps=2, generator=generator).frames
+    return hashlib.sha256(frames.tobytes()).hexdigest()
+
+
+@pytest.fixture
+def hub():
+    with hub_server.serving() as server:
+        yield server
+
+
+def start(address: str, home: Path, clip: Path, tasks: list[dict], **environment: str) -> subprocess.Popen:
+    """Start a process that does the tasks with the hub at ``address`` and its cache under ``home``."""
+    kept = {key: os.environ[key] for key in ("PATH", "PYTHONPATH", "OMP_NUM_THREADS") if key in os.environ}
+    own = {"HF_HOME": str(home), "HF_ENDPOINT": address, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-c", _CHILD, json.dumps(tasks), str(clip)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**kept, **own, **environment}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finish(child: subprocess.Popen) -> list[dict]:
+    out, err = child.communicate(timeout=600)
+    assert child.returncode == 0, err
+    return [json.loads(line.removeprefix("RESULT ")) for line in out.splitlines() if line.startswith("RESULT ")]
+
+
+def run(*arguments, **environment) -> list[dict]:
+    return finish(start(*arguments, **environment))
+
+
+def test_loading_by_id_colours_as_the_folder_does(hub, files, clip, wanted, tmp_path):
+    """From main, a tag and a commit; only the files that are needed come, once, and the cache does without the hub."""
+    others = {"README.md": b"card", "unet/diffusion_pytorch_model.bin": b"pickle", "step_9/optimizer.bin": b"state"}
+    others |= {"unet/diffusion_pytorch_model.fp16.safetensors": b"half", "unet/evil.py": b"raise SystemExit"}
+    others |= {"extra/model.safetensors": b"more"}
+    repository = hub.add("owner/name", {**files, **others})
+    old = repository.refs["main"]
+    repository.refs["v1"] = old
+    repository.commit({"README.md": b"moved away"})
+    name = {"name": "owner/name"}
+    results = run(hub.address, tmp_path, clip, [
+        {**name, "revision": "v1"}, {**name, "revision": old, "local_files_only": True},
+        {**name, "revision": "v1", "cache_dir": str(tmp_path / "other")}, name,
+    ])  # fmt: skip
+    assert results[:3] == [{"named": "owner/name", "frames": wanted}] * 3
+    assert results[3]["error"] == "ValueError" and "holds no model_index.json" in results[3]["text"]
+    assert sorted(hub.sent) == sorted([("owner/name", file) for file in files] * 2)  # once for each cache
+    hub.sent.clear()
+    repository.refs["main"] = old
+    again = [name, {**name, "force_download": True}, {**name, "local_files_only": True}]
+    assert run(hub.address, tmp_path, clip, again) == [{"named": "owner/name", "frames": wanted}] * 3
+    assert sorted(hub.sent) == sorted(("owner/name", file) for file in files)  # for force_download
+    hub.asked.clear()
+    offline = run(hub.address, tmp_path, clip, [name], HF_HUB_OFFLINE="1")
+    assert offline == [{"named": "owner/name", "frames": wanted}] and not hub.asked
+
+
+def test_every_refusal_is_one_sentence(hub, files, clip, wanted, tmp_path):
+    hub.add("owner/name", files)
+    hub.add("owner/gated", files, token="mine", gated=True)
+    hub.add("owner/private", files, token="mine")
+    other = json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]})
+    hub.add("owner/other", {**files, "model_index.json": other.encode()})
+    hub.add("owner/broken", {**files, "model_index.json": b"{"})
+    hub.add("owner/model", {"config.json": b"{}", "model.safetensors": b"x"})
+    cases = [
+        ({"name": "owner/absent"}, "FileNotFoundError", "owner/absent is not on the hub, or is private: check"),
+        ({"name": "owner/private"}, "FileNotFoundError", "is private: check the name, or log in with 'hf auth login'"),
+        ({"name": "owner/private", "token": "yours"}, "FileNotFoundError", "owner/private is not on the hub"),
+        ({"name": "owner/gated"}, "FileNotFoundError", "owner/gated asks for its terms to be accepted"),
+        ({"name": "owner/gated", "token": "yours"}, "FileNotFoundError", "owner/gated asks for its terms"),
+        ({"name": "owner/name", "token": "wrong"}, "FileNotFoundError", "does not give owner/name to this token (401)"),
+        ({"name": "owner/name", "revision": "v9"}, "FileNotFoundError", "owner/name has no revision 'v9' on the hub"),
+        ({"name": "owner/other"}, "ValueError", "owner/other on the hub holds a StableDiffusionPipeline, not a GCGPip"),
+        ({"name": "owner/broken"}, "ValueError", "The model_index.json of owner/broken is no pipeline's index"),
+        ({"name": "owner/model"}, "ValueError", "owner/model on the hub holds no model_index.json"),
+        ({"name": "owner/a--b"}, "ValueError", "'owner/a--b' is no id of a model"),
+        ({"name": "owner/name", "local_files_only": True}, "FileNotFoundError", "is not in the hub's cache on this"),
+        ({"name": "owner/name", "local_files_only": True, "force_download": True}, "ValueError", "give only one"),
+    ]
+    good = [{"name": name, "token": "mine"} for name in ("owner/private", "owner/gated")]
+    results = run(hub.address, tmp_path / "hf", clip, [task for task, _, _ in cases] + good)
+    for (task, kind, words), result in zip(cases, results, strict=False):
+        assert result.get("error") == kind and words in result["text"] and "\n" not in result["text"], (task, result)
+    assert [result.get("frames") for result in results[-2:]] == [wanted] * 2
+    assert {name for repo, name in hub.sent if repo == "owner/other"} == {"model_index.json"}  # no weights were fetched
+
+
+@pytest.mark.slow
+def test_no_network_is_told_in_one_sentence(hub, files, clip, wanted, tmp_path):
+    """The client asks six times before it gives up, so each case takes a while."""
+    hub.add("owner/name", files)
+    tasks = [{"name": "owner/name"}, {"name": "owner/name", "force_download": True}]
+    cached = [{"name": "owner/name", "local_files_only": True}]
+    for address, environment, words in (
+        ("http://127.0.0.1:9", {}, "owner/name cannot be fetched from the hub"),
+        (hub.address, {"HF_HUB_OFFLINE": "1"}, "owner/name cannot be fetched while HF_HUB_OFFLINE is set: unset it."),
+    ):
+        for result in run(address, tmp_path, clip, tasks, **environment):
+            assert result.get("error") == "FileNotFoundError", result
+            assert words in result["text"] and "\n" not in result["text"]
+    # the index came and the network went: the cache holds no whole pipeline
+    hub.before = lambda path: setattr(hub, "broken", "/tree/" in path)
+    for again, words in (
+        (tasks[:1], "owner/name cannot be fetched from the hub now (control/config.json is missing): check"),
+        (cached, "owner/name lies in the hub's cache without its control: load it once without local_files_only."),
+    ):
+        (result,) = run(hub.address, tmp_path, clip, again)
+        assert result["error"] == "FileNotFoundError" and words in result["text"] and "\n" not in result["text"]
+    # with a whole pipeline in the cache, a hub that does not answer is no harm
+    hub.before, hub.broken = lambda path: None, False
+    fetched = run(hub.address, tmp_path, clip, tasks[:1])
+    hub.broken = True
+    assert run(hub.address, tmp_path, clip, tasks[:1]) == fetched == [{"named": "owner/name", "frames": wanted}]
+
+
+@pytest.mark.slow
+def test_all_files_are_of_one_commit(hub, files, clip, wanted, tmp_path):
+    """Somebody pushes other weights while the pipeline is fetched."""
+    repository = hub.add("owner/name", files)
+    moved = {n: b"newer" if n.endswith(".safetensors") else data for n, data in files.items()}
+
+    def push(path: str) -> None:
+        if "/tree/" in path and len(repository.commits) == 1:
+            repository.commit(moved)
+
+    hub.before = push
+    assert run(hub.address, tmp_path, clip, [{"name": "owner/name"}]) == [{"named": "owner/name", "frames": wanted}]
+    assert len(repository.commits) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_share_an_empty_cache(hub, files, clip, wanted, tmp_path):
+    hub.add("owner/name", files)
+    hub.delay = 0.5  # each waits for weights that the other is fetching
+    children = [start(hub.address, tmp_path, clip, [{"name": "owner/name"}]) for _ in range(2)]
+    assert [finish(child) for child in children] == [[{"named": "owner/name", "frames": wanted}]] * 2
+    assert not list(tmp_path.rglob("*.incomplete"))
+
+
+@pytest.mark.slow
+def test_pushing_and_loading_again(hub, saved, clip, wanted, tmp_path):
+    """As push_to_hub does it, plainly and as a variant, with the writer's token; no path of this machine goes along."""
+    push = {"repo_id": "owner/mine", "token": "writer"}
+    task = {"name": str(saved)}
+    results = run(hub.address, tmp_path, clip, [
+        {**task, "push": push}, {**task, "push": push},
+        {**task, "push": {**push, "repo_id": "owner/v", "variant": "x"}},
+        {"name": "owner/mine"}, {"name": "owner/v", "variant": "x"},
+        {"name": "owner/mine", "push": {**push, "repo_id": "owner/again"}}, {**task, "push": {"repo_id": "owner/no"}},
+        {"name": "owner/again"},
+    ])  # fmt: skip
+    assert [r.get("error") for r in results] == [None] * 6 + ["HfHubHTTPError", None], results
+    assert [results[i]["frames"] for i in (3, 4, 7)] == [wanted] * 3
+    for repo in ("owner/mine", "owner/again"):
+        found = hub.repositories[repo]
+        pushed = found.commits[found.refs["main"]]
+        assert "README.md" in pushed and "control/diffusion_pytorch_model.safetensors" in pushed
+        small = b"".join(data for name, data in pushed.items() if name.endswith(".json"))
+        assert str(tmp_path).encode() not in small and str(saved).encode() not in small
+
+
+def test_saving_with_push_to_hub_takes_a_path(hub, saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "unused")
+    pipe = GCGPipeline.from_pretrained(saved)
+    with pytest.raises(Exception, match="HF_HUB_OFFLINE|offline"):  # and no AttributeError of a Path
+        pipe.save_pretrained(tmp_path / "pipe", push_to_hub=True, repo_id="owner/name")
+
+
+def test_files_chosen_for_a_pipeline():
+    shard = "b/diffusion_pytorch_model-00001-of-00002.bin"
+    index = "b/diffusion_pytorch_model.bin.index.json"
+    half = "d/model.fp16-00001-of-00001.safetensors"
+    names = ["model_index.json", "a/config.json", "a/model.safetensors", "a/model.fp16.safetensors"]
+    names += ["a/pytorch_model.bin", "a/pytorch_model.bin.index.json", "b/config.json", shard, index]
+    names += ["c/vocab.json", "c/merges.txt", half, "e/config.json", "a/x/y.json"]
+    parts, words = ["a", "b", "c", "d"], ["c/merges.txt", "c/vocab.json"]
+    sharded = ["b/config.json", index, shard]
+    assert choose_files(names, parts) == ["a/config.json", "a/model.safetensors", *sharded, *words]
+    wanted = ["a/config.json", "a/model.fp16.safetensors", *sharded, *words, half]
+    assert choose_files(names, parts, variant="fp16") == wanted
+    assert choose_files(names, ["b"], pickle=False) == ["b/config.json"]
