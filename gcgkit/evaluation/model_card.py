@@ -210,8 +210,8 @@ def main() -> None:
     elif args.part == "exemplar":
         clips = tuple(args.clips) if args.clips else None
         own = {"tau": args.tau, "strength": args.strength, "hint_weight": args.hint_weight}
-        alone = {"num_keyframes": 1, "use_srg": False} if args.exemplar_alone else {"num_keyframes": args.keyframes}
-        options = {**alone, **own, **steps, "reference_mask": args.mask, "working_size": args.size}
+        guiding = {"num_keyframes": 1, "use_srg": False} if args.exemplar_alone else {"num_keyframes": args.keyframes}
+        options = {**guiding, **own, **steps, "reference_mask": args.mask, "working_size": args.size}
         result = exemplar_quality(pipe, args.data, args.frames, clips, **options)
     elif args.part == "prompt":
         result = prompt_quality(pipe, args.data, **steps)
