@@ -48,7 +48,7 @@ from gcgkit.utils import files
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import plot  # noqa: E402
-from peers import ControlNetPeer, compile_both, eagerly, written_plainly  # noqa: E402
+from peers import ControlNetPeer, compile_both, with_plain_attention, without_compilation  # noqa: E402
 
 PROMPT = "orange and brown street"
 FASTER = "dpm++"  # the solver that goes with fewer steps in ``controlnet``
@@ -66,12 +66,12 @@ def footage(args: argparse.Namespace, frames: int) -> np.ndarray:
     """Return so many frames ``(T, H, W, 3)``: the demo's clip, back and forth if it is short, or drifting noise."""
     if args.shapes == "mini":
         clip = demo.load_clip(count=frames, stride=1)
-        return clip[to_and_fro(len(clip), frames)]
+        return clip[back_and_forth(len(clip), frames)]
     noise = np.random.default_rng(0).integers(0, 256, (args.height, args.width, 3), np.uint8)
     return np.stack([np.roll(noise, t, axis=1) for t in range(frames)])
 
 
-def to_and_fro(length: int, frames: int) -> np.ndarray:
+def back_and_forth(length: int, frames: int) -> np.ndarray:
     """Return numbers of ``frames`` frames of a clip of ``length``: on to its last, back to its first, and so on."""
     last = length - 1
     return last - np.abs(np.arange(frames) % max(1, 2 * last) - last)
@@ -95,7 +95,7 @@ def backend(args: argparse.Namespace) -> str:
     return "cudagraphs" if args.replay else "inductor"
 
 
-def apart(one: np.ndarray, other: np.ndarray) -> int:
+def largest_difference(one: np.ndarray, other: np.ndarray) -> int:
     """Return the largest difference of two clips, in gray levels."""
     return int(np.abs(one.astype(int) - other).max())
 
@@ -112,7 +112,7 @@ def shortcuts(args: argparse.Namespace) -> dict:
     seconds, frames = compare({name: work(choice) for name, choice in choices.items()}, args.repeats)
     usual, found = statistics.median(seconds["all on"]), {}
     for name, times in seconds.items():
-        difference, gain = apart(frames[name], frames["all on"]), statistics.median(times) / usual
+        difference, gain = largest_difference(frames[name], frames["all on"]), statistics.median(times) / usual
         found[name] = {"seconds": times, "gain": gain, "gray_levels": difference}
         print(line(name, times, args.frames, f"{gain:5.2f} times the time, {difference} gray levels apart"))
     return found
@@ -199,12 +199,12 @@ def keyframes(args: argparse.Namespace) -> dict:
     for count in args.keyframes:
 
         def work(plainly: bool, count: int = count) -> dict:
-            with written_plainly() if plainly else nullcontext():
+            with with_plain_attention() if plainly else nullcontext():
                 return pipe.color_keyframes(clip[:count], num_keyframes=count, prompt=PROMPT, **options(args))
 
         cases = {"ours": lambda: work(False), "written plainly": lambda: work(True)}  # noqa: B023
         seconds, frames = compare(cases, args.repeats)
-        difference = max(apart(frames["ours"][n], frames["written plainly"][n]) for n in frames["ours"])
+        difference = max(largest_difference(frames["ours"][n], frames["written plainly"][n]) for n in frames["ours"])
         for name, times in seconds.items():
             memory = peak_memory(cases[name])
             found[name][count] = {"seconds": times, "bytes": memory}
@@ -222,11 +222,11 @@ def compiled(args: argparse.Namespace) -> dict:
     compilation.compile_networks(pipe, backend=backend(args))
     work = second_stage(args, pipe)
     first, _ = clock(work)
-    seconds, frames = compare({"compiled": work, "as they are": eagerly(work)}, args.repeats)
+    seconds, frames = compare({"compiled": work, "as they are": without_compilation(work)}, args.repeats)
     for name, times in seconds.items():
         print(line(name, times, args.frames))
     gain = statistics.median(seconds["as they are"]) / statistics.median(seconds["compiled"])
-    difference = apart(frames["compiled"], frames["as they are"])
+    difference = largest_difference(frames["compiled"], frames["as they are"])
     took = first - statistics.median(seconds["compiled"])
     print(f"{gain:.2f} times as fast, {difference} gray levels apart; compiling took {took:.0f} s")
     return {"seconds": seconds, "gain": gain, "gray_levels": difference, "compiling": took}
@@ -251,14 +251,14 @@ def controlnet(args: argparse.Namespace) -> dict:
     for name, times in seconds.items():
         print(line(name, times, args.frames))
     middle = {name: statistics.median(times) for name, times in seconds.items()}
-    gains = gains_of(middle, batches)
+    gains = speedups(middle, batches)
     for name, gain in gains.items():
         print(f"frames per second, {name}: {gain:.2f} times")
     taken = middle[f"ours, side by side {batches[-1]}"] / args.frames
     return {"seconds": seconds, "gains": gains, **against_peak(args, ours, taken)}
 
 
-def gains_of(middle: dict[str, float], batches: list[int]) -> dict[str, float]:
+def speedups(middle: dict[str, float], batches: list[int]) -> dict[str, float]:
     """Return the gains in frames per second, from medians of ``controlnet``'s cases over the same frames."""
     largest, faster = batches[-1], [name for name in middle if FASTER in name]
     theirs = {batch: middle[f"diffusers, batch {batch}"] for batch in batches}

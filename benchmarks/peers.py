@@ -105,13 +105,13 @@ class PlainCrossFrameAttention:
 
 
 @contextmanager
-def written_plainly() -> Iterator[None]:
+def with_plain_attention() -> Iterator[None]:
     """Make our first stage attend by ``PlainCrossFrameAttention`` within the context."""
     with patch.object(attention, "JointSelfAttention", PlainCrossFrameAttention):
         yield
 
 
-def eagerly(work: Callable[[], object]) -> Callable[[], object]:
+def without_compilation(work: Callable[[], object]) -> Callable[[], object]:
     """Run the same work without the compiled networks."""
 
     def run() -> object:

@@ -40,11 +40,11 @@ def clips(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
         yield name, footage.davis_clip(folder, args.frames * args.stride)[:: args.stride]
 
 
-def measure(args: argparse.Namespace, held: dict) -> dict:
+def measure(args: argparse.Namespace, known: dict) -> dict:
     """Measure ``{clip: {"solver steps": {psnr, apart, seconds}}}``; complete cases in ``known`` are kept."""
     pipe = load(args.weights)
     for name, clip in clips(args):
-        found, frames = held.setdefault(name, {}), {}
+        found, frames = known.setdefault(name, {}), {}
         cases = [(solver, steps) for steps in sorted(args.steps, reverse=True) for solver in SOLVERS]
         if all(f"{solver} {steps}" in found for solver, steps in cases):
             continue
@@ -65,8 +65,8 @@ def measure(args: argparse.Namespace, held: dict) -> dict:
             figures = {key: round(value, 2) for key, value in found[f"{solver} {steps}"].items()}
             print(f"{name:12} {solver:6} {steps:3} steps", figures, flush=True)
             if args.json:
-                files.write_text(args.json, json.dumps({"machine": machine(), "clips": held}, indent=1) + "\n")
-    return held
+                files.write_text(args.json, json.dumps({"machine": machine(), "clips": known}, indent=1) + "\n")
+    return known
 
 
 def table(found: dict) -> str:
@@ -97,8 +97,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    held = json.loads(args.json.read_text(encoding="utf-8"))["clips"] if args.json and args.json.exists() else {}
-    print(table(measure(args, held)))
+    known = json.loads(args.json.read_text(encoding="utf-8"))["clips"] if args.json and args.json.exists() else {}
+    print(table(measure(args, known)))
 
 
 if __name__ == "__main__":

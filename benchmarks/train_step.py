@@ -239,10 +239,10 @@ def run(args: argparse.Namespace) -> dict:
             except torch.cuda.OutOfMemoryError:
                 cases[case] = {"out_of_memory": True}
                 continue
-            held = cases.setdefault(case, {"seconds": []})
-            if "out_of_memory" not in held:
-                held["seconds"] += found.pop("seconds")
-                held.update(found)
+            entry = cases.setdefault(case, {"seconds": []})
+            if "out_of_memory" not in entry:
+                entry["seconds"] += found.pop("seconds")
+                entry.update(found)
     for found in cases.values():
         if found.get("seconds"):
             found["steps_per_second"] = 1 / statistics.median(found["seconds"])

@@ -75,8 +75,8 @@ def add_prepare_options(made: argparse.ArgumentParser, flag: bool = True) -> Non
 
 def add_caption_options(made: argparse.ArgumentParser, option: str) -> None:
     """Add the options that choose how captions are written."""
-    alone = option == "--by"
-    choices = ("blip", "colors") if alone else ("none", "blip", "colors")
+    mandatory = option == "--by"
+    choices = ("blip", "colors") if mandatory else ("none", "blip", "colors")
     made.add_argument(option, choices=choices, default=choices[0], help=f"who captions frames ({choices[0]})")
     made.add_argument("--every", type=int, default=30, metavar="N", help="caption every N-th frame (30)")
     made.add_argument("--batch", type=int, default=16, help="frames that BLIP sees at once (16)")

@@ -230,7 +230,7 @@ def small_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def photo_list(data: Path) -> list[tuple[Path, str]]:
     """Return a thinned list of photographs with their split."""
-    train, held = photo_paths(data), photo_paths(data, held_out=True)
+    train, held_out = photo_paths(data), photo_paths(data, held_out=True)
     by_source: dict[str, list[Path]] = {}
     for path in train:
         by_source.setdefault(path.parent.name, []).append(path)
@@ -238,7 +238,7 @@ def photo_list(data: Path) -> list[tuple[Path, str]]:
     for source, paths in by_source.items():
         keep = np.linspace(0, len(paths) - 1, min(len(paths), KEEP_AT_MOST.get(source, len(paths)))).round().astype(int)
         chosen += [(paths[i], "train") for i in keep]
-    return chosen + [(held[i], "held") for i in np.linspace(0, len(held) - 1, HELD).round().astype(int)]
+    return chosen + [(held_out[i], "held") for i in np.linspace(0, len(held_out) - 1, HELD).round().astype(int)]
 
 
 class Hints:

@@ -93,8 +93,8 @@ def _file(args: argparse.Namespace, file) -> None:
             size = download.remote_size(source)
         except ConnectionError:
             size = None
-        about = f"about {size_text(file.size)}; the server cannot be reached now"
-        print(f"{file.title}: would fetch {source} ({about if size is None else size_text(size)}) to {path}.")
+        about = size_text(size) if size is not None else f"about {size_text(file.size)}; the server cannot be reached now"
+        print(f"{file.title}: would fetch {source} ({about}) to {path}.")
         return
     digest = args.sha256 or file.sha256
     found = download.fetch(source, path, sha256=None if digest == "none" else digest)

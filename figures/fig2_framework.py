@@ -20,7 +20,7 @@ def draw(maker: studio.Studio) -> plots.Picture:
     shot = "rabbit"
     truth, gray = maker.truth(shot), maker.gray(shot)
     target, tiles = min(TARGET, len(truth) - 1), [min(i, len(truth) - 1) for i in REFERENCES]
-    hint = maker.kept({"shot": str(maker.shots[shot]), "hint": [target, *tiles]},
+    hint = maker.cached({"shot": str(maker.shots[shot]), "hint": [target, *tiles]},
                             lambda: _hint(maker, truth, gray, target, tiles))  # fmt: skip
     ours = maker.from_first(shot)
     caption = maker.caption(

@@ -11,8 +11,8 @@ from gcgkit.lessons import plots
 def draw(maker: studio.Studio) -> plots.Picture:
     """Draw rows: without SRG (only the first keyframe), with SRG, the truth; the last column enlarges a part."""
     shot = "rabbit"
-    alone = ablations.Setting("srg", "", {"use_srg": False, "single_reference": "first"})
-    rows = {"w/o SRG": maker.from_first(shot, alone), "w/ SRG": maker.from_first(shot)}
+    single = ablations.Setting("srg", "", {"use_srg": False, "single_reference": "first"})
+    rows = {"w/o SRG": maker.from_first(shot, single), "w/ SRG": maker.from_first(shot)}
     about = maker.shots[shot]
     picks = studio.spread(about.frames - 1, 3)  # the last frame is a keyframe in both
     box = studio.largest_difference(rows, picks[-1])

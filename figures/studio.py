@@ -117,7 +117,7 @@ class Studio:
                 self.gray(shot), prompt=prompt, num_inference_steps=self.steps, generator=generator
             ).frames
 
-        return self.kept({"shot": str(self.shots[shot]), "prompt": prompt}, make)
+        return self.cached({"shot": str(self.shots[shot]), "prompt": prompt}, make)
 
     def from_first(
         self, shot: str, setting: ablations.Setting | None = None, weights: str | None = None
@@ -132,7 +132,7 @@ class Studio:
                 pipe, self.truth(shot), setting, self.seed, num_inference_steps=self.steps
             ).frames
 
-        return self.kept(what, make, weights)
+        return self.cached(what, make, weights)
 
     def systems(self, shot: str) -> dict[str, np.ndarray]:
         """Return the frames of other systems for this shot, by name. Raises ValueError for a wrong number of them."""
@@ -151,7 +151,7 @@ class Studio:
         """Return PSNR (rgb, dB) of the frames after the first, which is given in exemplar mode."""
         return metrics.psnr_rgb([plots.as_rgb(frame) for frame in frames[1:]], self.truth(shot)[1:])
 
-    def kept(self, what: dict, make: Callable[[], np.ndarray], weights: str | None = None) -> np.ndarray:
+    def cached(self, what: dict, make: Callable[[], np.ndarray], weights: str | None = None) -> np.ndarray:
         """Return an array from the cache, or make it now and store it."""
         digest = weights_of(weights or self.profile)
         key = {"code": code_digest(), "weights": digest, "seed": self.seed, "steps": self.steps, **what}

@@ -104,7 +104,9 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
 
         ``semantics`` of the gray frames (B, S, h, w) and of the reference (B, S, h', w'), where the guidance reads any.
         """
-        return self.guidance(gray, ref_gray, ref_color, semantics=semantics, ref_semantics=ref_semantics)
+        hint = self.guidance(gray, ref_gray, ref_color, semantics=semantics, ref_semantics=ref_semantics)
+        hint.semantics = semantics
+        return hint
 
     def keys_and_values(self, tokens: torch.Tensor) -> torch.Tensor:
         """Keys and values of the copy's cross-attention: image tokens ``(B, N, image_tokens_dim)`` -> ``(B, N, W)``.
@@ -144,9 +146,9 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
             hint = self.hint(gray, ref_gray, ref_color, semantics, ref_semantics)
         condition = [hint.features, gray]  # (B, C or 2C, h, w), (B, C, h, w)
         if self.pyramid is not None:
-            if semantics is None:
+            if hint.semantics is None:
                 raise ValueError("this copy reads semantic features: give semantics, made by semantics(features)")
-            condition.append(semantics.to(gray.dtype))  # (B, S, h, w)
+            condition.append(hint.semantics.to(gray.dtype))  # (B, S, h, w)
         return self.unet_copy(
             sample,
             timestep,

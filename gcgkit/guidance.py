@@ -31,6 +31,7 @@ class GuidanceOutput(BaseOutput):
         gate: the share of the colour that CDGA lets through, in (0, 1) (Eq. 4); ones in the modes without it.
         features: the UNet copy's input beside the gray latents: the hint, or in mode ``"concat"`` the resized gray
             and colour reference, ``(B, 2C, h, w)``.
+        semantics: semantic features of the gray frames, ``(B, S, h, w)``, for a copy that reads them; see ``control``.
         color_weights, gate_weights: on request, attention weights ``(B, heads, h*w, h'*w')``; each row sums to 1
             (less what the gate's null token took).
     """
@@ -39,6 +40,7 @@ class GuidanceOutput(BaseOutput):
     color: torch.Tensor
     gate: torch.Tensor
     features: torch.Tensor
+    semantics: torch.Tensor | None = None
     color_weights: torch.Tensor | None = None
     gate_weights: torch.Tensor | None = None
 

@@ -84,9 +84,9 @@ def color_jointly(
             order = np.argsort(pool.distance(run.describe(image, latent[None]), exemplars), kind="stable")
             references += [exemplars[i] for i in order[: settings.grid_size if settings.use_srg else 1]]
     timesteps = run.timesteps(guided)
-    guidance = run.guidance(latents, [nearest] * len(timesteps))
+    guidance = run.guidance(latents, semantics, [nearest] * len(timesteps))
     with attention.joint_self_attention(run.pipe.unet, len(frames)) if len(frames) > 1 else nullcontext():
-        clean = run.denoise(latents, semantics, frames, "keyframes", timesteps, guidance, guided, bar)
+        clean = run.denoise(latents, frames, "keyframes", timesteps, guidance, guided, bar)
     used = [tuple(reference.frame for reference in references) for references in nearest]
     record = {frame: [ReferenceRun(len(timesteps), u, ())] for frame, u in zip(frames, used, strict=True) if guided}
     return run.finish(clean, gray), record
@@ -152,8 +152,9 @@ def denoise_with_references(
     for timestep in timesteps:
         t = srg.rescale_timestep(float(timestep), run.scheduler.config.num_train_timesteps, run.settings.tau)
         steps.append([_choose_references(run.settings, pool, distance, t) for distance in distances])
-    guidance = run.guidance(latents, [[keys + past for keys, past in chosen] for chosen in steps])
-    clean = run.denoise(latents, run.recognise(*gray), frames, "remaining", timesteps, guidance, guided)
+    references = [[keys + past for keys, past in chosen] for chosen in steps]
+    guidance = run.guidance(latents, run.recognise(*gray), references)
+    clean = run.denoise(latents, frames, "remaining", timesteps, guidance, guided)
     numbers = [[tuple(tuple(r.frame for r in part) for part in of_frame) for of_frame in chosen] for chosen in steps]
     return clean, descriptors, [run_lengths(of_frame) for of_frame in zip(*numbers, strict=True)]
 
@@ -313,32 +314,37 @@ class Run:
         return [self.reference(OUTSIDE, to_gray(exemplars[OUTSIDE]), exemplars[OUTSIDE])]
 
     def guidance(
-        self, gray: torch.Tensor, steps: list[list[list[Reference]]]
+        self, gray: torch.Tensor, semantics: torch.Tensor | None, steps: list[list[list[Reference]]]
     ) -> Iterator[tuple[GuidanceOutput, torch.Tensor]]:
         """Yield for each denoising step the ColorHint of m frames and the image tokens, or their keys and values.
 
-        steps: for each step a list of references for each frame, equally many, empty under the reference mask. The hint
-        depends on the references and not on t, so it is made anew only when they change.
+        semantics: as ``recognise`` gives them. steps: for each step a list of references for each frame, equally many,
+        empty under the reference mask. The hint depends on the references and not on t, so it is made anew only when
+        they change.
         """
         before = given = None
         for references in steps:
             numbers = [[reference.frame for reference in of_frame] for of_frame in references]
             if numbers != before or not self.settings.shortcuts.hints:
-                before, given = numbers, self.guide(gray, references) if references[0] else self.mask(gray)
+                before, masked = numbers, not references[0]
+                given = self.mask(gray, semantics) if masked else self.guide(gray, references, semantics)
             yield given
 
-    def guide(self, gray: torch.Tensor, references: list[list[Reference]]) -> tuple[GuidanceOutput, torch.Tensor]:
+    def guide(
+        self, gray: torch.Tensor, references: list[list[Reference]], semantics: torch.Tensor | None = None
+    ) -> tuple[GuidanceOutput, torch.Tensor]:
         """ColorHint of m frames ``(m, C, h, w)``, each under its references, and the tokens that the copy reads."""
         if not self.settings.shortcuts.references:
             references = [[self.reference(r.frame, *r.pictures) for r in of_frame] for of_frame in references]
         grids = [join_references(of_frame, self.settings.grid_size) for of_frame in references]
         ref_gray, ref_color, tokens = (torch.cat(parts) for parts in zip(*grids, strict=True))
-        return self.pipe.control.hint(gray, ref_gray, ref_color), tokens
+        return self.pipe.control.hint(gray, ref_gray, ref_color, semantics), tokens
 
-    def mask(self, gray: torch.Tensor) -> tuple[GuidanceOutput, torch.Tensor]:
+    def mask(self, gray: torch.Tensor, semantics: torch.Tensor | None = None) -> tuple[GuidanceOutput, torch.Tensor]:
         """Guide as ``guide`` does, under the reference mask, g_ref = z_ref = 0 (§3.2): for gray ``(m, C, h, w)``."""
         empty = torch.zeros_like(gray)
-        return self.pipe.control.hint(gray, empty, empty), self._read(self.tokens()).expand(len(gray), -1, -1)
+        hint = self.pipe.control.hint(gray, empty, empty, semantics)
+        return hint, self._read(self.tokens()).expand(len(gray), -1, -1)
 
     def _read(self, tokens: torch.Tensor) -> torch.Tensor:
         """Image tokens ``(n, N, D)`` as the copy's cross-attention reads them: their keys and values, made once."""
@@ -375,7 +381,6 @@ class Run:
     def denoise(
         self,
         gray: torch.Tensor,
-        semantics: torch.Tensor | None,
         frames: tuple[int, ...],
         stage: str,
         timesteps: torch.Tensor,
@@ -385,7 +390,7 @@ class Run:
     ) -> torch.Tensor:
         """Denoise m frames together: gray latents ``(m, C, h, w)`` -> clean latents ``(m, C, h, w)``.
 
-        semantics: as ``recognise`` gives them. timesteps, guidance: one per step, of the methods of these names.
+        timesteps, guidance: one per step, of the methods of these names.
         guided: the frames have references; if these skip steps, they start from their ColorHints, noised as far.
         Classifier-free guidance is on text only: the copy sees no text, so it runs once per step and its residuals
         serve both halves.
@@ -407,7 +412,7 @@ class Run:
                 latents = scheduler.add_noise(hint.hint, noise, now.expand(count))
             sample = scheduler.scale_model_input(latents, now)
             with self._reading:
-                output = self.predict(sample, timestep, text, gray, hint, tokens, self.projected, semantics)
+                output = self.predict(sample, timestep, text, gray, hint, tokens, self.projected)
             if halves == 2:
                 negative, positive = output.chunk(2)
                 output = negative + settings.guidance_scale * (positive - negative)
@@ -419,9 +424,7 @@ class Run:
                 bar.update()
         return latents
 
-    def predict(
-        self, sample, timestep, text, gray, hint, tokens, projected: bool = False, semantics: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def predict(self, sample, timestep, text, gray, hint, tokens, projected: bool = False) -> torch.Tensor:
         """Predict as the UNet does for m samples under n texts each, ``(n*m, N, D)``, text by text: ``(n*m, C, h, w)``.
 
         projected: of text and image tokens the keys and values are given, ``(n*m, N, W)`` and ``(m, N, W')``.
@@ -429,15 +432,13 @@ class Run:
         pipe, shortcuts, halves = self.pipe, self.settings.shortcuts, len(text) // len(sample)
         compilation.begin_step(pipe)
         repeat = lambda x: x.repeat(halves, *[1] * (x.ndim - 1))  # noqa: E731  (m, ...) -> (halves*m, ...)
-        options = {"projected": projected}
-        if semantics is not None:
-            options["semantics"] = semantics if shortcuts.copy else repeat(semantics)
         if shortcuts.copy:
-            residuals = pipe.control(sample, timestep, tokens, gray, hint=hint, **options)
+            residuals = pipe.control(sample, timestep, tokens, gray, hint=hint, projected=projected)
             down, mid = [repeat(r) for r in residuals.down_block_res_samples], repeat(residuals.mid_block_res_sample)
         else:
-            hint = GuidanceOutput(*(repeat(part) for part in (hint.hint, hint.color, hint.gate, hint.features)))
-            residuals = pipe.control(repeat(sample), timestep, repeat(tokens), repeat(gray), hint=hint, **options)
+            hint = GuidanceOutput(**{name: repeat(part) for name, part in hint.items()})
+            given = [repeat(part) for part in (tokens, gray)]
+            residuals = pipe.control(repeat(sample), timestep, *given, hint=hint, projected=projected)
             down, mid = residuals.down_block_res_samples, residuals.mid_block_res_sample
         size = len(text) if shortcuts.halves else len(sample)
         outputs, samples = [], repeat(sample)

@@ -54,8 +54,8 @@ def test_stages_add_up(weights, tmp_path):
 
 
 def test_a_short_clip_goes_to_and_fro():
-    assert colorize.to_and_fro(4, 9).tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2]
-    assert colorize.to_and_fro(4, 2).tolist() == [0, 1] and colorize.to_and_fro(1, 3).tolist() == [0, 0, 0]
+    assert colorize.back_and_forth(4, 9).tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2]
+    assert colorize.back_and_forth(4, 2).tolist() == [0, 1] and colorize.back_and_forth(1, 3).tolist() == [0, 0, 0]
 
 
 def test_length_goes_up_to_four_times_and_all_at_once_only_while_frames_are_few(tmp_path):
@@ -118,7 +118,7 @@ def test_gains_are_ratios_of_the_medians():
         "diffusers, batch 1": 12.0, "ours, side by side 1": 8.0, "diffusers, batch 4": 6.0, "ours, side by side 4": 4.0,
         "ours, dpm++, 16 steps": 2.0, "ours, dpm++, 8 steps": 1.5,
     }  # fmt: skip
-    assert list(colorize.gains_of(middle, [1, 4]).values()) == [1.5, 1.5, 3.0, 4.0, 2.0]
+    assert list(colorize.speedups(middle, [1, 4]).values()) == [1.5, 1.5, 3.0, 4.0, 2.0]
 
 
 def test_floor_is_the_sum_of_its_stages_over_the_peak(tmp_path):

@@ -10,7 +10,7 @@ from test_pipeline import color, seeded
 
 from gcgkit import encoders
 from gcgkit.color import merge_luminance, to_gray
-from gcgkit.evaluation.ablations import held_gate
+from gcgkit.evaluation.ablations import fixed_gate
 from gcgkit.guidance import GuidanceOutput, toward_hint
 from gcgkit.settings import SOLVERS
 
@@ -64,7 +64,7 @@ def test_an_open_gate_leaves_the_references_colors(pipe, clip, solver):
     final_alpha = pipe.scheduler.config.set_alpha_to_one
     pipe.scheduler.register_to_config(set_alpha_to_one=True)  # the last step ends at the clean latents themselves
     try:
-        with torch.no_grad(), held_gate(pipe.control.guidance, 1.0):
+        with torch.no_grad(), fixed_gate(pipe.control.guidance, 1.0):
             out = pipe(gray[:2], generator=seeded(), solver=solver, **options).frames
             key = merge_luminance(gray[0], clip[0])
             g, ref_gray, ref_color = (encoders.encode(pipe.vae, x) for x in (gray[1], gray[0], key))

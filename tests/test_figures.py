@@ -120,7 +120,7 @@ def test_keys_of_the_cache_tell_settings_seeds_and_weights_apart(maker, monkeypa
 
     def value(**changes):
         other = studio.Studio(**{"profile": maker.profile, "out": maker.out / "other", "steps": 1, **changes})
-        return other.kept({"what": 1}, lambda: made.append(1) or np.full(2, len(made)))
+        return other.cached({"what": 1}, lambda: made.append(1) or np.full(2, len(made)))
 
     first = value()
     assert np.array_equal(value(), first) and len(made) == 1

@@ -9,7 +9,7 @@ from functools import partial
 from ..utils.commands import run_reporting_errors
 
 
-def alone(
+def run_standalone(
     name: str,
     about: str,
     add_options: Callable[[argparse.ArgumentParser], None],

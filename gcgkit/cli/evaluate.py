@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from .common import alone
+from .common import run_standalone
 
 ABOUT = "Measure methods and write Table 1; the same command goes on where it was."
 USAGE = "gcgkit evaluate [options]"
@@ -112,7 +112,7 @@ def _options(pairs: list[str]) -> dict:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command by itself, for ``accelerate launch -m gcgkit.cli.evaluate``, and return the exit code."""
-    return alone("gcgkit.cli.evaluate", ABOUT, add_options, run, argv, EPILOG)
+    return run_standalone("gcgkit.cli.evaluate", ABOUT, add_options, run, argv, EPILOG)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .common import alone
+from .common import run_standalone
 
 ABOUT = "Train on prepared data, or go on with a run that was cut off."
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command by itself, for ``accelerate launch -m gcgkit.cli.train``, and return the exit code."""
-    return alone("gcgkit.cli.train", ABOUT, add_options, run, argv)
+    return run_standalone("gcgkit.cli.train", ABOUT, add_options, run, argv)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ class ConstantGate(torch.nn.Module):
 
 
 @contextmanager
-def held_gate(guidance, value: float) -> Iterator[None]:
+def fixed_gate(guidance, value: float) -> Iterator[None]:
     """Fix a ``GatedColorGuidance``'s gate at a value in [0, 1] within a ``with`` block.
 
     Raises ValueError for another value, or where the guidance has no gate to hold (modes without CDGA).
@@ -116,7 +116,7 @@ def color_with(pipe, truth: np.ndarray, setting: Setting, seed: int = 0, **optio
     options: more of the pipeline's, for all settings alike; the setting's own win. Raises ValueError as the pipeline
     does.
     """
-    hold = nullcontext() if setting.gate is None else held_gate(pipe.control.guidance, setting.gate)
+    hold = nullcontext() if setting.gate is None else fixed_gate(pipe.control.guidance, setting.gate)
     with hold:
         generator = torch.Generator().manual_seed(seed)
         return pipe(to_gray(truth), reference={0: truth[0]}, generator=generator, **{**options, **setting.options})
@@ -208,7 +208,7 @@ def run(
         }  # fmt: skip
         path = out / f"{_slug(label)}-{_slug(name)}-{_slug(f'{setting.group} {setting.value}')}.json"
         paths.append(path)
-        if _same(path, what):
+        if _is_same_run(path, what):
             continue
         clock, cpu = time.monotonic(), time.process_time()
         frames = color_with(pipe, truth, setting, seed, **options).frames
@@ -293,7 +293,7 @@ def _check_length(truth: np.ndarray) -> None:
         raise ValueError(f"CDC needs {FIRST_MEASURED + 5} frames and more here, not {len(truth)}: raise --frames.")
 
 
-def _same(path: Path, what: dict) -> bool:
+def _is_same_run(path: Path, what: dict) -> bool:
     """Return True if a file holds this very run."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -193,7 +193,7 @@ def keyframe_quality(
             for seed in seeds:
                 make = lambda: torch.Generator().manual_seed(seed)  # noqa: B023, E731
                 together = pipe.color_keyframes(gray, num_keyframes=keyframes, generator=make(), noise=noise, **options)
-                alone = {
+                separate = {
                     i: pipe.color_keyframes(
                         gray[i : i + 1],
                         num_keyframes=1,
@@ -203,7 +203,7 @@ def keyframe_quality(
                     for i in together
                 }
                 row = {"clip": name, "noise": noise, "seed": seed}
-                for way, colored in (("together", together), ("alone", alone)):
+                for way, colored in (("together", together), ("alone", separate)):
                     row[f"spread_{way}"] = metrics.mean_color_spread(np.stack(list(colored.values())))
                     inside = [rgb_to_lab(f)[..., 1:][masks[i]].mean(0) for i, f in colored.items() if masks[i].any()]
                     row[f"object_spread_{way}"] = float(np.linalg.norm(np.std(inside, axis=0)))

@@ -39,7 +39,7 @@ class Frames:
             return iter(self._held)
         return islice((fit(frame, self.size) for frame in video.iterate(self.path, 0, self.limit)), self.first, None)
 
-    def hold(self) -> Frames:
+    def keep_in_memory(self) -> Frames:
         """Keep the frames in memory from now on if they are few enough; return the object itself."""
         kept, total = [], 0
         for frame in self:

@@ -220,8 +220,8 @@ def main() -> None:
         own["noise_scale"] = args.noise_scale
         if args.without_unet:
             silence(pipe.unet)
-        alone = {"num_keyframes": 1, "use_srg": False} if args.exemplar_alone else {"num_keyframes": args.keyframes}
-        options = {**alone, **own, **steps, "reference_mask": args.mask, "working_size": args.size}
+        guiding = {"num_keyframes": 1, "use_srg": False} if args.exemplar_alone else {"num_keyframes": args.keyframes}
+        options = {**guiding, **own, **steps, "reference_mask": args.mask, "working_size": args.size}
         result = exemplar_quality(pipe, args.data, args.frames, clips, **options)
     elif args.part == "prompt":
         result = prompt_quality(pipe, args.data, **steps)

@@ -16,7 +16,7 @@ from .. import __version__
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "numpy", "opencv-python-headless")
 
 
-def of(device: str | None) -> dict:
+def collect(device: str | None) -> dict:
     """Return what every measured number is stored with: versions, device, operating system, and time."""
     computer = f"{platform.system()} {platform.machine()}"
     return {"versions": versions(), "device": device_name(device), "platform": computer, "measured": now()}

@@ -182,11 +182,11 @@ def _evaluate_clip(
     record = _read_record(path, content, first)
     if method is None:
         wanted = [metric for metric in wanted if metric.of_truth]
-    pending = [metric for metric in wanted if record is None or not _settled(record, metric)]
+    pending = [metric for metric in wanted if record is None or not _has_number_or_reason(record, metric)]
     if record is not None and not pending and identity["kind"] != "folder":
         return
     began, made = time.monotonic(), {}
-    pred, pred_content = truth.hold(), content
+    pred, pred_content = truth.keep_in_memory(), content
     if method is not None:
         folder, made = _color(out / "frames" / place / clip, method, Request(clip, truth, device), content)
         began = time.monotonic()
@@ -205,16 +205,16 @@ def _evaluate_clip(
     _measure(record, pending, pred, truth, out / "cache", device)
     record["set"] = evalset.describe()
     seconds = {"measuring_seconds": round(time.monotonic() - began, 3)}
-    record["provenance"] = {**record["provenance"], **provenance.of(device), **made, **seconds}
+    record["provenance"] = {**record["provenance"], **provenance.collect(device), **made, **seconds}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(record, sort_keys=True, indent=1) + "\n")
 
 
 def _color(folder: Path, method: Method, request: Request, content: str) -> tuple[Path, dict]:
     """Return the folder of a method's frames, made now unless an earlier run made it, and the cost of making them."""
-    told = folder / "made.json"
-    if told.is_file():
-        made = json.loads(told.read_text(encoding="utf-8"))
+    made_file = folder / "made.json"
+    if made_file.is_file():
+        made = json.loads(made_file.read_text(encoding="utf-8"))
         if made.pop("truth") == content:
             return folder, made
     shutil.rmtree(folder, ignore_errors=True)
@@ -234,7 +234,7 @@ def _color(folder: Path, method: Method, request: Request, content: str) -> tupl
     seconds, peak = round(time.monotonic() - began, 3), provenance.peak_memory(request.device)
     made = {"coloring_seconds": seconds, "peak_mb": peak, "coloured": provenance.now()}
     made.update(method.facts())
-    write_text(aside / told.name, json.dumps({"truth": content, **made}) + "\n")
+    write_text(aside / made_file.name, json.dumps({"truth": content, **made}) + "\n")
     aside.rename(folder)
     shutil.rmtree(scratch, ignore_errors=True)
     return folder, made
@@ -245,7 +245,7 @@ def _checked(folder: Path, count: int, truth: Frames, foreign: bool) -> Frames:
     found = check_names(folder)
     if found != count:
         raise ValueError(f"{folder} holds {found} frames, the true clip {count}: every frame is needed.")
-    frames = Frames(folder).hold()
+    frames = Frames(folder).keep_in_memory()
     got, want = next(iter(frames)).shape, next(iter(truth)).shape
     if got != want:
         raise ValueError(
@@ -274,13 +274,13 @@ def _measure(result: dict, wanted: list[Metric], pred: Frames, truth: Frames, ca
         result["not_measured"].pop(metric.name, None)
         result["metrics"][metric.name] = value
         if metric.network:
-            told = result["provenance"].setdefault("networks", {})
-            told[metric.network] = networks.identity(metric.network)
+            used = result["provenance"].setdefault("networks", {})
+            used[metric.network] = networks.identity(metric.network)
     if result["metrics"].get("colorfulness") == 0 and not result["notes"]:
         result["notes"].append(NO_COLOR)
 
 
-def _settled(record: dict, metric: Metric) -> bool:
+def _has_number_or_reason(record: dict, metric: Metric) -> bool:
     """Return True if a record has the metric's number, or a reason for none that still applies."""
     if metric.name in record["metrics"]:
         return True
@@ -304,7 +304,7 @@ def _write_absent(out: Path, evalset: EvalSet, method: Method, reason: str) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "schema": SCHEMA, "set": evalset.describe(), "method": method.name, "identity": {}, "key": "", "clip": None,
-        "absent": reason, "metrics": {}, "not_measured": {}, "notes": [], "provenance": provenance.of(None),
+        "absent": reason, "metrics": {}, "not_measured": {}, "notes": [], "provenance": provenance.collect(None),
     }  # fmt: skip
     write_text(path, json.dumps(record, sort_keys=True, indent=1) + "\n")
 

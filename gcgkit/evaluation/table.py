@@ -111,7 +111,7 @@ def build(results: Iterable[dict], *, level: float = 0.95) -> Table:
     names = [ours[0]["set"]["name"] for ours in together]
     for name, ours in zip(names, together, strict=True):
         half = _SETS.get(name.lower(), next((h for s, h in _SETS.items() if name.lower().startswith(s)), ""))
-        groups[half].append(_our_group(ours, columns, notes, level, first_told=names.count(name) > 1))
+        groups[half].append(_our_group(ours, columns, notes, level, name_first=names.count(name) > 1))
     titles = {key: about["label"] for key, about in paper()["datasets"].items()}
     sections = [(titles.get(key, "Other clips"), found) for key, found in groups.items() if found]
     marked = any(row.marked for _, found in sections for group in found for row in group.rows)
@@ -203,10 +203,10 @@ def _paper_group(half: str, columns: list[tuple[str, str, str]]) -> Group:
     return Group("The paper, as printed", rows)
 
 
-def _our_group(records: list[dict], columns, notes: _Notes, level: float, first_told: bool) -> Group:
+def _our_group(records: list[dict], columns, notes: _Notes, level: float, name_first: bool) -> Group:
     """Return our rows on one set, each method with the configuration of its measurement.
 
-    first_told: True if the title names the first measured frame, to distinguish groups of one set.
+    name_first: True if the title names the first measured frame, to distinguish groups of one set.
     """
     about = records[0]["set"]
     by_method: dict[tuple[str, str], list[dict]] = {}
@@ -242,7 +242,7 @@ def _our_group(records: list[dict], columns, notes: _Notes, level: float, first_
     frames = sum(r["frames"] for r in clips.values())
     size = f"{about['size'][1]}x{about['size'][0]}" if about["size"] else "own size"
     title = f"Measured here on {about['name']}: {len(clips)} clips, {frames} frames, {size}"
-    if first_told:
+    if name_first:
         title += f", from frame {', '.join(sorted({str(r['first']) for r in clips.values()}))} on"
     return Group(title + (f". {DAGGER} not at the paper's scale: {'; '.join(reasons)}" if reasons else ""), rows)
 

@@ -48,9 +48,9 @@ class Picture:
 
         self.figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(self.figure)
-        self._tell(caption)
+        self._add_caption(caption)
 
-    def _tell(self, caption: str) -> None:
+    def _add_caption(self, caption: str) -> None:
         """Write the caption below the figure and enlarge the figure by its lines."""
         self.caption = " ".join(caption.split())
         width, height = self.figure.get_size_inches()
@@ -92,7 +92,7 @@ def captioned(figure, caption: str) -> Picture:
     picture = Picture.__new__(Picture)
     picture.figure = figure
     figure.set_layout_engine("constrained")
-    picture._tell(caption)
+    picture._add_caption(caption)
     return picture
 
 

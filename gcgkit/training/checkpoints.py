@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 _NAME = re.compile(r"step-(\d{8,})")
 
 
-def found(folder: str | Path) -> list[tuple[int, Path]]:
+def list_checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
     """Return steps and folders of the complete checkpoints, oldest first."""
     names = ((_NAME.fullmatch(path.name), path) for path in Path(folder).glob("step-*"))
     return sorted((int(match[1]), path) for match, path in names if match and path.is_dir())
@@ -56,7 +56,7 @@ def finish(partial: Path, keep: int) -> Path:
         remove(final)
     os.replace(partial, final)
     _to_disk(final.parent)
-    for _, old in found(final.parent)[:-keep]:
+    for _, old in list_checkpoints(final.parent)[:-keep]:
         remove(old)
     return final
 
@@ -135,7 +135,7 @@ def set_random_states(states: dict) -> None:
 
 
 @contextmanager
-def kept_random_states() -> Iterator[None]:
+def preserved_random_states() -> Iterator[None]:
     """Restore every random generator at the end of the ``with`` block."""
     states = random_states()
     try:

@@ -84,8 +84,8 @@ class Sums:
 
     def add(self, name: str, total, count: float) -> None:
         """Add ``count`` values that sum up to ``total``, a number or a tensor, without waiting for the device."""
-        held = self.sums.setdefault(name, [0.0, 0.0])
-        held[0], held[1] = held[0] + total, held[1] + count
+        entry = self.sums.setdefault(name, [0.0, 0.0])
+        entry[0], entry[1] = entry[0] + total, entry[1] + count
 
     def numbers(self) -> dict[str, list[float]]:
         """Return sums and counts as plain numbers."""

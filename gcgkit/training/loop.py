@@ -36,7 +36,7 @@ from . import config as configs
 from .config import TrainConfig
 from .fit import best_precision
 from .log import Sums, TrainingLog
-from .step import DTYPES, Learner, diverged
+from .step import DTYPES, Learner, divergence_message
 
 __all__ = ["build_pipeline", "total_steps", "train"]
 
@@ -153,7 +153,7 @@ def _loop(learner: Learner, dataset, held_out: list, out: Path, on_step: Callabl
         if step % run.log_every == 0 or last:
             means = Sums.means(learner.all_sums())
             if "loss" not in means:
-                raise ValueError(diverged(step))
+                raise ValueError(divergence_message(step))
             learner.sums, now = Sums(), time.monotonic()
             bar.set_postfix(loss=f"{means['loss']:.4f}")
             if log is not None:
@@ -164,7 +164,7 @@ def _loop(learner: Learner, dataset, held_out: list, out: Path, on_step: Callabl
             since, at = step, now
         if held_out and (step % config.validation.every == 0 or last):
             if log is not None:
-                with checkpoints.kept_random_states():
+                with checkpoints.preserved_random_states():
                     pipe = learner.trained_pipeline(learner.frozen_dtype)
                     found = validation.validate(pipe, held_out, config.validation.steps, accelerator.device)
                 validation.write(*found, step, out, log)
@@ -221,7 +221,7 @@ def _precision(config: TrainConfig, cpu: bool) -> str:
 def _check_folder(config: TrainConfig, out: Path) -> None:
     """Refuse to continue a run that was started with other settings."""
     path = out / "config.toml"
-    if path.is_file() and checkpoints.found(out / "checkpoints"):
+    if path.is_file() and checkpoints.list_checkpoints(out / "checkpoints"):
         before = recipes.load(path)
         changed = [key for key in configs.differences(before, config) if key not in configs.CHANGEABLE]
         if changed:

@@ -172,8 +172,8 @@ class Learner:
         """
         accelerator, numbers = self.accelerator, self.all_sums()
         if not all(math.isfinite(total) for name, (total, _) in numbers.items() if name.startswith("loss")):
-            raise ValueError(diverged(self.done))
-        if self.done in (step for step, _ in checkpoints.found(folder)):
+            raise ValueError(divergence_message(self.done))
+        if self.done in (step for step, _ in checkpoints.list_checkpoints(folder)):
             return
         accelerator.wait_for_everyone()
         partial = checkpoints.partial_folder(folder, self.done)
@@ -201,7 +201,7 @@ class Learner:
 
         Raises ValueError for a checkpoint that is damaged, or of another network or other data.
         """
-        saved = checkpoints.found(folder)
+        saved = checkpoints.list_checkpoints(folder)
         if not saved:
             return 0
         checkpoint = saved[-1][1]
@@ -244,7 +244,7 @@ class Learner:
         return {n: [sum(found.get(n, (0.0, 0.0))[i] for found in everyone) for i in (0, 1)] for n in names}
 
 
-def diverged(step: int) -> str:
+def divergence_message(step: int) -> str:
     """Return the error message for a loss that is no number."""
     return (
         f"the loss was no number by step {step}, and nothing of that was saved: go on from the last checkpoint with a "

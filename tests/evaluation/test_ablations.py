@@ -41,7 +41,7 @@ def guided(pipe, truth):
 @pytest.mark.parametrize("value", [0.0, 0.25, 1.0])
 def test_a_held_gate_mixes_as_equation_5_says(pipe, truth, value):
     g, trained = guided(pipe, truth)
-    with ablations.held_gate(pipe.control.guidance, value):
+    with ablations.fixed_gate(pipe.control.guidance, value):
         _, held = guided(pipe, truth)
     assert torch.equal(held.gate, torch.full_like(g, value))
     assert torch.equal(held.color, trained.color)
@@ -51,7 +51,7 @@ def test_a_held_gate_mixes_as_equation_5_says(pipe, truth, value):
 def test_the_trained_gate_is_back_afterwards(pipe, truth):
     before = guided(pipe, truth)[1].gate
     weights = pipe.control.state_dict().keys()
-    with pytest.raises(RuntimeError), ablations.held_gate(pipe.control.guidance, 0.0):
+    with pytest.raises(RuntimeError), ablations.fixed_gate(pipe.control.guidance, 0.0):
         raise RuntimeError
     assert torch.equal(guided(pipe, truth)[1].gate, before)
     assert pipe.control.state_dict().keys() == weights
@@ -59,10 +59,10 @@ def test_the_trained_gate_is_back_afterwards(pipe, truth):
 
 def test_a_gate_that_cannot_be_held_is_refused(pipe):
     for value in (-0.1, 1.5):
-        with pytest.raises(ValueError, match="from 0 to 1"), ablations.held_gate(pipe.control.guidance, value):
+        with pytest.raises(ValueError, match="from 0 to 1"), ablations.fixed_gate(pipe.control.guidance, value):
             pass
     without = type(pipe.control.guidance)(mode="attention", hidden_dim=8)
-    with pytest.raises(ValueError, match="no gate"), ablations.held_gate(without, 0.0):
+    with pytest.raises(ValueError, match="no gate"), ablations.fixed_gate(without, 0.0):
         pass
 
 

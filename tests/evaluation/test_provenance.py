@@ -29,7 +29,7 @@ def test_evaluation_and_ablations_tell_the_same_versions():
     class Pipe:
         device = torch.device("cpu")
 
-    assert ablations._where(Pipe())["versions"] == provenance.of("cpu")["versions"] == provenance.versions()
+    assert ablations._where(Pipe())["versions"] == provenance.collect("cpu")["versions"] == provenance.versions()
 
 
 def test_the_time_is_utc_to_the_second():
@@ -58,6 +58,6 @@ def test_the_device_is_the_one_that_was_asked_for(monkeypatch):
 
 
 def test_it_does_not_load_torch():
-    program = "import sys; from gcgkit.evaluation import provenance; provenance.of(None); print('torch' in sys.modules)"
+    program = "from gcgkit.evaluation import provenance as p; import sys; p.collect(None); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

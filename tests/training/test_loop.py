@@ -103,7 +103,7 @@ def test_all_random_states_come_back(tmp_path):
     checkpoints.write_state(partial, "random-0", checkpoints.random_states())
     draw = lambda: (random.random(), random.gauss(0, 1), np.random.randn(), np.random.rand(), float(torch.rand(1)))  # noqa: E731
     wanted = draw()
-    with checkpoints.kept_random_states():
+    with checkpoints.preserved_random_states():
         assert draw() != wanted
     draw()
     checkpoints.set_random_states(checkpoints.read_state(partial, "random-0"))
@@ -127,7 +127,7 @@ def test_checkpoints_are_whole_or_not_there(place, tmp_path, monkeypatch):
         patch.setattr(checkpoints, "write_state", die)
         run(place, tmp_path, run__max_steps=6)
     folder = tmp_path / "checkpoints"
-    assert [step for step, _ in checkpoints.found(folder)] == [2]
+    assert [step for step, _ in checkpoints.list_checkpoints(folder)] == [2]
     run(place, tmp_path, run__max_steps=6)
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000004", "step-00000006"]  # keep=2, no rest
 
@@ -155,7 +155,7 @@ def test_a_checkpoint_runs_no_code(tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(place, tmp_path):
     with pytest.raises(ValueError, match="the loss was no number by step"):
         run(place, tmp_path, run__max_steps=60, optimizer__learning_rate=1e25, optimizer__max_grad_norm=0.0)
-    for _, checkpoint in checkpoints.found(tmp_path / "checkpoints"):
+    for _, checkpoint in checkpoints.list_checkpoints(tmp_path / "checkpoints"):
         assert all(math.isfinite(total) for total, _ in checkpoints.read_info(checkpoint)["sums"].values())
 
 

@@ -45,7 +45,7 @@ def kill_at_random(settings, place, out: Path, kills: int, rng: random.Random) -
         counter = processes.Value("i", 0, lock=False)
         process = processes.Process(target=child, args=(settings, str(place / "data"), str(out), counter))
         process.start()
-        done = checkpoints.found(out / "checkpoints")
+        done = checkpoints.list_checkpoints(out / "checkpoints")
         # spread over what is left, so that each kill comes before the end; then anywhere within the step
         low, high = (done[-1][0] if done else 0), steps - 1
         goal = rng.randint(low + 1, max(low + 1, low + 2 * (high - low) // (kills - i + 1)))

@@ -232,8 +232,8 @@ def run(
         except (ValueError, OSError) as error:
             raise OSError(f"{system.label} left no frames ({_last_line(log)}); its output is in {log}.") from error
         if done.returncode != 0 or len(result) != count:
-            told = _last_line(log) if done.returncode else f"{len(result)} frames instead of {count}"
-            raise OSError(f"{system.label} stopped: {told}; its output is in {log}.")
+            reason = _last_line(log) if done.returncode else f"{len(result)} frames instead of {count}"
+            raise OSError(f"{system.label} stopped: {reason}; its output is in {log}.")
         write_frames(result, out)
     if random_weights:
         text = f"Made by {system.label} with random weights: worthless but as a sign that it runs.\n"
@@ -249,9 +249,9 @@ def _place(name: str, root: str | Path) -> Path:
 
 
 def _interpreter(place: Path) -> Path:
-    told = place / "interpreter.txt"
-    if told.is_file():
-        return Path(told.read_text(encoding="utf-8"))
+    recorded = place / "interpreter.txt"
+    if recorded.is_file():
+        return Path(recorded.read_text(encoding="utf-8"))
     return place / "env" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
@@ -269,10 +269,10 @@ def _has_commit(repository: Path, system: System) -> bool:
     """Return True if a folder is a clone at the pinned commit with files in it."""
     if not (repository / ".git").exists():
         return False
-    told = subprocess.run(
+    head = subprocess.run(
         ["git", "-C", str(repository), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
-    return told.stdout.strip() == system.commit and any(repository.rglob("*.py"))
+    return head.stdout.strip() == system.commit and any(repository.rglob("*.py"))
 
 
 def _call(command: list[str], what: str, strict: bool = True) -> None:
@@ -282,8 +282,8 @@ def _call(command: list[str], what: str, strict: bool = True) -> None:
     except FileNotFoundError:
         raise FileNotFoundError(f"{what} needs the program {command[0]}: install it.") from None
     if done.returncode and strict:
-        told = (done.stderr.strip().splitlines() or ["no reason told"])[-1]
-        raise OSError(f"{what} failed: {told} (command: {' '.join(command)})")
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise OSError(f"{what} failed: {reason} (command: {' '.join(command)})")
 
 
 def _uv() -> list[str]:
@@ -340,10 +340,10 @@ def main(argv: list[str] | None = None) -> int:
             command.add_argument("--device", help="cpu, or a GPU if there is one")
             command.add_argument("--random-weights", action="store_true", help="only show that it runs")
     args = parser.parse_args(argv)
-    return run_reporting_errors(lambda: _obey(args))
+    return run_reporting_errors(lambda: _run_command(args))
 
 
-def _obey(args: argparse.Namespace) -> None:
+def _run_command(args: argparse.Namespace) -> None:
     if args.command is None:
         print(table(), end="")
     elif args.command == "plan":

@@ -131,8 +131,8 @@ class Trainer:
         """Return z_t, timestep and weight for clean latents. A share ``last`` is pure noise; groups may share noise."""
         count, top = len(target), self.scheduler.config.num_train_timesteps
         timestep = torch.randint(top, (count // groups,), device=self.device)
-        alone = torch.rand(count // groups, device=self.device) < last
-        timestep = torch.where(alone, top - 1, timestep).repeat_interleave(groups)
+        pure_noise = torch.rand(count // groups, device=self.device) < last
+        timestep = torch.where(pure_noise, top - 1, timestep).repeat_interleave(groups)
         noise = torch.randn_like(target)
         if groups > 1:
             shared = noise.unflatten(0, (-1, groups))

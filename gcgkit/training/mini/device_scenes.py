@@ -164,8 +164,8 @@ class Scenes:
         slack = shapes - np.stack([height * cover * zoom, width * cover * zoom], 1)  # (S, 2)
         middle = shapes / 2 + (rng.random((count, 2)) - 0.5) * slack
         middle = np.repeat(middle, views, 0)
-        total, alone = count * views, views == 1
-        moving = 0.0 if alone else motion
+        total, single = count * views, views == 1
+        moving = 0.0 if single else motion
         angle = np.radians(rng.normal(0, 7, total) * moving)
         grow = np.exp(-np.abs(rng.normal(0, 0.12, total)) * moving)
         turn = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], 1).reshape(-1, 2, 2)

@@ -15,7 +15,7 @@ from ...guidance import GatedColorGuidance
 from ...vae import LumaChromaAutoencoder
 from .. import fit as training
 from .encoders import device, save
-from .scenes import FreshScenes, couples, encode_scenes, scene_batches
+from .scenes import FreshScenes, encode_scenes, pair_views, scene_batches
 
 TENSORS = ("target", "gray", "ref_gray", "ref_color")  # of a batch
 # Gray has the target's luma latents already; they count a little, because a match in luma is often a match in colour.
@@ -86,7 +86,7 @@ def train_matching(data: Path, out: Path, steps: int = 5306, batch: int = 8, wor
         batches = batches or scene_batches(scenes, batch, first=step, workers=workers)  # resumed runs start later
         latents = encode_scenes(vae, next(batches))
         kind = pairs.draw_kind(MATCHING_MIXTURE, generator)
-        target, gray, ref_gray, ref_color = couples(latents, kind, vae.config.luma_channels, generator).values()
+        target, gray, ref_gray, ref_color = pair_views(latents, kind, vae.config.luma_channels, generator).values()
         tokens = guidance.tokens(gray), guidance.tokens(ref_gray)  # without the gate, which does not learn here
         color = guidance.cga(*tokens, ref_color.flatten(2).transpose(1, 2)).transpose(1, 2)  # (B, C, h*w)
         error, chroma = fetched_error(color.unflatten(2, gray.shape[2:]), target, vae.config.luma_channels)

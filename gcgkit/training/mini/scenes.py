@@ -48,10 +48,10 @@ class FreshScenes(torch.utils.data.Dataset):
             photo = self.photos[rng.integers(len(self.photos))]
             views, motion = pairs.photo_scene(photo, VIEWS, self.size, rng), 1.0
         views = pairs.augment_hsv(views, *pairs.random_hsv(rng, natural=bool(rng.random() < 0.6)))
-        return np.stack([turned(view, motion, rng) for view in views])
+        return np.stack([camera_view(view, motion, rng) for view in views])
 
 
-def turned(view: np.ndarray, motion: float, rng: np.random.Generator) -> np.ndarray:
+def camera_view(view: np.ndarray, motion: float, rng: np.random.Generator) -> np.ndarray:
     """Move the camera over a view ``(H, W, 3)``: rotate, enlarge, shear and shift it in proportion to ``motion``."""
     height, width = view.shape[:2]
     matrix = cv2.getRotationMatrix2D(
@@ -88,7 +88,7 @@ def encode_scenes(vae, scenes: torch.Tensor) -> torch.Tensor:
     return conditioning.encode_pixels(vae, pixels).unflatten(0, scenes.shape[:2])
 
 
-def couples(latents: torch.Tensor, kind: str, luma: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def pair_views(latents: torch.Tensor, kind: str, luma: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """Pair every view of S scenes ``(S, V, C, h, w)``, as a target, with other views of its scene as the reference.
 
     Returns ``target`` and ``gray`` ``(S*V, C, h, w)``, ``ref_gray`` and ``ref_color``, as large or, for the kind

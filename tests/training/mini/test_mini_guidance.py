@@ -12,7 +12,7 @@ from gcgkit.training import log as training_log
 from gcgkit.training.mini import encoders as mini_parts
 from gcgkit.training.mini import guidance as mini_guidance
 from gcgkit.training.mini import scenes as fresh_scenes
-from gcgkit.training.mini.scenes import FreshScenes, couples, encode_scenes, scene_batches, turned
+from gcgkit.training.mini.scenes import FreshScenes, camera_view, encode_scenes, pair_views, scene_batches
 from gcgkit.vae import LumaChromaAutoencoder
 
 SMALL = (64, 96)
@@ -67,11 +67,11 @@ def test_one_kind_of_footage_is_enough_and_none_is_named(data, tmp_path):
 def test_turning_moves_each_pixel_by_its_matrix():
     """Without motion a view stays; with it a bright dot lands where the matrix of the same draws sends it."""
     view = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    assert np.array_equal(turned(view, 0.0, np.random.default_rng(1)), view)
+    assert np.array_equal(camera_view(view, 0.0, np.random.default_rng(1)), view)
     dark = np.zeros((200, 300, 3), np.uint8)
     cv2.circle(dark, (170, 80), 4, (255, 255, 255), -1)
     for seed in range(5):
-        found = turned(dark, 1.0, np.random.default_rng(seed))[..., 0].astype(float)
+        found = camera_view(dark, 1.0, np.random.default_rng(seed))[..., 0].astype(float)
         rng = np.random.default_rng(seed)
         angle, scale = np.radians(rng.normal(0, 8)), np.exp(abs(rng.normal(0, 0.15)))
         turn = scale * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -111,7 +111,7 @@ def test_references_are_other_views_of_the_targets_own_scene(kind):
     address = torch.stack(torch.meshgrid(*map(torch.arange, (3, 6, 2, 4)), indexing="ij"), 2).float()  # (S, V, C, h, w)
     seen = set()
     for seed in range(30):
-        found = couples(address, kind, luma=2, generator=torch.Generator().manual_seed(seed))
+        found = pair_views(address, kind, luma=2, generator=torch.Generator().manual_seed(seed))
         assert torch.equal(found["target"], address.flatten(0, 1))
         for name, full in (("gray", "target"), ("ref_gray", "ref_color")):
             assert torch.equal(found[name][:, :2], found[full][:, :2]) and not found[name][:, 2:].any()
