@@ -93,8 +93,8 @@ def _file(args: argparse.Namespace, file) -> None:
             size = download.remote_size(source)
         except ConnectionError:
             size = None
-        about = human(size) if size is not None else f"about {human(file.size)}; the server cannot be reached now"
-        print(f"{file.title}: would fetch {source} ({about}) to {path}.")
+        told = human(size) if size is not None else f"about {human(file.size)}; the server cannot be reached now"
+        print(f"{file.title}: would fetch {source} ({told}) to {path}.")
         return
     digest = args.sha256 or file.sha256
     found = download.fetch(source, path, sha256=None if digest == "none" else digest)

@@ -35,8 +35,8 @@ from .semantics import SemanticEncoder
 from .settings import Settings
 from .shortcuts import Shortcuts
 from .stages import Run, color_in_order, color_jointly
-from .utils import hub
 from .utils.checks import check_frame, check_frames
+from .utils.hub import fetch_pipeline
 from .utils.weights import align_weights
 from .vae import LumaChromaAutoencoder
 
@@ -122,7 +122,7 @@ class GCGPipeline(DiffusionPipeline):
         dtype = dtype or torch_dtype or torch.float32
         source = profiles.resolve(name)
         if not Path(source).is_dir():
-            source = str(hub.fetch_pipeline(source, cls.__name__, **kwargs))
+            source = str(fetch_pipeline(source, cls.__name__, **kwargs))
         if lender := profiles.lender(source):
             shared = cls.from_pretrained(profiles.WEIGHTS / lender, dtype=dtype).components
             kwargs = {**{k: part for k, part in shared.items() if not Path(source, k).is_dir()}, **kwargs}

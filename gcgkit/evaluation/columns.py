@@ -52,8 +52,8 @@ def measure(
     """Measure a metric on one clip; for kind "set" return the name of a file of features in the cache.
 
     pred, truth: frames, to be gone through at will; truth may be None for a metric that needs none. cache: a folder;
-    contents: digests of the measured frames, which determine the number's file. Raises ValueError and
-    `metrics.networks.NotAtHand` if there is no number.
+    contents: digests of what is measured, which decide where the number is kept. Raises ValueError and
+    `metrics.networks.NotAtHand` where there is none to be had.
     """
     if metric.network and (reason := networks.missing(metric.network)):
         raise networks.NotAtHand(reason)
