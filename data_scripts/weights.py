@@ -93,7 +93,8 @@ def _file(args: argparse.Namespace, file) -> None:
             size = download.remote_size(source)
         except ConnectionError:
             size = None
-        about = size_text(size) if size is not None else f"about {size_text(file.size)}; the server cannot be reached now"
+        unknown = f"about {size_text(file.size)}; the server cannot be reached now"
+        about = unknown if size is None else size_text(size)
         print(f"{file.title}: would fetch {source} ({about}) to {path}.")
         return
     digest = args.sha256 or file.sha256

@@ -13,7 +13,7 @@ UNET, TEXT_ENCODER, COPY = 866e6, 340e6, 363e6
 _BYTES = {"no": 4, "bf16": 2, "fp16": 2, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def held(
+def resident_memory(
     config: TrainConfig, *, unet: float = UNET, text_encoder: float = TEXT_ENCODER, copy: float = COPY
 ) -> dict[str, float]:
     """Return the memory that stays allocated from step to step, by its content, in 1e9 bytes.

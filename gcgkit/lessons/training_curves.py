@@ -54,7 +54,7 @@ def curve(stage: dict, entry: str | None = None) -> tuple[list[int], list[float]
     """Return steps and values of one entry of a stage for a plot, without points that have no value.
 
     entry: None for the loss, or in the stage ``matching``, whose log had none, the error with one reference. Raises
-    ValueError, naming what there is, for an entry that the stage's log did not have.
+    ValueError, with a list of the entries, for an entry that the stage's log did not have.
     """
     points = stage["points"]
     entry = entry or ("loss" if "loss" in points else "hint_single")

@@ -28,7 +28,7 @@ def explore(
     """Show a picture under controls: ``render(**values)`` is called at each change.
 
     render: returns a ``plots.Picture`` or uint8 RGB ``(H, W, 3)``. choices: the values of each argument, a slider each,
-    or a menu where they are words. start: values to begin with, the first ones by default. still: what is shown without
+    or a menu where they are words. start: values to begin with, the first ones by default. still: the picture without
     a front end, ``render`` with the starting values by default. above: makes a further widget, which stands above the
     controls, of the controls by name. Returns an `Explorer` or a ``Picture``. Raises ValueError
     for an empty choice or a start that is none of its values.

@@ -11,7 +11,7 @@ The memory of ``paper-16gb``, for one card with 16 GB (a T4 has 15.6e9 bytes, an
     float16 copies of the weights that autocast holds in a pass     0.73
     together                                                       10.40    (8.22)
 
-On top comes what a pass keeps for its way back. Counted on the networks' shapes, with attention that never builds its
+A pass also keeps values for its way back. Counted on the networks' shapes, with attention that never builds its
 matrix, at four samples: 0.3 in float16 (0.6 if all of it were float32, as normalisations under autocast are) with
 gradient checkpointing, which then holds the inside of one block at a time, some 0.2; without it 1.6 (3.2). So 11.2 at
 most, and 9.0 with 8-bit Adam (``optimizer.name=adam8bit``). The autoencoder (0.17) and the image encoder (1.26) are not

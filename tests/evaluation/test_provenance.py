@@ -58,6 +58,7 @@ def test_the_device_is_the_one_that_was_asked_for(monkeypatch):
 
 
 def test_it_does_not_load_torch():
-    program = "from gcgkit.evaluation import provenance as p; import sys; p.collect(None); print('torch' in sys.modules)"
+    program = "import sys; from gcgkit.evaluation import provenance; provenance.collect(None); "
+    program += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

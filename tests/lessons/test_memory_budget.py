@@ -20,24 +20,24 @@ STATED = re.findall(
 @pytest.mark.parametrize("optimizer", ["adam", "adam8bit"])
 def test_the_small_card_holds_what_the_recipe_states(optimizer):
     config = configs.replace(recipes.load("paper-16gb"), {"optimizer.name": optimizer})
-    held = memory_budget.held(config)
+    resident = memory_budget.resident_memory(config)
     stated = [float(eight or plain if optimizer == "adam8bit" else plain) for _, plain, eight in STATED]
     assert len(stated) == 8  # seven parts and their sum
-    for found, wanted in zip(held.values(), stated[:-1], strict=True):
+    for found, wanted in zip(resident.values(), stated[:-1], strict=True):
         assert found == pytest.approx(wanted, abs=0.011)
-    assert sum(held.values()) == pytest.approx(stated[-1], abs=0.006)
+    assert sum(resident.values()) == pytest.approx(stated[-1], abs=0.006)
 
 
 def test_what_is_not_there_is_not_counted():
     config = recipes.load("paper-16gb")
-    plain = memory_budget.held(configs.replace(config, {"run.precision": "no", "optimizer.ema_decay": 0.0}))
+    plain = memory_budget.resident_memory(configs.replace(config, {"run.precision": "no", "optimizer.ema_decay": 0.0}))
     assert not {"averaged weights", "half-precision copies in a pass"} & set(plain)
     assert plain["frozen UNet"] == pytest.approx(4 * 0.866)
-    joint = memory_budget.held(configs.replace(config, {"model.joint": True}))
+    joint = memory_budget.resident_memory(configs.replace(config, {"model.joint": True}))
     assert "frozen UNet" not in joint
     assert joint["their gradients"] == pytest.approx(4 * (0.866 + 0.363))
     with pytest.raises(ValueError, match="depends on the card"):
-        memory_budget.held(configs.replace(config, {"run.precision": "auto"}))
+        memory_budget.resident_memory(configs.replace(config, {"run.precision": "auto"}))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Training scenes made on the GPU: photographs and clips seen by a moving camera (§3.4.2).
+"""Scenes for the mini weights, made on the training device: photographs and clips seen by a moving camera (§3.4.2).
 
 Decoded pictures lie in the device's memory as bytes. A batch is a matter of some matrix arithmetic there: a crop per
 view, the same change of colours for all views of a scene, a caption that says what was done. So no step sees the same
