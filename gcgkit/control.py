@@ -64,9 +64,8 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         ``semantic_channels`` copy and guidance also read what a ``SemanticEncoder`` with such features sees.
         """
         semantic_width = semantic_width if semantic_channels else 0
-        guide = GatedColorGuidance(
-            **{"latent_channels": unet.config.in_channels, "semantic_width": semantic_width, **guidance}
-        )
+        guidance = {"latent_channels": unet.config.in_channels, "semantic_width": semantic_width, **guidance}
+        guide = GatedColorGuidance(**guidance)
         copy = ControlNetModel.from_unet(
             unet,
             conditioning_channels=unet.config.in_channels + guide.feature_channels + semantic_width,
@@ -100,10 +99,7 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         semantics: torch.Tensor | None = None,
         ref_semantics: torch.Tensor | None = None,
     ) -> GuidanceOutput:
-        """ColorHint of gray latents (B, C, h, w) under a reference (B, C, h', w'), to be made once and reused.
-
-        ``semantics`` of the gray frames (B, S, h, w) and of the reference (B, S, h', w'), where the guidance reads any.
-        """
+        """ColorHint of gray latents (B, C, h, w) under a reference (B, C, h', w'), to be made once and reused."""
         return self.guidance(gray, ref_gray, ref_color, semantics=semantics, ref_semantics=ref_semantics)
 
     def keys_and_values(self, tokens: torch.Tensor) -> torch.Tensor:

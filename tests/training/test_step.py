@@ -134,9 +134,8 @@ def test_the_loss_is_equation_11_with_the_pipelines_own_parts(place, mode):
 
 def test_a_compiled_step_moves_the_weights_alike(place, monkeypatch):
     """Compiled up to the kernels, which are the compiler's own: traced, differentiated and run as one graph."""
-    monkeypatch.setattr(
-        training_step, "compile_for_training", functools.partial(training_step.compile_for_training, backend="aot_eager")
-    )
+    traced = functools.partial(training_step.compile_for_training, backend="aot_eager")
+    monkeypatch.setattr(training_step, "compile_for_training", traced)
     moved = []
     for compiled in (False, True):
         learner = make_learner(place, run__compile=compiled)
