@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
+from .keyframes import is_whole
+
 
 def _to_tokens(attn, hidden_states: torch.Tensor, temb: torch.Tensor | None) -> torch.Tensor:
     """Normalise a layer's input for its projections: ``(B, L, D)`` or ``(B, D, h, w)`` -> ``(B, L, D)``."""
@@ -35,6 +37,17 @@ def _from_tokens(attn, attended: torch.Tensor, residual: torch.Tensor) -> torch.
     return result if attn.rescale_output_factor == 1 else result / attn.rescale_output_factor
 
 
+def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, L, heads*d) -> (B, heads, L, d)
+
+
+def _attend(attn, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Softmax(QK^T / sqrt(d)) V with a layer's own norms: ``(B, heads, L, d)`` -> ``(B, L, heads*d)``."""
+    query = query if attn.norm_q is None else attn.norm_q(query)
+    key = key if attn.norm_k is None else attn.norm_k(key)
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2).to(query.dtype)
+
+
 class JointSelfAttention:
     """Attention processor in which every frame's queries read the keys and values of all frames in its group (Eq. 8).
 
@@ -45,7 +58,7 @@ class JointSelfAttention:
     """
 
     def __init__(self, num_frames: int):
-        if isinstance(num_frames, bool) or not isinstance(num_frames, int) or num_frames < 1:
+        if not is_whole(num_frames) or num_frames < 1:
             raise ValueError(f"num_frames must be a whole number of at least 1, not {num_frames!r}.")
         self.num_frames = num_frames
         self._plain = AttnProcessor2_0()
@@ -65,29 +78,15 @@ class JointSelfAttention:
             raise ValueError("JointSelfAttention takes no attention mask: every frame reads every frame of its group.")
         batch = hidden_states.shape[0]
         if batch % self.num_frames:
-            raise ValueError(
-                f"A batch of {batch} is no multiple of num_frames={self.num_frames}: pass groups of whole clips."
-            )
+            raise ValueError(f"A batch of {batch} is no multiple of num_frames={self.num_frames}: give whole groups.")
 
         # A group's frames lie side by side, so joining their tokens into one sequence is a reshape; the fused kernel
         # then works through the (m*L)^2 logits in blocks and never holds them.
         states = _to_tokens(attn, hidden_states, temb)  # (B, L, D)
-        tokens = states.shape[1]
-        query, key, value = (
-            self._join(projection(states), attn.heads) for projection in (attn.to_q, attn.to_k, attn.to_v)
-        )  # (groups, heads, m*L, d)
-        if attn.norm_q is not None:
-            query = attn.norm_q(query)
-        if attn.norm_k is not None:
-            key = attn.norm_k(key)
-        joint = F.scaled_dot_product_attention(query, key, value)
-        joint = joint.transpose(1, 2).reshape(batch, tokens, -1).to(query.dtype)  # (B, L, heads*d)
-        return _from_tokens(attn, joint, hidden_states)
-
-    def _join(self, x: torch.Tensor, heads: int) -> torch.Tensor:
-        """``(groups*m, L, heads*d)`` -> ``(groups, heads, m*L, d)``."""
-        batch, tokens, width = x.shape
-        return x.reshape(batch // self.num_frames, self.num_frames * tokens, heads, width // heads).transpose(1, 2)
+        projected = (projection(states) for projection in (attn.to_q, attn.to_k, attn.to_v))
+        joined = (x.unflatten(0, (-1, self.num_frames)).flatten(1, 2) for x in projected)  # (groups, m*L, heads*d)
+        joint = _attend(attn, *(_split(x, attn.heads) for x in joined))  # (groups, m*L, heads*d)
+        return _from_tokens(attn, joint.reshape(batch, states.shape[1], -1), hidden_states)
 
 
 @contextmanager
@@ -108,10 +107,8 @@ def joint_self_attention(unet, num_frames: int) -> Iterator[None]:
 
 
 # --- cross-attention over keys and values made before (§3.2) ---------------------------------------------------------
-#
-# The UNet's cross-attention reads the text, the copy's the references' image tokens. Neither changes from one denoising
-# step to the next, so neither do the keys and values that each layer makes of them: here they are made once, for all
-# layers of a network side by side, and each layer reads its own part.
+# The UNet's cross-attention reads the text, the copy's the references' image tokens. Neither changes from step to step:
+# the keys and values are made once, for all layers of a network side by side, and each layer reads its own part.
 
 
 class ProjectedCrossAttention:
@@ -135,19 +132,10 @@ class ProjectedCrossAttention:
         if attention_mask is not None:
             raise ValueError("ProjectedCrossAttention takes no attention mask: every token counts.")
         width = attn.inner_kv_dim
-        states, values = _to_tokens(attn, hidden_states, temb), self.start + width
-
-        def split(x: torch.Tensor) -> torch.Tensor:  # (B, L, heads*d) -> (B, heads, L, d)
-            return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-
-        query = split(attn.to_q(states))
-        key, value = (split(encoder_hidden_states[..., i : i + width]) for i in (self.start, values))
-        if attn.norm_q is not None:
-            query = attn.norm_q(query)
-        if attn.norm_k is not None:
-            key = attn.norm_k(key)
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # (B, L, heads*d)
-        return _from_tokens(attn, attended.to(query.dtype), hidden_states)
+        query = attn.to_q(_to_tokens(attn, hidden_states, temb))  # (B, L, heads*d)
+        key, value = (encoder_hidden_states[..., i : i + width] for i in (self.start, self.start + width))
+        attended = _attend(attn, *(_split(x, attn.heads) for x in (query, key, value)))
+        return _from_tokens(attn, attended, hidden_states)
 
 
 def layers(network) -> dict[str, Attention]:
@@ -159,8 +147,7 @@ def layers(network) -> dict[str, Attention]:
 def usable(network) -> bool:
     """Return True where only diffusers' own cross-attention reads a network's tokens, and its weights are in place.
 
-    Another processor may want the tokens themselves, as may a network that transforms them first; diffusers' hooks
-    move the weights of a whole block, not of one of its maps.
+    Other processors may need the tokens, as may networks that transform them; hooks move weights by whole blocks.
     """
     plain = all(type(layer.processor) is AttnProcessor2_0 for layer in layers(network).values())
     transformed = getattr(network, "encoder_hid_proj", None) or getattr(network, "add_embedding", None)

@@ -20,9 +20,8 @@ _LARGEST_DEVIATION = 50.0  # no window of values in 0..100 deviates more
 def propagate_by_flow(gray, reference) -> np.ndarray:
     """Carry the colours of the first frame through the clip, frame by frame, along DIS optical flow.
 
-    gray ``(T, H, W)`` uint8; reference: the first frame in colour ``(h, w, 3)`` uint8 RGB, resized to gray's size if
-    it differs. Returns ``(T, H, W, 3)`` uint8 RGB. AB is kept as float between frames, so that rounding does not add
-    up.
+    gray ``(T, H, W)`` uint8; reference: the first frame in colour ``(h, w, 3)`` uint8 RGB, of any size. Returns
+    ``(T, H, W, 3)`` uint8 RGB. AB is kept as float between frames, so that rounding does not add up.
     Raises ValueError for wrong shapes or types.
     """
     gray = check_frames(gray, "gray", color=False)
@@ -39,12 +38,11 @@ def propagate_by_flow(gray, reference) -> np.ndarray:
 def global_transfer(gray, reference, *, samples: int = 256, window: int = 5, seed: int = 0) -> np.ndarray:
     """Colour each pixel as the reference pixel of similar luminance and texture, as Welsh et al. 2002 do.
 
-    gray ``(T, H, W)`` uint8; reference RGB ``(h, w, 3)`` uint8 of any size and content. Returns ``(T, H, W, 3)``
-    uint8 RGB. The reference's L* is shifted and scaled to the clip's mean and deviation. About `samples` of its
-    pixels, one at random in each cell of a square grid, are the palette; a pixel takes the AB of the sample that is
-    nearest in L* and in the deviation of L* in its `window` x `window` neighbourhood, both weighing the same. One
-    look-up table serves the clip, so equal surroundings get equal colours in every frame. The same seed gives the
-    same result.
+    gray ``(T, H, W)``, reference RGB ``(h, w, 3)`` of any size and content, both uint8. Returns ``(T, H, W, 3)`` uint8
+    RGB. The reference's L* is shifted and scaled to the clip's mean and deviation. About `samples` of its pixels, one
+    in each cell of a square grid, drawn by `seed`, are the palette; a pixel takes the AB of the sample that is nearest
+    in L* and in the deviation of L* in its `window` x `window` neighbourhood, both weighing the same. One look-up table
+    serves the clip, so equal surroundings get equal colours in every frame.
     Raises ValueError for wrong shapes or types, samples below 1, or a window that is not odd.
     """
     gray = check_frames(gray, "gray", color=False)

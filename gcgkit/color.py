@@ -19,8 +19,7 @@ _BISECTION_STEPS = 12  # 1/4096 of the chroma: below what 8 bits can show
 def to_gray(frames) -> np.ndarray:
     """Gray version of RGB frames: ``(T, H, W, 3)`` to ``(T, H, W)``, one frame ``(H, W, 3)`` to ``(H, W)``; uint8.
 
-    Luma as `cv2.cvtColor` computes it (section 4.2). Gray frames ``(T, H, W)`` or ``(H, W)`` are returned as they
-    are.
+    Luma as `cv2.cvtColor` computes it (section 4.2). Gray frames ``(T, H, W)`` or ``(H, W)`` are returned as they are.
     Raises ValueError for anything that is no uint8 frame or clip.
     """
     if isinstance(frames, np.ndarray) and (frames.ndim == 2 or (frames.ndim == 3 and frames.shape[-1] == 3)):
@@ -158,9 +157,7 @@ def _in_gamut(lab: np.ndarray, slack: float = 1e-4) -> np.ndarray:
     return ((linear >= -slack) & (linear <= 1 + slack)).all(axis=1)
 
 
-_XYZ_OF_RGB = np.array(
-    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]], dtype=np.float64
-)
+_XYZ_OF_RGB = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
 _WHITE = _XYZ_OF_RGB.sum(axis=1)
 _RGB_OF_XYZ = np.linalg.inv(_XYZ_OF_RGB)
 _LINEAR_OF_BYTE = _linear(np.arange(256) / 255).astype(np.float32)

@@ -1,8 +1,7 @@
 """Networks compiled for the one shape that a film's frames have, on a GPU replayed as CUDA graphs.
 
-Compiling takes minutes at Stable Diffusion's size and is done at the first frames; a film of some length earns it back.
-The result is the same up to rounding. Under ``torch.compiler.set_stance("force_eager")`` compiled networks run as they
-were.
+Compiling takes minutes at Stable Diffusion's size, at the first frames; a film of some length earns it back. The
+results are the same up to rounding. Under ``torch.compiler.set_stance("force_eager")`` compiled networks run as before.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ def compile_networks(
             'cuda_graphs needs the backend inductor or cudagraphs and a pipeline on a GPU: move it with .to("cuda").'
         )
     mode = {"mode": "reduce-overhead"} if cuda_graphs and backend == "inductor" else {}
-    if channels_last is None:
-        channels_last = on_gpu
+    channels_last = on_gpu if channels_last is None else channels_last
     for part in networks(pipe).values():
         if channels_last:
             part.to(memory_format=torch.channels_last)

@@ -64,9 +64,8 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         ``semantic_channels`` copy and guidance also read what a ``SemanticEncoder`` with such features sees.
         """
         semantic_width = semantic_width if semantic_channels else 0
-        guide = GatedColorGuidance(
-            **{"latent_channels": unet.config.in_channels, "semantic_width": semantic_width, **guidance}
-        )
+        guidance = {"latent_channels": unet.config.in_channels, "semantic_width": semantic_width, **guidance}
+        guide = GatedColorGuidance(**guidance)
         copy = ControlNetModel.from_unet(
             unet,
             conditioning_channels=unet.config.in_channels + guide.feature_channels + semantic_width,

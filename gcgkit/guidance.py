@@ -1,9 +1,9 @@
 """Gated Color Guidance: colour propagated by attention, let through by a gate (§3.2, Eq. 1 to 5).
 
-Two attentions over the same reference. ``ColorGuidanceAttention`` (CGA, Eq. 1, 2) asks where in the gray reference each
-gray token finds its like, and fetches the colour latents from there. ``ColorDistributionGatedAttention`` (CDGA, Eq. 3,
-4) fetches a trust in (0, 1) instead. ``GatedColorGuidance`` mixes the gray latents and the fetched colour by that trust
-into the ``ColorHint`` (Eq. 5). The reference is a set of tokens: nothing depends on its size or on their order.
+Two attentions read the same reference. ``ColorGuidanceAttention`` (CGA, Eq. 1, 2) fetches colour latents from the
+reference's tokens that resemble each gray token, ``ColorDistributionGatedAttention`` (CDGA, Eq. 3, 4) a trust in
+(0, 1). ``GatedColorGuidance`` mixes the gray latents and the fetched colour by that trust into the ``ColorHint``
+(Eq. 5). The reference is a set of tokens: nothing depends on its size or on their order.
 """
 
 from __future__ import annotations
@@ -109,10 +109,9 @@ class ColorDistributionGatedAttention(_Attention):
     Args:
         bias: give the value map a bias, started so that the gate is almost closed. Without one (literal) a zero
             reference leaves the gate at sigma(0) = 0.5 instead of the paper's "about g".
-        null_token: add one token that belongs to no reference, with a learned logit (the same for every query) and a
-            learned value. A softmax over reference tokens alone averages their values whether or not any of them
-            matches; with somewhere else to look, a query that matches nothing better than the learned logit can
-            close the gate.
+        null_token: add one token outside the reference, with a learned logit, the same for every query, and a learned
+            value. A softmax over reference tokens alone averages their values even where none matches; with this
+            token, a query that matches nothing better than the learned logit can close the gate.
     """
 
     START = -3.0  # sigma(-3) = 0.047
@@ -226,10 +225,7 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
         if stem not in STEMS:
             raise ValueError(f"stem must be one of {STEMS}, not {stem!r}")
         if hidden_dim % heads or hidden_dim // heads < latent_channels:
-            raise ValueError(
-                f"hidden_dim={hidden_dim} must be a multiple of heads={heads} that leaves each head at least "
-                f"latent_channels={latent_channels}"
-            )
+            raise ValueError(f"{hidden_dim=} must be a multiple of {heads=}, {latent_channels=} times or more")
         self.token_stem = self.cga = self.cdga = None
         features = latent_channels
         if mode != "concat":
@@ -332,6 +328,5 @@ def _check(gray: torch.Tensor, ref_gray: torch.Tensor, ref_color: torch.Tensor, 
         if latents.shape[0] != gray.shape[0]:
             raise ValueError(f"{name} has a batch of {latents.shape[0]} where gray has {gray.shape[0]}")
     if ref_gray.shape != ref_color.shape:
-        raise ValueError(
-            f"ref_gray {tuple(ref_gray.shape)} and ref_color {tuple(ref_color.shape)} must show the same frame"
-        )
+        shapes = f"{tuple(ref_gray.shape)} and {tuple(ref_color.shape)}"
+        raise ValueError(f"ref_gray and ref_color must show the same frame, but have the shapes {shapes}")

@@ -41,8 +41,7 @@ def pairwise_dissimilarity(
     distance = np.zeros((count, count))
     for index in range(count - 1):
         row = compare(described[index], described[index + 1 :], measure, network=network)
-        distance[index, index + 1 :] = row
-        distance[index + 1 :, index] = row
+        distance[index, index + 1 :] = distance[index + 1 :, index] = row
     return distance
 
 
@@ -72,8 +71,7 @@ def describe(
 ) -> np.ndarray:
     """Descriptors that a measure compares, ``(T, ...)``, one per frame: small gray, features, or (lpips) RGB frames.
 
-    Raises ValueError for an unknown measure, a missing encoder or network, or an encoder that returns another number
-    of frames.
+    Raises ValueError for an unknown measure, a missing encoder or network, or another number of features than frames.
     """
     if measure not in MEASURES:
         raise ValueError(f"measure must be one of {', '.join(MEASURES)}, not {measure!r}.")
@@ -151,8 +149,7 @@ def select_keyframes(distance, count: int, method: str = "auto", *, generator=No
 def dispersion(distance, chosen) -> float:
     """The sum that Eq. 6 maximises: dissimilarity of the `chosen` frames among themselves, each pair once.
 
-    distance: ``(T, T)``, symmetric; chosen: frame numbers 0..T-1, each once. Raises ValueError for a bad matrix, and
-    for numbers that are outside or twice.
+    distance: ``(T, T)``, symmetric; chosen: frame numbers 0..T-1, each once. Raises ValueError for anything else.
     """
     distance = _check_distance(distance)
     numbers = [int(number) for number in chosen]

@@ -38,29 +38,27 @@ def build_paper(
     """
     base, image_encoder, dtype = str(base), str(image_encoder), dtype or torch.float32
 
-    def load(loader, source: str, source_revision: str | None, **options):
+    def load(loader, subfolder: str = "", **options):
+        source, at = (base, revision) if subfolder else (image_encoder, image_encoder_revision)
         try:
-            part = loader.from_pretrained(source, revision=source_revision, **options)
+            part = loader.from_pretrained(source, revision=at, subfolder=subfolder, **options)
         except OSError as error:
-            where = f"{source}/{options['subfolder']}" if options.get("subfolder") else source
+            where = f"{source}/{subfolder}" if subfolder else source
             raise FileNotFoundError(
                 f"{loader.__name__} cannot be loaded from '{where}': give a folder or a hub id that can be reached."
             ) from error
         return part.to(dtype) if isinstance(part, torch.nn.Module) else part
 
-    def of_base(loader, subfolder: str, **options):
-        return load(loader, base, revision, subfolder=subfolder, **options)
-
-    unet = of_base(UNet2DConditionModel, "unet", use_safetensors=True)
-    vision = load(CLIPVisionModelWithProjection, image_encoder, image_encoder_revision, use_safetensors=True)
+    unet = load(UNet2DConditionModel, "unet", use_safetensors=True)
+    vision = load(CLIPVisionModelWithProjection, use_safetensors=True)
     # The base may name another scheduler; its betas and prediction type are what counts. Clipping is for pixels.
-    scheduler = DDIMScheduler.from_config(of_base(DDIMScheduler, "scheduler").config, clip_sample=False)
+    scheduler = DDIMScheduler.from_config(load(DDIMScheduler, "scheduler").config, clip_sample=False)
     return GCGPipeline(
-        vae=of_base(AutoencoderKL, "vae", use_safetensors=True),
-        text_encoder=of_base(CLIPTextModel, "text_encoder", use_safetensors=True),
-        tokenizer=of_base(CLIPTokenizer, "tokenizer"),
+        vae=load(AutoencoderKL, "vae", use_safetensors=True),
+        text_encoder=load(CLIPTextModel, "text_encoder", use_safetensors=True),
+        tokenizer=load(CLIPTokenizer, "tokenizer"),
         unet=unet, image_encoder=vision, scheduler=scheduler,
         control=GuidedControlNet.from_unet(unet, image_tokens_dim=vision.config.projection_dim, **control),
-        feature_extractor=load(CLIPImageProcessor, image_encoder, image_encoder_revision),
+        feature_extractor=load(CLIPImageProcessor),
         guidance_scale=PAPER_GUIDANCE_SCALE, height=height, width=width,
     )  # fmt: skip

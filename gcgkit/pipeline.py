@@ -37,9 +37,8 @@ class GCGOutput(BaseOutput):
     Attributes:
         frames: uint8 RGB ``(T, H, W, 3)`` at the input's size.
         keyframes: sorted frame numbers of the keyframes.
-        references: for each frame that was guided, by its number, a list of ``ReferenceRun(steps, keyframes, past)``:
-            the frame numbers that guided it, in runs of denoising steps, first step first; -1 is an exemplar from
-            outside the clip.
+        references: for each guided frame number a list of ``ReferenceRun(steps, keyframes, past)``, the frame numbers
+            that guided it for some denoising steps in a row, first step first; -1 is an exemplar from outside the clip.
     """
 
     frames: np.ndarray
@@ -232,23 +231,22 @@ class GCGPipeline(DiffusionPipeline):
         """Colour frames as they come, ``(H, W)`` or ``(H, W, 3)`` each, and yield them in order, ``(H, W, 3)``.
 
         Works in chunks of ``chunk_size`` frames, so that memory does not grow with the film: each chunk has its own
-        ``num_keyframes`` keyframes, with those of the chunk before as their references, and earlier frames guide on
-        across the border. A film of one chunk comes out as from the pipeline at once. Numbers in ``reference`` count
-        from the film's first frame. Arguments and errors as for the pipeline itself; a frame number that the film
-        never reaches is an error at its end.
+        keyframes, with those of the chunk before as their references, and earlier frames guide across the border. A
+        film of one chunk comes out as from the pipeline at once. Arguments and errors as for the pipeline itself;
+        numbers in ``reference`` count from the film's first frame, and one beyond its end is an error there.
         """
         settings = Settings.of(**options)
         if not is_whole(chunk_size) or chunk_size < 1:
             raise ValueError(f"chunk_size must be a whole number of at least 1, not {chunk_size!r}.")
         if not isinstance(frames, Iterable):
             raise ValueError(f"frames must be an iterable of frames, not {type(frames).__name__}.")
-        return self._stream(iter(frames), int(chunk_size), reference, generator, settings)
+        return self._stream(_gray_frames(frames), int(chunk_size), reference, generator, settings)
 
     @torch.no_grad()
     def _stream(self, frames: Iterator, chunk_size: int, reference, generator, settings: Settings):
         run, offset, carried = None, 0, []
         while chunk := list(islice(frames, chunk_size)):
-            gray = _gray_chunk(chunk, offset, None if run is None else run.canvas.frame)
+            gray = np.stack(chunk)
             if run is None:
                 run = Run(self, gray.shape[1:], settings, generator)
                 exemplars = check_exemplars(reference, None, gray.shape[1:])
@@ -294,12 +292,12 @@ def _color_remaining(run: Run, gray: np.ndarray, colored: dict[int, np.ndarray],
     return GCGOutput(frames=frames, keyframes=list(colored), references=references)
 
 
-def _gray_chunk(chunk: list, offset: int, size: tuple[int, int] | None) -> np.ndarray:
-    """Gray frames ``(n, H, W)`` of a list of frames, which must all have the same size."""
-    gray = []
-    for number, frame in enumerate(chunk, offset):
-        gray.append(to_gray(check_frame(frame, f"frames[{number}]")))
-        size = size or gray[-1].shape
-        if gray[-1].shape != size:
-            raise ValueError(f"frames[{number}] has size {gray[-1].shape}, those before it {size}: all must agree.")
-    return np.stack(gray)
+def _gray_frames(frames: Iterable) -> Iterator[np.ndarray]:
+    """Yield each frame in gray ``(H, W)``; ValueError where their sizes differ."""
+    size = None
+    for number, frame in enumerate(frames):
+        gray = to_gray(check_frame(frame, f"frames[{number}]"))
+        size = size or gray.shape
+        if gray.shape != size:
+            raise ValueError(f"frames[{number}] has size {gray.shape}, those before it {size}: all must agree.")
+        yield gray

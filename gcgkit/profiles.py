@@ -13,8 +13,8 @@ from pathlib import Path
 from .utils.files import folder_sha256
 
 WEIGHTS = Path(__file__).parent / "weights"
-# Bundled profiles, and whose parts each shares where it has none of its own: the ablation variants of §4.5 are a copy
-# each, trained alike beside one frozen UNet.
+# Bundled profiles, and the one whose parts each shares: the ablation variants of §4.5 are a copy each, trained alike
+# beside one frozen UNet.
 LENDERS = {"mini": None, "mini-frozen": "mini", "mini-attention": "mini-frozen", "mini-concat": "mini-frozen"}
 BUNDLED = tuple(LENDERS)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -89,17 +89,6 @@ class ReferencePool:
         return [self.keys[int(np.argmin(distances[0]))]]
 
 
-def keyframe_distances(
-    gray: np.ndarray, frames: np.ndarray, measure: str, encoder: Callable | None, network: Callable | None
-) -> np.ndarray:
-    """D among some frames of a gray clip ``(T, H, W)``: ``(N, N)`` for N frame numbers."""
-    if measure in ("latent", "lpips"):
-        return keyframes.pairwise_dissimilarity(gray[frames], measure, encoder=encoder, network=network)
-    # Made small one by one, so that no second full-size clip is held.
-    small = np.concatenate([keyframes.small_gray(gray[i : i + 1]) for i in frames])
-    return keyframes.pairwise_dissimilarity(small, measure)
-
-
 def join_references(references: list[Reference], count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Reference grid of Eq. 9: g and z ``(1, C, rows*h, columns*w)`` and the image tokens ``(1, n*N, D)``.
 
@@ -111,11 +100,8 @@ def join_references(references: list[Reference], count: int) -> tuple[torch.Tens
         return references[0].gray, references[0].color, tokens
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    gray, z = (
-        srg.make_grid(torch.cat(tiles), columns, rows=rows)[None]
-        for tiles in ([r.gray for r in references], [r.color for r in references])
-    )
-    return gray, z, tokens
+    tiles = torch.cat([r.gray for r in references]), torch.cat([r.color for r in references])
+    return *(srg.make_grid(each, columns, rows=rows)[None] for each in tiles), tokens
 
 
 def run_lengths(steps: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[ReferenceRun]:
@@ -129,14 +115,12 @@ def candidates(num_frames: int, limit: int = MAX_CANDIDATES) -> np.ndarray:
 
 
 def include_exemplars(chosen: list[int], distance: np.ndarray, fixed: list[int]) -> list[int]:
-    """Keyframes with the exemplars among them: each exemplar takes the place of the chosen frame most like it.
+    """Put the exemplars among the keyframes: each takes the place of the chosen frame most like it.
 
     All are indices into the distance matrix ``(N, N)``; the number of keyframes stays, unless the exemplars are more.
     """
     chosen = list(chosen)
-    for index in fixed:
-        if index in chosen:
-            continue
+    for index in [i for i in fixed if i not in chosen]:
         free = [k for k in chosen if k not in fixed]
         if free:
             chosen.remove(min(free, key=lambda k: distance[index, k]))
@@ -154,8 +138,13 @@ def choose_keyframes(
     if settings.num_keyframes >= len(gray):
         return list(range(len(gray)))
     among = np.union1d(candidates(len(gray)), list(given)).astype(int)
-    distance = keyframe_distances(
-        gray, among, settings.dissimilarity, lambda f: torch.cat([encode(x) for x in f]), settings.network
+    if settings.dissimilarity in ("latent", "lpips"):
+        frames = gray[among]
+    else:  # made small one by one, so that no second full-size clip is held
+        frames = np.concatenate([keyframes.small_gray(gray[i : i + 1]) for i in among])
+    encoder = lambda frames: torch.cat([encode(frame) for frame in frames])  # noqa: E731
+    distance = keyframes.pairwise_dissimilarity(
+        frames, settings.dissimilarity, encoder=encoder, network=settings.network
     )
     fixed = np.searchsorted(among, sorted(given)).tolist()
     count = max(settings.num_keyframes, len(fixed))
@@ -164,7 +153,7 @@ def choose_keyframes(
 
 
 def frames_in_a_row(given: dict[int, np.ndarray], count: int, total: int) -> list[int]:
-    """The literal reading of §4.4: consecutive keyframes, right after the exemplar, or before it at the clip's end."""
+    """Return consecutive keyframes, as §4.4 literally says: after the exemplar, or before it at the clip's end."""
     start = min(min(given) + 1 if given else 0, max(0, total - count))
     return list(range(start, min(total, start + count)))
 
@@ -213,8 +202,7 @@ def fit_exemplar(frame, frame_size: tuple[int, int], name: str) -> np.ndarray:
 def on_luminance(gray: np.ndarray, frame: np.ndarray) -> np.ndarray:
     """AB of a coloured frame ``(H, W, 3)`` on the L* of the gray one ``(H, W)`` (§3.4.2).
 
-    A frame that has this L* already, wherever it was not clipped, is left as it is: a keyframe of the first stage goes
-    through the second unchanged.
+    A frame with this L* already, wherever it was not clipped, stays as it is, as keyframes of the first stage must.
     """
     inside = ((frame > 0) & (frame < 255)).all(axis=-1)
     difference = np.abs(color.rgb_to_lab(frame)[..., 0] - color.lightness_of_gray(gray))[inside]

@@ -1,10 +1,9 @@
 """Recognition of things in the gray frame, by a pretrained network, for the UNet copy (not in the paper).
 
-Stable Diffusion knows from billions of pictures that grass is green. The mini profile's UNet has seen some thousand
-photographs, so it borrows that knowledge: ``SemanticEncoder`` is the trunk of EfficientNet-Lite0, trained on ImageNet
-and fine-tuned here. ``FeaturePyramid`` joins its features at three scales into one map at the latents' size, which
-goes into the UNet copy beside concat(ColorHint, g), and into the stem of the guidance, so that queries and keys match
-by meaning as well as by texture. The paper profile has no such part.
+Stable Diffusion knows from billions of pictures that grass is green; the mini profile's UNet has seen some thousand.
+It borrows that knowledge from ``SemanticEncoder``, the trunk of EfficientNet-Lite0, trained on ImageNet. Its features
+at three scales become one map, by ``FeaturePyramid``, which goes into the UNet copy beside concat(ColorHint, g) and
+into the stem of the guidance, so that queries and keys match by meaning as well as by texture.
 """
 
 from __future__ import annotations
@@ -101,13 +100,8 @@ class FeaturePyramid(nn.Module):
     """Join features of several scales, coarse to fine: -> ``(B, width, h, w)`` at the size of the finest.
 
     Its first two channels are trained to be a guess of the chroma latents, their mean over all colours that the frame
-    may have had.
-
-    Args:
-        channels: channels of the features, finest first.
-        width: channels of the result.
-        hidden: channels between.
-        dropout: share of channels that training drops, against learning photographs by heart.
+    may have had. channels: of the features, finest first. width, hidden: channels of the result, and between. dropout:
+    share of channels that training drops, against learning photographs by heart.
     """
 
     def __init__(self, channels: tuple[int, ...], width: int, hidden: int = 128, dropout: float = 0.1):

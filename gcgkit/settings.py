@@ -72,14 +72,12 @@ class Settings:
     num_keyframes frames in a row under the mask, and the exemplars join them in the second stage.
     working_size: (height, width) of the model's canvas, which frames are scaled to fit; None for the profile's own,
     turned for upright frames.
-    strength: share of the denoising steps that a frame with references goes through, above 0 to 1; it starts from its
-    noised ColorHint then, as image-to-image does, and from pure noise at 1 (the paper). None for the profile's own.
-    Frames under the mask always start from noise.
+    strength: share of the denoising steps for frames with references, above 0 to 1; below 1 (the paper) they start from
+    their noised ColorHints, as image-to-image does, and not from pure noise. None for the profile's own.
     hint_weight: share of the ColorHint in each step's clean prediction of a frame with references, where the gate is
     open, 0 (the paper) to 1, see ``guidance.toward_hint``; None for the profile's own.
-    noise_scale: standard deviation of the noise that frames start from, over the scheduler's, 0 to 1. At 1 (the paper)
-    a gray frame gets one of the many colourings that fit it; below, one nearer to what they have in common, with less
-    that is odd and less that is vivid. None for the profile's own.
+    noise_scale: standard deviation of the noise that frames start from, over the scheduler's, 0 to 1. Below 1 (the
+    paper) a frame's colouring is nearer to the mean of those that fit it, less odd and less vivid. None: the profile's.
     solver: "ddim", "dpm++" or "unipc", see ``stages.scheduler_for``; None for the profile's own.
     eta: DDIM's. noise: "shared" starts every frame from the same noise, "independent" each from its own.
     side_by_side: stretches of the clip that the second stage colours at once, a frame of each as one batch; 1 is the
@@ -131,8 +129,7 @@ class Settings:
         return dataclasses.replace(self, **{name: profile[name] for name in names if getattr(self, name) is None})
 
     def __post_init__(self):
-        for name in ("prompt", "negative_prompt"):
-            value = getattr(self, name)
+        for name, value in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt)):
             if not isinstance(value, str):
                 raise ValueError(f"{name} must be one string for the whole clip, not {type(value).__name__}.")
         for name in ("num_keyframes", "grid_size", "num_inference_steps", "past_window", "side_by_side"):
@@ -157,7 +154,6 @@ class Settings:
         if not isinstance(self.shortcuts, Shortcuts):
             raise ValueError(f"shortcuts must be gcgkit.settings.Shortcuts, not {type(self.shortcuts).__name__}.")
         size = self.working_size
-        if size is not None and not (
-            isinstance(size, (tuple, list)) and len(size) == 2 and all(keyframes.is_whole(s) and s >= 8 for s in size)
-        ):
+        pair = isinstance(size, (tuple, list)) and len(size) == 2
+        if size is not None and not (pair and all(keyframes.is_whole(s) and s >= 8 for s in size)):
             raise ValueError(f"working_size must be (height, width) in pixels, 8 at least, not {size!r}.")

@@ -14,11 +14,10 @@ from .keyframes import is_whole, to_numpy
 def select_references(key_distance, past_distance, t: float, count: int = 4) -> tuple[list[int], list[int]]:
     """Choose c1 keyframes and c2 earlier frames, c1 + c2 = `count`, that minimise Eq. 10 exactly.
 
-    key_distance ``(K,)`` and past_distance ``(P,)`` are dissimilarities D between the frame to colour and each
-    candidate; `t` >= 0 is the rescaled timestep (`rescale_timestep`), infinity included. Returns two lists of
-    indices, nearest first; fewer than `count` in all only where K + P < count. For a given c1 the cheapest choice is
-    the c1 nearest keyframes and the c2 nearest earlier frames, so trying each split is exact. Ties go to the split
-    with more keyframes and to the lower index.
+    key_distance ``(K,)`` and past_distance ``(P,)``: D between the frame to colour and each candidate. `t` >= 0: the
+    rescaled timestep (`rescale_timestep`), infinity included. Returns two lists of indices, nearest first; fewer than
+    `count` in all only where K + P < count. For a given c1 the c1 nearest keyframes and the c2 nearest earlier frames
+    are best, so trying each split is exact. Ties go to the split with more keyframes and to the lower index.
     Raises ValueError for distances that are not finite vectors, a negative or undefined t, or a count below 1.
     """
     key, past = _distances(key_distance, "key_distance"), _distances(past_distance, "past_distance")
@@ -40,8 +39,7 @@ def equation_10_weights(t: float) -> tuple[float, float]:
     """The factors of the two sums in Eq. 10, 1/sqrt(t^4 + 1) for keyframes and 1/sqrt(1 + 1/t^4) for neighbours.
 
     Written with t^2 so that neither t = 0 (0 for neighbours) nor a huge t (0 for keyframes) divides by zero or
-    overflows.
-    Raises ValueError for a negative or undefined t.
+    overflows. Raises ValueError for a negative or undefined t.
     """
     t = float(t)
     if math.isnan(t) or t < 0:
@@ -55,8 +53,7 @@ def equation_10_weights(t: float) -> tuple[float, float]:
 def rescale_timestep(timestep: float, num_train_timesteps: int, tau: float = 4.0) -> float:
     """Map a scheduler's timestep, 0..num_train_timesteps, to the t of Eq. 10, 0..tau.
 
-    The paper leaves the unit of t open; tau = num_train_timesteps is its text taken literally. Raises ValueError
-    outside these ranges.
+    The paper leaves the unit of t open; tau = num_train_timesteps is its literal text. Raises ValueError outside these.
     """
     if num_train_timesteps < 1:
         raise ValueError(f"num_train_timesteps must be at least 1, not {num_train_timesteps}.")

@@ -360,11 +360,9 @@ class Run:
         """
         count, scheduler = self.settings.num_inference_steps, self.scheduler
         scheduler.set_timesteps(count, device="cpu")
-        trained = scheduler.config.num_train_timesteps
-        if float(scheduler.timesteps.max()) >= trained:  # as diffusers' steps_offset makes of the last few
-            raise ValueError(
-                f"num_inference_steps must be below the scheduler's {trained} training steps, not {count}."
-            )
+        most = scheduler.config.num_train_timesteps
+        if float(scheduler.timesteps.max()) >= most:  # as diffusers' steps_offset makes of the last few
+            raise ValueError(f"num_inference_steps must be below the scheduler's {most} training steps, not {count}.")
         skipped = count - max(1, round(self.settings.strength * count)) if guided else 0
         if hasattr(scheduler, "set_begin_index"):  # a multistep solver would look a timestep up that may come twice
             scheduler.set_begin_index(skipped)

@@ -1,9 +1,9 @@
 """The mini profile's autoencoder: luma and chroma in separate latent channels (the latent space of §3.2).
 
-The paper works in Stable Diffusion's latent space, through ``AutoencoderKL``. At a hundredth of its size that network
-spends its four channels on luma, and colour suffers. This one gives two channels to luma alone and two to chroma, so
-that a gray frame's latents are a colour frame's with the chroma channels at exactly zero. It keeps ``AutoencoderKL``'s
-interface (``encode(x).latent_dist``, ``decode(z).sample``, ``config.scaling_factor``) and its geometry (factor 8).
+Stable Diffusion's ``AutoencoderKL``, the paper's, spends its four channels on luma at a hundredth of its size. This one
+gives two channels to luma alone and two to chroma, so that a gray frame's latents are a colour frame's with the chroma
+channels at exactly zero. It keeps ``AutoencoderKL``'s interface (``encode(x).latent_dist``, ``decode(z).sample``,
+``config.scaling_factor``) and its geometry (factor 8).
 """
 
 from __future__ import annotations
@@ -48,8 +48,7 @@ def _encoder(in_channels: int, out_channels: int, width: int, depth: int) -> nn.
 class LumaChromaAutoencoder(ModelMixin, ConfigMixin):
     """Autoencoder with factor 8 whose first ``luma_channels`` latents see luma only and whose others vanish on gray.
 
-    Frames are ``(B, 3, H, W)`` RGB in [-1, 1] with H and W multiples of 8, latents ``(B, 4, H/8, W/8)``.
-    Raises ValueError for other sizes.
+    Frames are ``(B, 3, H, W)`` RGB in [-1, 1], H and W multiples of 8 (or ValueError), latents ``(B, 4, H/8, W/8)``.
 
     Args:
         luma_channels, chroma_channels: latent channels of each kind; two chroma channels start as 8x8 means.
@@ -58,7 +57,7 @@ class LumaChromaAutoencoder(ModelMixin, ConfigMixin):
         latent_std: standard deviation of each raw latent channel over the training footage; latents come divided by
             it, so that the scheduler meets unit variance whatever the channel holds.
         posterior_std: standard deviation of the posterior, the same everywhere (a fixed-variance VAE).
-        scaling_factor: what the pipeline multiplies latents by, as in ``AutoencoderKL``.
+        scaling_factor: the pipeline multiplies latents by it, as in ``AutoencoderKL``.
     """
 
     @register_to_config
