@@ -153,7 +153,7 @@ def _fetch_snapshot(repo: str, kind: str, variant: str | None, options: dict) ->
     if not offline:
         try:
             with failing:
-                found = api.model_info(repo, revision=revision)
+                found = api.model_info(repo, revision=revision, timeout=30)
         except ConnectionError as error:
             offline, unreachable = True, error
             if fresh:
@@ -172,7 +172,7 @@ def _fetch_snapshot(repo: str, kind: str, variant: str | None, options: dict) ->
         raise (unreachable or error) from None
     with failing:
         if commit != found.sha:  # somebody has pushed since
-            found = api.model_info(repo, revision=commit)
+            found = api.model_info(repo, revision=commit, timeout=30)
         listed = [sibling.rfilename for sibling in found.siblings or []]
         names = choose_files(listed, parts, variant=variant, pickle=options.get("use_safetensors") is not True)
         if names:
