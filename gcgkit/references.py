@@ -54,7 +54,7 @@ class ReferenceRun(NamedTuple):
 class ReferencePool:
     """References of the remaining frames (Eq. 9): keyframes, and a window of the latest coloured frames besides them.
 
-    measure, network: the dissimilarity D, see ``keyframes``. window: how many earlier frames are held
+    measure, network: the dissimilarity D, see ``keyframes``. window: number of earlier frames kept
     (None for all); memory and time per frame are proportional to it.
     """
 

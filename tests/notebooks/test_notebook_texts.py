@@ -10,12 +10,13 @@ import nbformat
 import numpy as np
 import pytest
 
-from gcgkit import GCGPipeline, keyframes, metrics, profiles, srg
+from gcgkit import keyframes, metrics, profiles, srg
 from gcgkit.evaluation import table
 from gcgkit.guidance import GatedColorGuidance
 from gcgkit.lessons import notebook as lesson
 from gcgkit.lessons import wrong_colors
 from gcgkit.paper import PAPER_GUIDANCE_SCALE
+from gcgkit.settings import Settings
 from gcgkit.training import recipes
 from gcgkit.vae import LumaChromaAutoencoder
 
@@ -25,7 +26,7 @@ TEXTS = {
     path.stem: [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
     for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
 }
-colored = functools.partial(lesson.default, GCGPipeline.__call__)  # a default of the pipeline's call
+colored = functools.partial(getattr, Settings())
 guided = functools.partial(lesson.default, GatedColorGuidance.__init__)
 PAPER = (recipes.load("paper"), recipes.load("paper-16gb"))
 
