@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from ..srg import make_grid
-from . import captions, footage
+from . import footage, naming
+from .color_words import remove_color_words
 
 THUMBNAIL = 64  # side in pixels of the image encoder's input
 
@@ -104,7 +105,7 @@ def clip_scene(clip: np.ndarray, views: int, size: tuple[int, int], rng: np.rand
 
 def caption_scene(views: np.ndarray, name: str, rng: np.random.Generator) -> str:
     """Return a caption of a scene, from its first view."""
-    return captions.caption(views[0], captions.thing_of(name), rng)
+    return naming.caption(views[0], naming.thing_of(name), rng)
 
 
 @dataclass
@@ -141,10 +142,10 @@ def draw_batch(scenes: Scenes, kind: str, batch: int, mixture: Mixture, generato
     chance = torch.rand(batch, 2, generator=generator)
     for i in range(batch):
         if kind == "mask" and chance[i, 0] < mixture.strip_colors:
-            texts[i] = captions.remove_color_words(texts[i])
+            texts[i] = remove_color_words(texts[i])
             if not scenes.natural[which[i]]:  # nothing gives the new colours away: only noise could be learned
                 which[i] = _natural(scenes, generator)
-                texts[i] = captions.remove_color_words(scenes.captions[which[i]])
+                texts[i] = remove_color_words(scenes.captions[which[i]])
         if chance[i, 1] < mixture.drop_text:
             texts[i] = ""
     sample = {"target": scenes.latents[which, target].float(), "gray": scenes.gray[which, target].float()}

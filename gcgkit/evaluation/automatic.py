@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .. import metrics
 from ..color import rgb_to_lab, to_gray
-from ..data import captions, footage
+from ..data import footage, naming
 from ..metrics import networks
 from ..pipeline import GCGPipeline
 from ..utils.files import write_text
@@ -155,7 +155,7 @@ def word_quality(
             row.append(run(f"{word} {THINGS[name]}"))
             shift = rgb_to_lab(row[-1])[..., 1:] - before
             inside, outside = shift[mask].mean(0), shift[~mask].mean(0)
-            toward = rgb_to_lab(np.uint8([[captions.WORD_RGB[word]]]))[0, 0, 1:]
+            toward = rgb_to_lab(np.uint8([[naming.WORD_RGB[word]]]))[0, 0, 1:]
             cosine = float(inside @ toward / (np.linalg.norm(inside) * np.linalg.norm(toward) + 1e-9))
             cases.append(
                 {"clip": name, "word": word, "cosine": cosine, "inside": float(np.linalg.norm(inside)),

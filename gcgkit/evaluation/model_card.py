@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from .. import baselines, metrics
 from .. import encoders as conditioning
 from ..color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
-from ..data import captions, footage
+from ..data import footage, naming
 from ..pipeline import GCGPipeline
 from ..utils.commands import parse_size
 from ..utils.files import write_text
@@ -122,7 +122,7 @@ def prompt_quality(
         plain = run("")
         for word in words:
             colored = run(word)
-            toward = rgb_to_lab(np.uint8([[captions.WORD_RGB[word]]]))[0, 0, 1:]
+            toward = rgb_to_lab(np.uint8([[naming.WORD_RGB[word]]]))[0, 0, 1:]
             shift = colored.mean(0) - plain.mean(0)
             cosines.append(float(shift @ toward / (np.linalg.norm(shift) * np.linalg.norm(toward) + 1e-9)))
             ratios.append(float(colored.var(0).sum() / plain.var(0).sum()))

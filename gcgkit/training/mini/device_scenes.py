@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...data import captions
+from ...data import naming
 from ...vae import LUMA
 
 SIDE = 384  # pixels: no photograph is longer on either side
@@ -128,7 +128,7 @@ class Scenes:
                 turn, gain = rng.uniform(0, 360), rng.uniform(0.8, 2.0)
                 texts.append(thing if rng.random() < 0.5 else "")
             elif way < recolor + tint:
-                word = str(rng.choice(list(captions.WORD_RGB)))
+                word = str(rng.choice(list(naming.WORD_RGB)))
                 color = (word, known)
                 texts.append(_tinted_caption(word, thing, words, known, rng))
             elif rng.random() < drop_text:
@@ -200,7 +200,7 @@ class Scenes:
             wanted, base, shares, whole = [], [], [], []
             for color in colors:
                 word, known = color or ("red", False)
-                r, g, b = np.array(captions.WORD_RGB[word]) / 255 + rng.normal(0, 0.04, 3)
+                r, g, b = np.array(naming.WORD_RGB[word]) / 255 + rng.normal(0, 0.04, 3)
                 y = LUMA[0] * r + LUMA[1] * g + LUMA[2] * b
                 direction = np.array([(r - y) / 1.402, (b - y) / 1.772])
                 strength = 0.5 if word == "brown" else 1.0
@@ -247,15 +247,15 @@ def _mirrored(x: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
 def _words(image: np.ndarray, mask: np.ndarray | None) -> tuple[str | None, str | None, list[str]]:
     """Return colour words for the object, its surroundings and the whole picture; None without a dominant colour."""
     small = cv2.resize(image, (MASK, MASK), interpolation=cv2.INTER_AREA)
-    main = captions.main_colors(small)
+    main = naming.main_colors(small)
     if mask is None:
         return None, None, main
     inside = cv2.resize(mask, (MASK, MASK), interpolation=cv2.INTER_AREA) > 127
-    named, found = captions.name_colors(small), []
+    named, found = naming.name_colors(small), []
     for region in (inside, ~inside):
-        shares = np.bincount(named[region], minlength=len(captions.COLOR_WORDS)) / max(1, region.sum())
+        shares = np.bincount(named[region], minlength=len(naming.COLOR_WORDS)) / max(1, region.sum())
         best = int(shares.argmax())
-        found.append(captions.COLOR_WORDS[best] if shares[best] > 0.35 else None)
+        found.append(naming.COLOR_WORDS[best] if shares[best] > 0.35 else None)
     return found[0], found[1], main
 
 

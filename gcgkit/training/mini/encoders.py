@@ -26,7 +26,7 @@ from transformers import (
 from ... import encoders as conditioning
 from ... import profiles
 from ...data import augment as pairs
-from ...data import captions, footage
+from ...data import footage, naming
 from ...guidance import GatedColorGuidance
 from ...vae import LumaChromaAutoencoder
 from .. import fit as training
@@ -147,12 +147,12 @@ def train_encoders(data: Path, out: Path, steps: int = 800, batch: int = 64) -> 
     frames, names = [], []
     for path in footage.photo_paths(data):
         frames.append(footage.cover(footage.read_image(path), (72, 126)))
-        names.append(captions.thing_of(path.stem))
+        names.append(naming.thing_of(path.stem))
     for name, clip in footage.training_clips(data):
         frames.extend(footage.cover(frame, (72, 126)) for frame in clip[::4])
-        names.extend([captions.thing_of(name)] * len(clip[::4]))
+        names.extend([naming.thing_of(name)] * len(clip[::4]))
     words = [word for name in names for word in name.split()]
-    common = [*captions.COLOR_WORDS, "a", "photo", "of", "and", "background", "picture", "on", "the", "with", "in"]
+    common = [*naming.COLOR_WORDS, "a", "photo", "of", "and", "background", "picture", "on", "the", "with", "in"]
     words += (common + COMMON_THINGS.split()) * 60
     tokenizer = make_tokenizer(words, out / "parts/tokenizer")
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -179,7 +179,7 @@ def train_encoders(data: Path, out: Path, steps: int = 800, batch: int = 64) -> 
             hsv = pairs.random_hsv(rng, natural=bool(rng.random() < 0.4))
             view = pairs.augment_hsv(pairs.cut_views(frames[i][None], 1, (64, 64), rng, 0.0), *hsv)[0]
             views.append(view)
-            texts.append(captions.caption(view, names[i], rng))
+            texts.append(naming.caption(view, names[i], rng))
         x = to_tensor(np.stack(views)).to(device())
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device())
         image = vision(x).image_embeds
