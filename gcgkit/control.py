@@ -91,6 +91,13 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         """One map (B, S, h, w) of a semantic encoder's features, at the latents' size; made once per frame, reused."""
         return F.interpolate(self.pyramid(features), size=size, mode="bilinear", align_corners=False)
 
+    def guess(self, gray: torch.Tensor, semantics: torch.Tensor) -> torch.Tensor:
+        """Gray latents (B, C, h, w) with the colours that the semantic features (B, S, h, w) suggest.
+
+        The features' first two channels stand for the latents' last two, the chroma of a ``LumaChromaAutoencoder``.
+        """
+        return torch.cat([gray[:, :-2], semantics[:, :2].to(gray.dtype)], 1)
+
     def hint(
         self,
         gray: torch.Tensor,
@@ -145,9 +152,10 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
             hint = self.hint(gray, ref_gray, ref_color, semantics, ref_semantics)
         condition = [hint.features, gray]  # (B, C or 2C, h, w), (B, C, h, w)
         if self.pyramid is not None:
-            if hint.semantics is None:
+            semantics = hint.semantics if semantics is None else semantics
+            if semantics is None:
                 raise ValueError("this copy reads semantic features: give semantics, made by semantics(features)")
-            condition.append(hint.semantics.to(gray.dtype))  # (B, S, h, w)
+            condition.append(semantics.to(gray.dtype))  # (B, S, h, w)
         return self.unet_copy(
             sample,
             timestep,

@@ -57,6 +57,7 @@ class GCGPipeline(DiffusionPipeline):
         tau: the profile's own range of t in Eq. 10.
         strength, hint_weight: the profile's own share of denoising steps for frames with references, and of the
             ColorHint in each, see ``settings.Settings``.
+        guess_strength: the profile's own share of denoising steps for frames without references or prompt, see there.
         noise_scale: the profile's own standard deviation of the noise that frames start from, see there.
         semantic_encoder: recognises things in gray frames for the copy; None (the paper) for a copy that reads none.
     """
@@ -79,6 +80,7 @@ class GCGPipeline(DiffusionPipeline):
         tau: float = 4.0,
         strength: float = 1.0,
         hint_weight: float = 0.0,
+        guess_strength: float = 1.0,
         noise_scale: float = 1.0,
         semantic_encoder: SemanticEncoder | None = None,
     ):
@@ -89,7 +91,7 @@ class GCGPipeline(DiffusionPipeline):
         )  # fmt: skip
         self.register_to_config(
             guidance_scale=guidance_scale, height=height, width=width, tau=tau, strength=strength,
-            hint_weight=hint_weight, noise_scale=noise_scale,
+            hint_weight=hint_weight, guess_strength=guess_strength, noise_scale=noise_scale,
         )  # fmt: skip
 
     @classmethod

@@ -15,7 +15,10 @@ from .utils.files import folder_sha256
 WEIGHTS = Path(__file__).parent / "weights"
 # Bundled profiles, and the one whose parts each shares: the ablation variants of §4.5 are a copy each, trained alike
 # beside one frozen UNet.
-LENDERS = {"mini": None, "mini-frozen": "mini", "mini-attention": "mini-frozen", "mini-concat": "mini-frozen"}
+LENDERS = {
+    "mini": None, "mini-semantic": "mini",
+    "mini-frozen": "mini", "mini-attention": "mini-frozen", "mini-concat": "mini-frozen",
+}  # fmt: skip
 BUNDLED = tuple(LENDERS)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

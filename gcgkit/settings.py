@@ -41,6 +41,7 @@ _NUMBERS = {  # the numbers that each option may be
     "tau": ("above 0", lambda x: x > 0),
     "strength": ("above 0 and at most 1", lambda x: 0 < x <= 1),
     "hint_weight": ("from 0 to 1", lambda x: 0 <= x <= 1),
+    "guess_strength": ("above 0 and at most 1", lambda x: 0 < x <= 1),
     "noise_scale": ("from 0 to 1", lambda x: 0 <= x <= 1),
     "eta": ("from 0 on", lambda x: x >= 0),
 }
@@ -76,6 +77,8 @@ class Settings:
     their noised ColorHints, as image-to-image does, and not from pure noise. None for the profile's own.
     hint_weight: share of the ColorHint in each step's clean prediction of a frame with references, where the gate is
     open, 0 (the paper) to 1, see ``guidance.toward_hint``; None for the profile's own.
+    guess_strength: the same for frames under the reference mask without a prompt, which start from the noised colour
+    guess of a copy that reads semantic features, see ``semantics``. None for the profile's own.
     noise_scale: standard deviation of the noise that frames start from, over the scheduler's, 0 to 1. Below 1 (the
     paper) a frame's colouring is nearer to the mean of those that fit it, less odd and less vivid. None: the profile's.
     solver: "ddim", "dpm++" or "unipc", see ``stages.scheduler_for``; None for the profile's own.
@@ -98,6 +101,7 @@ class Settings:
     tau: float | None = None
     strength: float | None = None
     hint_weight: float | None = None
+    guess_strength: float | None = None
     noise_scale: float | None = None
     past_window: int | None = 32
     use_srg: bool = True
@@ -125,7 +129,7 @@ class Settings:
 
     def completed(self, profile) -> Settings:
         """Fill in the profile's own values, from a pipeline's configuration, for the options that are None."""
-        names = ("guidance_scale", "tau", "strength", "hint_weight", "noise_scale")
+        names = ("guidance_scale", "tau", "strength", "hint_weight", "guess_strength", "noise_scale")
         return dataclasses.replace(self, **{name: profile[name] for name in names if getattr(self, name) is None})
 
     def __post_init__(self):

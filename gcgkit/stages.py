@@ -219,6 +219,8 @@ class Run:
         self.noise_device = generator.device if generator is not None else torch.device("cpu")
         self.seed = int(torch.randint(2**62, (1,), generator=generator, device=self.noise_device))
         self.scheduler = scheduler_for(pipe.scheduler, settings.solver)
+        # The colour guess knows no words, so with some a frame starts from noise.
+        self.starts_from_guess = pipe.semantic_encoder is not None and not settings.prompt
 
     @property
     def keeps_past(self) -> bool:
@@ -353,7 +355,7 @@ class Run:
     # --- denoise -----------------------------------------------------------------------------------------------------
 
     def timesteps(self, guided: bool) -> torch.Tensor:
-        """Set the scheduler, and return its timesteps: of frames with references the last ones, by ``strength``.
+        """Set the scheduler, and return its timesteps, the last ones by ``strength`` or ``guess_strength``.
 
         They are on the CPU: asking a GPU for them would wait until it has caught up. Raises ValueError for more steps
         than the scheduler was trained with.
@@ -363,7 +365,8 @@ class Run:
         most = scheduler.config.num_train_timesteps
         if float(scheduler.timesteps.max()) >= most:  # as diffusers' steps_offset makes of the last few
             raise ValueError(f"num_inference_steps must be below the scheduler's {most} training steps, not {count}.")
-        skipped = count - max(1, round(self.settings.strength * count)) if guided else 0
+        share = self.settings.guess_strength if self.starts_from_guess else 1.0
+        skipped = count - max(1, round((self.settings.strength if guided else share) * count))
         if hasattr(scheduler, "set_begin_index"):  # a multistep solver would look a timestep up that may come twice
             scheduler.set_begin_index(skipped)
         return scheduler.timesteps[skipped:]
@@ -389,7 +392,8 @@ class Run:
         """Denoise m frames together: gray latents ``(m, C, h, w)`` -> clean latents ``(m, C, h, w)``.
 
         timesteps, guidance: one per step, of the methods of these names.
-        guided: the frames have references; if these skip steps, they start from their ColorHints, noised as far.
+        guided: the frames have references. Frames that skip steps start from their ColorHints, or without references
+        from the copy's colour guess, noised as far.
         Classifier-free guidance is on text only: the copy sees no text, so it runs once per step and its residuals
         serve both halves.
         """
@@ -407,7 +411,8 @@ class Run:
         steps = zip(timesteps, timesteps.to(self.device), guidance, strict=True)
         for step, (now, timestep, (hint, tokens)) in enumerate(steps):
             if step == 0 and skipped:
-                latents = scheduler.add_noise(hint.hint, noise, now.expand(count))
+                start = hint.hint if guided else self.pipe.control.guess(gray, hint.semantics)
+                latents = scheduler.add_noise(start, noise, now.expand(count))
             sample = scheduler.scale_model_input(latents, now)
             with self._reading:
                 output = self.predict(sample, timestep, text, gray, hint, tokens, self.projected)

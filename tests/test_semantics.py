@@ -1,14 +1,18 @@
 """The semantic encoder against the package its weights come from, and what copy and pipeline make of its features."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch.nn import functional as F
 
-from gcgkit import GCGPipeline, settings
+from gcgkit import GCGPipeline, metrics, profiles
+from gcgkit.color import to_gray
 from gcgkit.control import GuidedControlNet
 from gcgkit.semantics import CHANNELS, TAPS, FeaturePyramid, SemanticEncoder
+from gcgkit.settings import Settings
+from gcgkit.stages import Run
 from gcgkit.training.mini.semantics import from_efficientnet
 
 
@@ -176,7 +180,63 @@ def test_noise_scale_scales_the_starting_noise():
     assert (made[1.0] != made[0.0]).any()
 
 
+@pytest.fixture(scope="module")
+def semantic() -> GCGPipeline:
+    pipe = GCGPipeline.from_pretrained("mini-semantic")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_frames_start_from_the_noised_guess_unless_words_say_more(semantic):
+    inputs = []
+    handle = semantic.unet.register_forward_pre_hook(lambda module, given: inputs.append(given[0].clone()))
+    options = {"num_inference_steps": 4, "working_size": (64, 96), "num_keyframes": 1}
+    run = Run(semantic, FILM.shape[1:], Settings(**options), torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        gray, seen = run.encode(FILM[0]), run.recognise(FILM[0])
+        guess = gray.clone()
+        guess[:, 2:] = seen[:, :2]
+    noise, scheduler = run.noise((0,))[0] * semantic.config.noise_scale, semantic.scheduler
+    scheduler.set_timesteps(4)
+    make = lambda **more: semantic(FILM[:1], generator=torch.Generator().manual_seed(3), **options, **more)  # noqa: E731
+    for more, calls, start in (
+        ({}, 1, scheduler.add_noise(guess, noise, scheduler.timesteps[3:])),
+        ({"guess_strength": 0.5}, 2, scheduler.add_noise(guess, noise, scheduler.timesteps[2:3])),
+        ({"guess_strength": 1.0}, 4, noise),
+        ({"prompt": "green", "guidance_scale": 1.0}, 4, noise),
+    ):
+        inputs.clear()
+        make(**more)
+        assert len(inputs) == calls
+        torch.testing.assert_close(inputs[0], start, atol=1e-4, rtol=1e-4)
+    handle.remove()
+
+
+def test_bundled_profile_colours_photographs_better_than_gray(semantic):
+    data = pytest.importorskip("skimage.data")
+    gains = []
+    for name in ("astronaut", "coffee", "chelsea"):  # these come with the package
+        truth = getattr(data, name)()
+        scale = 192 / min(truth.shape[:2])
+        truth = cv2.resize(truth, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[None]
+        gray = to_gray(truth)
+        ours = semantic(gray, num_inference_steps=8, generator=torch.Generator().manual_seed(0)).frames
+        plain = np.repeat(gray[..., None], 3, -1)
+        gains.append(metrics.psnr_rgb(ours, truth) - metrics.psnr_rgb(plain, truth))
+    assert min(gains) > 0 and np.mean(gains) > 1.5, gains
+
+
+def test_bundled_profile_holds_its_own_parts_alone_and_names_them():
+    folder = profiles.WEIGHTS / "mini-semantic"
+    parts = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    assert parts == ["control", "semantic_encoder", "text_encoder", "unet"]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{part}`" in card for part in parts) and "Apache-2.0" in card
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 25e6
+
+
+@pytest.mark.parametrize("name", ["noise_scale", "guess_strength"])
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), "much"])
-def test_noise_scale_out_of_range_is_refused(value):
-    with pytest.raises(ValueError, match="noise_scale"):
-        settings.Settings(noise_scale=value)
+def test_values_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        Settings(**{name: value})

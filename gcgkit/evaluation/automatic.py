@@ -225,6 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id")
     parser.add_argument("--count", type=int, default=48, help="photos: how many, evenly spread")
     parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--guess-strength", type=float)
     parser.add_argument("--noise-scale", type=float)
     parser.add_argument("--guidance-scale", type=float)
     parser.add_argument("--seed", type=int, default=0)
@@ -235,7 +236,8 @@ def main(argv: list[str] | None = None) -> None:
     pipe = GCGPipeline.from_pretrained(args.weights)
     pipe.set_progress_bar_config(disable=True)
     options = {
-        "num_inference_steps": args.steps, "noise_scale": args.noise_scale, "guidance_scale": args.guidance_scale,
+        "num_inference_steps": args.steps, "guess_strength": args.guess_strength, "noise_scale": args.noise_scale,
+        "guidance_scale": args.guidance_scale,
     }  # fmt: skip
     pictures = []
     if args.part == "photos":

@@ -31,7 +31,7 @@ from ...vae import LUMA, LumaChromaAutoencoder
 from .. import fit as training
 from . import pack as packs
 from .device_scenes import Scenes
-from .encoders import WIDTH, device, save
+from .encoders import WIDTH, device, drop_shared, save
 from .recipe import make_scheduler
 from .semantics import chroma_error
 
@@ -46,7 +46,7 @@ SIZES = {
 }
 RENDER = 192  # pixels: the least short side of a drawn view, at which the semantic encoder sees it
 SEMANTIC_WIDTH = 64
-SETTINGS = ("guidance_scale", "height", "width", "tau", "strength", "hint_weight", "noise_scale")
+SETTINGS = ("guidance_scale", "height", "width", "tau", "strength", "hint_weight", "guess_strength", "noise_scale")
 GUIDANCE = ("hidden_dim", "mode", "stem", "heads", "gate_bias", "null_token", "dilations")
 
 
@@ -274,6 +274,7 @@ def export(start: Path, run: Path, folder: Path, **settings) -> None:
     parts["semantic_encoder"] = SemanticEncoder.from_pretrained(start / "semantic_encoder")
     pipe = GCGPipeline(**parts, **{**own, **settings})
     pipe.to(torch.float16).save_pretrained(folder)
+    drop_shared(folder)
     print(f"{folder}: weights of step {saved['step']}", flush=True)
 
 
