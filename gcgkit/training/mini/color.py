@@ -42,6 +42,7 @@ THUMBNAIL = 64
 # Sizes (height, width) of latents' frames in pixels, and their shares; batches of larger ones are smaller.
 SIZES = {
     "small": (((128, 224), 0.66), ((128, 192), 0.12), ((128, 128), 0.09), ((192, 128), 0.05), ((256, 448), 0.08)),
+    "one": (((256, 448), 1.0),),  # for a GPU, which prepares its kernels anew for every shape
     "full": (((256, 448), 0.6), ((256, 384), 0.15), ((256, 256), 0.1), ((384, 256), 0.05), ((128, 224), 0.1)),
 }
 RENDER = 192  # pixels: the least short side of a drawn view, at which the semantic encoder sees it

@@ -1,5 +1,8 @@
 """Training copy and UNet on fresh scenes: noise, references and grids against diffusers and by hand, and a run."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -79,6 +82,16 @@ def test_references_are_other_views_of_the_scene_or_of_another(trainer, kind):
     else:
         assert (chosen // 5 == (own // 5)[:, None]).all() and (chosen != own[:, None]).all()
     assert all(len(set(row.tolist())) == len(row) for row in chosen)
+
+
+def test_training_needs_no_video_library():
+    """A lent GPU machine may have PyTorch, diffusers and OpenCV, but neither PyAV nor a scene detector."""
+    program = (
+        "import sys; from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel;"
+        "sys.modules.update(dict.fromkeys(('av', 'scenedetect', 'lpips')));"
+        "import gcgkit.training.mini.color"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
 def test_grids_are_those_of_the_pipeline():
