@@ -32,8 +32,8 @@ DPI = 200
 CODE = (
     "attention", "color", "compilation", "control", "data.clips", "data.footage", "encoders",
     "evaluation.ablations", "guidance", "keyframes", "lessons.demo", "pipeline", "profiles", "references", "semantics",
-    "settings", "srg", "stages", "utils.checks", "utils.files", "utils.weights", "vae", "video.__init__",
-    "video.codecs",
+    "settings", "srg", "stages", "utils.checks", "utils.download", "utils.files", "utils.hub", "utils.weights", "vae",
+    "video.__init__", "video.codecs",
 )  # fmt: skip
 WIDTH, LABELS = 12.0, 1.8  # inches of a figure, and of its column of labels
 ZOOM = 3  # magnification of a detail
