@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import pickle
 import sys
 import time
 from collections import Counter
@@ -267,9 +266,25 @@ class Hints:
         return self.nouns.read(path.parent.name, hint)
 
 
+def read_cache(path: Path) -> dict:
+    """Masks and measures by photograph, as ``write_cache`` wrote them; none for a missing file."""
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as data:
+        measures = json.loads(str(data["measures"]))
+        return {name: {**entry, "mask": data[f"mask{i}"]} for i, (name, entry) in enumerate(measures.items())}
+
+
+def write_cache(path: Path, found: dict) -> None:
+    """Write masks and measures by photograph into one ``.npz`` file."""
+    measures = {name: {k: v for k, v in entry.items() if k != "mask"} for name, entry in found.items()}
+    masks = {f"mask{i}": entry["mask"] for i, entry in enumerate(found.values())}
+    np.savez_compressed(path, measures=np.array(json.dumps(measures)), **masks)
+
+
 def find_masks(photos: list[tuple[Path, str]], hints: Hints, cache: Path) -> dict:
     """Find the mask and measures of each photograph with an object, by path."""
-    found = pickle.loads(cache.read_bytes()) if cache.exists() else {}
+    found = read_cache(cache)
     finder, start, fresh = ObjectFinder(), time.time(), 0
     for path, _ in photos:
         if str(path) in found or path.parent.name in NO_OBJECT:
@@ -277,9 +292,9 @@ def find_masks(photos: list[tuple[Path, str]], hints: Hints, cache: Path) -> dic
         found[str(path)] = finder(shrink(read_rgb(path)), hints.of(path)[1], hints.nouns.siblings)
         fresh += 1
         if fresh % 300 == 0:
-            cache.write_bytes(pickle.dumps(found))
+            write_cache(cache, found)
             print(f"masks {fresh}, {(time.time() - start) / fresh:.3f} s each", flush=True)
-    cache.write_bytes(pickle.dumps(found))
+    write_cache(cache, found)
     print(f"masks of {fresh} more photographs in {time.time() - start:.0f} s")
     return found
 
@@ -384,7 +399,7 @@ def main() -> None:
     if options.limit:
         photos = [photos[i] for i in np.linspace(0, len(photos) - 1, options.limit).astype(int)]
     hints = Hints(options.data)
-    found = find_masks(photos, hints, options.out.parent / "masks.pickle")
+    found = find_masks(photos, hints, options.out.parent / "masks.npz")
     sample = [image for path, _ in photos[::15] if chroma(image := shrink(read_rgb(path))) >= GRAY]
     quality = pick_quality(sample, len(photos) * len(sample) // len(photos[::15]), options.quality, PHOTO_BYTES)
     for lower in range(quality, 30, -2):
