@@ -25,6 +25,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 from ... import encoders as conditioning
 from ...attention import joint_self_attention
 from ...control import GuidedControlNet
+from ...guidance import GuidanceOutput
 from ...pipeline import GCGPipeline
 from ...semantics import CHANNELS, SemanticEncoder
 from ...vae import LUMA, LumaChromaAutoencoder
@@ -32,16 +33,18 @@ from .. import fit as training
 from . import pack as packs
 from .device_scenes import Scenes
 from .encoders import WIDTH, device, drop_shared, save
+from .guidance import fetched_error
 from .recipe import make_scheduler
 from .semantics import chroma_error
 
 VIEWS = 5  # of a scene with references: a target and a grid of four
-KINDS = {"mask": 0.40, "together": 0.12, "single": 0.21, "grid": 0.21, "unrelated": 0.06}
+KINDS = {"mask": 0.38, "together": 0.14, "single": 0.20, "grid": 0.22, "unrelated": 0.06}
+GATE_PRICE = 0.1  # on an open gate under the reference mask, where the hint is the gray frame anyway
 LUMA_SHARE = 0.1  # of the loss: gray gives the luma latents away
 THUMBNAIL = 64
 # Sizes (height, width) of latents' frames in pixels, and their shares; batches of larger ones are smaller.
 SIZES = {
-    "small": (((128, 224), 0.66), ((128, 192), 0.12), ((128, 128), 0.09), ((192, 128), 0.05), ((256, 448), 0.08)),
+    "small": (((128, 224), 0.56), ((128, 192), 0.12), ((128, 128), 0.08), ((192, 128), 0.05), ((256, 448), 0.19)),
     "one": (((256, 448), 1.0),),  # for a GPU, which prepares its kernels anew for every shape
     "full": (((256, 448), 0.6), ((256, 384), 0.15), ((256, 256), 0.1), ((384, 256), 0.05), ((128, 224), 0.1)),
 }
@@ -65,7 +68,6 @@ class Trainer:
         self.text = CLIPTextModel.from_pretrained(start / "text_encoder").float().to(self.device)
         self.unet = UNet2DConditionModel.from_pretrained(start / "unet").float().to(self.device)
         self.control = self.with_semantics(GuidedControlNet.from_pretrained(start / "control").float(), start)
-        self.control.guidance.requires_grad_(False)  # it has learned before, see guidance
         self.scheduler = make_scheduler()
         self.shares = self.scheduler.alphas_cumprod.to(self.device)
         for part in (self.vae, self.semantic, self.unet, self.control):
@@ -128,12 +130,15 @@ class Trainer:
         small = F.interpolate(rgb, size=(THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)
         return conditioning.patch_tokens(self.vision, small)
 
-    def noised(self, target: torch.Tensor, last: float, groups: int = 1):
-        """Return z_t, timestep and weight for clean latents. A share ``last`` is pure noise; groups may share noise."""
-        count, top = len(target), self.scheduler.config.num_train_timesteps
-        timestep = torch.randint(top, (count // groups,), device=self.device)
-        pure_noise = torch.rand(count // groups, device=self.device) < last
-        timestep = torch.where(pure_noise, top - 1, timestep).repeat_interleave(groups)
+    def noised(self, target: torch.Tensor, last: float, groups: int = 1, apart: bool = False):
+        """Return z_t, timestep and weight for clean latents. A share ``last`` is pure noise; groups may share noise.
+
+        apart: views of a group have timesteps of their own, so that the noisier ones learn to ask the others.
+        """
+        count, top, same = len(target), self.scheduler.config.num_train_timesteps, 1 if apart else groups
+        timestep = torch.randint(top, (count // same,), device=self.device)
+        pure_noise = torch.rand(count // same, device=self.device) < last
+        timestep = torch.where(pure_noise, top - 1, timestep).repeat_interleave(same)
         noise = torch.randn_like(target)
         if groups > 1:
             shared = noise.unflatten(0, (-1, groups))
@@ -157,7 +162,8 @@ class Trainer:
         larger = max(1.0, RENDER / min(size))
         batch = self.scenes.draw(
             max(1, round(self.count(size) / views)), views, tuple(round(larger * side) for side in size), rng,
-            clips=0.1 if kind == "mask" else 0.5, recolor=0.0 if masked else 0.4, tint=0.3 if masked else 0.0,
+            clips=0.1 if kind == "mask" else 0.5, recolor={"mask": 0.0, "together": 0.3}.get(kind, 0.4),
+            tint={"mask": 0.4, "together": 0.3}.get(kind, 0.0),
             drop_text=0.4 if masked else 0.5, strip_colors=0.4 if masked else 0.7,
         )  # fmt: skip
         texts = [text for text in batch.captions for _ in range(views)]
@@ -176,9 +182,11 @@ class Trainer:
                 source = self.own_colors(target, gray, meaning, pictures, texts, views)
             ref_gray, ref_color = _grid(gray[chosen]), _grid(source[chosen])
             tokens = pictures[chosen].flatten(1, 2)  # (S*V, tiles*64, D)
-        with torch.no_grad():
-            hint = self.control.hint(gray, ref_gray, ref_color)
-        z_t, timestep, weight = self.noised(target, last=0.25 if masked else 0.08, groups=views)
+        of_references = None if masked else _grid(meaning[chosen])
+        with torch.set_grad_enabled(not masked or rng.random() < 0.25):  # there only the gate has something to learn
+            hint = self.control.hint(gray, ref_gray, ref_color, meaning, of_references)
+        apart = kind == "together" and rng.random() < 0.5
+        z_t, timestep, weight = self.noised(target, last=0.25 if masked else 0.12, groups=views, apart=apart)
         prediction = self.predict(z_t, timestep, texts, tokens, gray, hint, meaning, views if kind == "together" else 1)
         error = (prediction.float() - target).square()
         shares = error.new_tensor([LUMA_SHARE, LUMA_SHARE, 1.0, 1.0]).view(1, -1, 1, 1)
@@ -188,8 +196,28 @@ class Trainer:
         natural = batch.natural.repeat_interleave(views)
         if natural.any() and meaning.requires_grad:
             guess = chroma_error(meaning[natural, :2].float(), target[natural, 2:])
-        logged = {f"chroma_{kind}": error[:, 2:].mean().detach(), "guess": guess.detach()}
-        return {"loss": loss + 0.3 * guess, **logged}
+        object_loss = torch.zeros_like(loss)
+        known = batch.known.repeat_interleave(views)
+        if known.any() and meaning.requires_grad:
+            wanted = F.interpolate(batch.mask.flatten(0, 1)[known], size=meaning.shape[-2:], mode="area")
+            object_loss = F.binary_cross_entropy_with_logits(meaning[known, 2:3].float(), wanted)
+        logged = {
+            f"chroma_{kind}": error[:, 2:].mean(),
+            f"hint_{kind}": (hint.hint.float() - target)[:, 2:].square().mean(),
+            "guess": guess,
+            "object": object_loss,
+        }
+        loss = loss + 0.3 * guess + 0.1 * object_loss + 0.5 * self.hint_loss(hint, target, kind)
+        return {"loss": loss, **{name: value.detach() for name, value in logged.items()}}
+
+    def hint_loss(self, hint: GuidanceOutput, target: torch.Tensor, kind: str) -> torch.Tensor:
+        """Return the error of the ColorHint, of the colours that CGA fetched, and under the mask that of the gate."""
+        if not hint.hint.requires_grad:
+            return target.new_zeros(())
+        if kind in ("mask", "together"):
+            return GATE_PRICE * hint.gate.float().mean()
+        error = (hint.hint.float() - target).square().mean()
+        return error if kind == "unrelated" else error + fetched_error(hint.color, target, 2)[0]
 
     def predict(self, z_t, timestep, texts, tokens, gray, hint, meaning, together: int = 1) -> torch.Tensor:
         residuals = self.control(z_t, timestep, tokens, gray, hint=hint, semantics=meaning)
@@ -209,7 +237,7 @@ class Trainer:
         Earlier frames guide later ones, with whatever errors they have: so it learns not to add to them.
         """
         chosen = self.others(len(target) // views, views, "single")
-        hint = self.control.hint(gray, _grid(gray[chosen]), _grid(target[chosen]))
+        hint = self.control.hint(gray, _grid(gray[chosen]), _grid(target[chosen]), meaning, _grid(meaning[chosen]))
         z_t, timestep, _ = self.noised(target, last=0.3, groups=views)
         tokens = pictures[chosen].flatten(1, 2)
         colored = self.predict(z_t, timestep, texts, tokens, gray, hint, meaning).float()
@@ -235,6 +263,7 @@ class Trainer:
         if mode is None:
             modules = {
                 "unet": self.unet, "text": self.text, "copy": self.control.unet_copy, "pyramid": self.control.pyramid,
+                "guidance": self.control.guidance,
             }  # fmt: skip
         else:
             for part in (self.unet, self.text):
@@ -243,8 +272,8 @@ class Trainer:
             self.control.guidance.requires_grad_(False), self.control.pyramid.eval().requires_grad_(False)
             modules = {"copy": self.control.unet_copy}
         training.fit(
-            out, modules, self.joint_loss, weight_decay=0.02, mixed_precision=None if self.device == "cuda" else "no",
-            rates={"text": 0.5, "pyramid": 0.5}, title=mode or "colour", **options,
+            out, modules, self.joint_loss, weight_decay=0.02, rates={"text": 0.5, "pyramid": 0.5, "guidance": 0.5},
+            title=mode or "colour", **options,
         )  # fmt: skip
         save(self.control, out / "control")
         if mode is None:
@@ -264,6 +293,7 @@ def export(start: Path, run: Path, folder: Path, **settings) -> None:
     control, state = trainer.with_semantics(pipe.control, start), run / "state.pt"
     modules = {
         "unet": pipe.unet, "text": pipe.text_encoder, "copy": control.unet_copy, "pyramid": control.pyramid,
+        "guidance": control.guidance,
     }  # fmt: skip
     saved = torch.load(state, map_location="cpu", weights_only=True)
     averaged = iter(saved["ema"]["shadow_params"])

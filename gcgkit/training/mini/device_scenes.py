@@ -24,11 +24,16 @@ CONFIDENT = 0.2  # masks below are not taken for the object's
 
 @dataclass
 class Batch:
-    """``S`` scenes of ``V`` views: ``rgb`` (S, V, 3, H, W) in [-1, 1], captions, and which kept their colours."""
+    """``S`` scenes of ``V`` views: ``rgb`` (S, V, 3, H, W) in [-1, 1], captions, and which kept their colours.
+
+    ``mask`` (S, V, 1, H, W) in [0, 1] covers the object, in the scenes where it is ``known`` (S,).
+    """
 
     rgb: torch.Tensor
     captions: list[str]
     natural: torch.Tensor
+    mask: torch.Tensor
+    known: torch.Tensor
 
 
 class Scenes:
@@ -113,7 +118,7 @@ class Scenes:
             parts.append(_sample(self.frames[index], coords, (256, 448), scale))
             masks.append(_sample_mask(self.clip_masks[index], coords, scale))
         rgb, mask = torch.cat(parts), torch.cat(masks)  # (S*V, 3, H, W) in [0, 1], (S*V, 1, H, W)
-        texts, turns, gains, colors, natural = [], [], [], [], []
+        texts, turns, gains, colors, natural, knows = [], [], [], [], [], []
         for kind, i in sources:
             things, words, known = (
                 (self.things[i], self.words[i], self.confident[i])
@@ -122,6 +127,7 @@ class Scenes:
             )
             thing = str(rng.choice(things)) if things else ""
             way = rng.random()
+            knows.append(bool(known))
             natural.append(way >= recolor + tint)
             turn, gain, color = rng.uniform(-3, 3), rng.uniform(0.95, 1.25), None
             if way < recolor:
@@ -140,7 +146,8 @@ class Scenes:
             turns.append(turn), gains.append(gain), colors.append(color)
         rgb = self._recolor(rgb, mask, views, turns, gains, colors, rng)
         rgb = rgb.unflatten(0, (scenes, views)) * 2 - 1
-        return Batch(rgb, texts, torch.tensor(natural, device=self.device))
+        natural, known = (torch.tensor(flags, device=self.device) for flags in (natural, knows))
+        return Batch(rgb, texts, natural, mask.unflatten(0, (scenes, views)), known)
 
     def _stretch(self, clip: int, views: int, rng: np.random.Generator) -> np.ndarray:
         """Draw frame numbers of one clip, in order, within 8 frames up to the whole clip; half are near ones."""
@@ -281,7 +288,7 @@ def _natural_caption(thing: str, words, rng: np.random.Generator) -> str:
 def _tinted_caption(word: str, thing: str, words, known: bool, rng: np.random.Generator) -> str:
     """Describe a scene that was given a colour, in its object or as a whole."""
     if not known:
-        return word if rng.random() < 0.5 or not thing else f"{word} {thing}"
+        return word  # a colour word with a noun belongs to that thing alone
     thing, outer = thing or "object", words[1]
     if outer and rng.random() < 0.4:
         return f"{word} {thing}, {outer} background"

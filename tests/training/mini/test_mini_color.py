@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from gcgkit import GCGPipeline, srg
+from gcgkit.guidance import GuidanceOutput
 from gcgkit.semantics import CHANNELS, FeaturePyramid, SemanticEncoder
 from gcgkit.training.mini import color
 from gcgkit.training.mini.color import Trainer
@@ -106,6 +107,8 @@ def test_each_kind_of_reference_teaches_what_it_should(trainer, kind):
     modules = {"unet": trainer.unet, "copy": trainer.control.unet_copy}
     if kind in ("mask", "together"):  # with references the only scene may have been given other colours
         modules["pyramid"] = trainer.control.pyramid
+    else:
+        modules["guidance"] = trainer.control.guidance
     for module in (*modules.values(), trainer.text):
         module.zero_grad()
     parts = trainer.guided_loss(kind, np.random.default_rng(1))
@@ -114,7 +117,22 @@ def test_each_kind_of_reference_teaches_what_it_should(trainer, kind):
     for name, module in modules.items():
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters()), name
     assert all(p.grad is None for p in trainer.semantic.parameters())
-    assert all(p.grad is None for p in trainer.control.guidance.parameters())
+
+
+def test_views_apart_have_timesteps_of_their_own(trainer):
+    _, timestep, _ = trainer.noised(torch.zeros(40, 4, 4, 4), last=0.0, groups=4, apart=True)
+    assert len(set(timestep.tolist())) > 30
+
+
+def test_the_hint_is_judged_by_the_colours_and_under_the_mask_by_its_gate(trainer):
+    target, color_map = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    gate = torch.full((2, 4, 3, 3), 0.5, requires_grad=True)
+    hint = GuidanceOutput(hint=color_map * gate, color=color_map, gate=gate, features=color_map)
+    found = {kind: float(trainer.hint_loss(hint, target, kind).detach()) for kind in ("mask", "unrelated", "single")}
+    mixed = float((color_map * 0.5 - target).square().mean())
+    shares = torch.tensor([0.3, 0.3, 1.0, 1.0]).view(1, 4, 1, 1)
+    fetched = float(((color_map - target).square() * shares).mean())
+    assert found == pytest.approx({"mask": 0.05, "unrelated": mixed, "single": mixed + fetched}, rel=1e-5)
 
 
 def test_new_inputs_are_read_as_nothing_at_first(trainer, start):
