@@ -32,7 +32,8 @@ class Reference:
     """One coloured frame, encoded once: g and z ``(1, C, h, w)``, image tokens ``(1, N, D)``, and D's descriptor.
 
     tokens: or their keys and values ``(1, N, W)``, as ``attention`` makes them (``Shortcuts.keys``). pictures: the
-    gray and the coloured frame, where they are to be encoded again (``Shortcuts.references`` off).
+    gray and the coloured frame, where they are to be encoded again (``Shortcuts.references`` off). semantics: features
+    of the gray frame ``(1, S, h, w)``, for a pipeline with a semantic encoder.
     """
 
     frame: int
@@ -41,6 +42,7 @@ class Reference:
     tokens: torch.Tensor
     descriptor: np.ndarray
     pictures: tuple[np.ndarray, np.ndarray] | None = None
+    semantics: torch.Tensor | None = None
 
 
 class ReferenceRun(NamedTuple):
@@ -89,19 +91,23 @@ class ReferencePool:
         return [self.keys[int(np.argmin(distances[0]))]]
 
 
-def join_references(references: list[Reference], count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Reference grid of Eq. 9: g and z ``(1, C, rows*h, columns*w)`` and the image tokens ``(1, n*N, D)``.
+def join_references(references: list[Reference], count: int) -> tuple[torch.Tensor | None, ...]:
+    """Reference grid of Eq. 9: g, z ``(1, C, rows*h, columns*w)``, image tokens ``(1, n*N, D)``, semantics as g or None.
 
     One reference stays a single picture. Otherwise the grid is the squarest that holds `count` tiles, row by row, and
     the first reference fills the places that are left. Each reference's image tokens come once.
     """
+    first = references[0]
     tokens = torch.cat([r.tokens for r in references], dim=1)
     if len(references) == 1:
-        return references[0].gray, references[0].color, tokens
+        return first.gray, first.color, tokens, first.semantics
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    tiles = torch.cat([r.gray for r in references]), torch.cat([r.color for r in references])
-    return *(srg.make_grid(each, columns, rows=rows)[None] for each in tiles), tokens
+
+    def grid(name: str) -> torch.Tensor:
+        return srg.make_grid(torch.cat([getattr(r, name) for r in references]), columns, rows=rows)[None]
+
+    return grid("gray"), grid("color"), tokens, None if first.semantics is None else grid("semantics")
 
 
 def run_lengths(steps: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[ReferenceRun]:

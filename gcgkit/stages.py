@@ -296,9 +296,12 @@ class Run:
             latents = self.encode(*gray)
         if descriptors is None:
             descriptors = list(map(self.describe, gray, latents.split(1)))
-        kept = itertools.repeat(None) if self.settings.shortcuts.references else zip(gray, colored, strict=True)
-        tokens = map(self._read, self.tokens(*colored).split(1))
-        return list(map(Reference, frames, latents.split(1), self.encode(*colored).split(1), tokens, descriptors, kept))
+        nothing = itertools.repeat(None)
+        kept = nothing if self.settings.shortcuts.references else zip(gray, colored, strict=True)
+        tokens, semantics = map(self._read, self.tokens(*colored).split(1)), self.recognise(*gray)
+        semantics = nothing if semantics is None else semantics.split(1)
+        encoded = latents.split(1), self.encode(*colored).split(1), tokens
+        return list(map(Reference, frames, *encoded, descriptors, kept, semantics))
 
     def reference(self, frame: int, gray: np.ndarray, colored: np.ndarray) -> Reference:
         """Encode one coloured frame as a reference: gray ``(H, W)``, coloured ``(H, W, 3)``."""
@@ -339,8 +342,10 @@ class Run:
         if not self.settings.shortcuts.references:
             references = [[self.reference(r.frame, *r.pictures) for r in of_frame] for of_frame in references]
         grids = [join_references(of_frame, self.settings.grid_size) for of_frame in references]
-        ref_gray, ref_color, tokens = (torch.cat(parts) for parts in zip(*grids, strict=True))
-        return self.pipe.control.hint(gray, ref_gray, ref_color, semantics), tokens
+        ref_gray, ref_color, tokens, ref_semantics = (
+            None if parts[0] is None else torch.cat(parts) for parts in zip(*grids, strict=True)
+        )
+        return self.pipe.control.hint(gray, ref_gray, ref_color, semantics, ref_semantics), tokens
 
     def mask(self, gray: torch.Tensor, semantics: torch.Tensor | None = None) -> tuple[GuidanceOutput, torch.Tensor]:
         """Guide as ``guide`` does, under the reference mask, g_ref = z_ref = 0 (§3.2): for gray ``(m, C, h, w)``."""

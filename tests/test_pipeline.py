@@ -249,13 +249,14 @@ def test_run_lengths_and_grid():
 
     def reference(value):
         tile = torch.full((1, 4, 2, 3), float(value))
-        return references.Reference(value, tile, -tile, torch.full((1, 5, 6), float(value)), np.zeros(1))
+        tokens, descriptor, semantics = torch.full((1, 5, 6), float(value)), np.zeros(1), 2 * tile.repeat(1, 2, 1, 1)
+        return references.Reference(value, tile, -tile, tokens, descriptor, semantics=semantics)
 
-    gray, z, tokens = references.join_references([reference(k) for k in (7, 8, 9)], 4)
+    gray, z, tokens, semantics = references.join_references([reference(k) for k in (7, 8, 9)], 4)
     corners = gray[0, 0, ::2, ::3]  # one value of each tile
     assert corners.tolist() == [[7, 8], [9, 7]] and torch.equal(z, -gray) and gray.shape == (1, 4, 4, 6)
-    assert tokens[0, ::5, 0].tolist() == [7, 8, 9]
-    gray, _, tokens = references.join_references([reference(7)], 4)
+    assert tokens[0, ::5, 0].tolist() == [7, 8, 9] and torch.equal(semantics, 2 * gray.repeat(1, 2, 1, 1))
+    gray, _, tokens, _ = references.join_references([reference(7)], 4)
     assert gray.shape == (1, 4, 2, 3) and tokens.shape == (1, 5, 6)
 
 

@@ -212,6 +212,29 @@ def test_frames_start_from_the_noised_guess_unless_words_say_more(semantic):
     handle.remove()
 
 
+def test_references_match_by_meaning_tile_by_tile(frozen):
+    pipe = with_semantics(frozen, blind=False)
+    torch.nn.init.normal_(pipe.control.guidance.token_stem.meaning.weight, std=0.1)
+    run = Run(pipe, FILM.shape[1:], Settings(working_size=(32, 64), num_inference_steps=1), None)
+    film = np.stack([*FILM[:3], FILM[0][:, ::-1], FILM[1][::-1]])
+    colored = [np.repeat(frame[..., None], 3, -1) // np.array([1, 2, 3], np.uint8) for frame in film[:4]]
+    references = run.references(range(4), list(film[:4]), colored)
+    with torch.no_grad():
+        gray, semantics = run.encode(film[4]), run.recognise(film[4])
+        found, _ = run.guide(gray, [references], semantics)
+
+        def grid(tiles):  # by hand: two above two
+            return torch.cat([torch.cat([tiles[0], tiles[1]], 3), torch.cat([tiles[2], tiles[3]], 3)], 2)
+
+        g, z, s = ([make(image) for image in images] for make, images in (
+            (run.encode, film[:4]), (run.encode, colored), (run.recognise, film[:4])))  # fmt: skip
+        guidance = pipe.control.guidance
+        expected = guidance(gray, grid(g), grid(z), semantics=semantics, ref_semantics=grid(s))
+        blind = guidance(gray, grid(g), grid(z), semantics=semantics, ref_semantics=grid(s) * 0)
+    torch.testing.assert_close(found.color, expected.color)
+    assert not torch.allclose(found.color, blind.color, atol=1e-3)
+
+
 def test_bundled_profile_colours_photographs_better_than_gray(semantic):
     data = pytest.importorskip("skimage.data")
     gains = []
