@@ -39,6 +39,7 @@ from .semantics import chroma_error
 
 VIEWS = 5  # of a scene with references: a target and a grid of four
 KINDS = {"mask": 0.38, "together": 0.14, "single": 0.20, "grid": 0.22, "unrelated": 0.06}
+OWN_STEPS = {"masked": 0.2, "guided": 0.4}  # share of batches whose z_t comes of a step by the model itself
 GATE_PRICE = 0.1  # on an open gate under the reference mask, where the hint is the gray frame anyway
 LUMA_SHARE = 0.1  # of the loss: gray gives the luma latents away
 THUMBNAIL = 64
@@ -145,8 +146,7 @@ class Trainer:
             same = (torch.rand(len(shared), 1, 1, 1, 1, device=self.device) < 0.5).float()
             noise = (same * shared[:, :1] + (1 - same) * shared).flatten(0, 1)
         share = self.shares[timestep].view(-1, 1, 1, 1)
-        weight = (1 / (1 - share)).clamp(max=5.0)
-        return share.sqrt() * target + (1 - share).sqrt() * noise, timestep, weight
+        return share.sqrt() * target + (1 - share).sqrt() * noise, timestep, self.weight(share)
 
     # --- losses -------------------------------------------------------------------------------------------------------
 
@@ -186,8 +186,12 @@ class Trainer:
         with torch.set_grad_enabled(not masked or rng.random() < 0.25):  # there only the gate has something to learn
             hint = self.control.hint(gray, ref_gray, ref_color, meaning, of_references)
         apart = kind == "together" and rng.random() < 0.5
-        z_t, timestep, weight = self.noised(target, last=0.25 if masked else 0.12, groups=views, apart=apart)
-        prediction = self.predict(z_t, timestep, texts, tokens, gray, hint, meaning, views if kind == "together" else 1)
+        given = texts, tokens, gray, hint, meaning, views if kind == "together" else 1
+        if rng.random() < OWN_STEPS["masked" if masked else "guided"]:
+            z_t, timestep, weight = self.own_step(*self.noised(target, 0.4, views, apart)[:2], given, rng)
+        else:
+            z_t, timestep, weight = self.noised(target, 0.25 if masked else 0.12, views, apart)
+        prediction = self.predict(z_t, timestep, *given)
         error = (prediction.float() - target).square()
         shares = error.new_tensor([LUMA_SHARE, LUMA_SHARE, 1.0, 1.0]).view(1, -1, 1, 1)
         vivid = 1 + 0.5 * target.abs() if masked else 1.0  # rare vivid colours count a little more
@@ -218,6 +222,27 @@ class Trainer:
             return GATE_PRICE * hint.gate.float().mean()
         error = (hint.hint.float() - target).square().mean()
         return error if kind == "unrelated" else error + fetched_error(hint.color, target, 2)[0]
+
+    @torch.no_grad()
+    def own_step(self, z_t, timestep, given: tuple, rng: np.random.Generator):
+        """Return z, timestep and weight after one DDIM step by the model itself, of a randomly drawn length (Eq. 12 of
+        Song et al. 2021, without noise).
+
+        While sampling, z_t holds the model's own errors, which a z_t made of true latents never shows (Ning et al.
+        2023). A copy that has seen them corrects them by hint and features, and does not carry them on.
+        """
+        clean = self.predict(z_t, timestep, *given).float()
+        torch.clear_autocast_cache()  # as in own_colors
+        before = self.shares[timestep].view(-1, 1, 1, 1)
+        noise = (z_t - before.sqrt() * clean) / (1 - before).sqrt().clamp(min=0.05)
+        timestep = (timestep * rng.uniform(0.3, 0.97)).long()
+        after = self.shares[timestep].view(-1, 1, 1, 1)
+        return after.sqrt() * clean + (1 - after).sqrt() * noise, timestep, self.weight(after)
+
+    @staticmethod
+    def weight(share: torch.Tensor) -> torch.Tensor:
+        """Return the loss's weight at a share of signal: the less noise, the more, up to five."""
+        return (1 / (1 - share)).clamp(max=5.0)
 
     def predict(self, z_t, timestep, texts, tokens, gray, hint, meaning, together: int = 1) -> torch.Tensor:
         residuals = self.control(z_t, timestep, tokens, gray, hint=hint, semantics=meaning)

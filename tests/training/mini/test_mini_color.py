@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from safetensors.torch import save_file
 
 from gcgkit import GCGPipeline, srg
@@ -122,6 +123,23 @@ def test_each_kind_of_reference_teaches_what_it_should(trainer, kind):
 def test_views_apart_have_timesteps_of_their_own(trainer):
     _, timestep, _ = trainer.noised(torch.zeros(40, 4, 4, 4), last=0.0, groups=4, apart=True)
     assert len(set(timestep.tolist())) > 30
+
+
+def test_an_own_step_is_that_of_the_ddim_scheduler(trainer, monkeypatch):
+    clean = torch.randn(2, 4, 3, 3)
+    monkeypatch.setattr(trainer, "predict", lambda *given: clean)
+    z_t, start = torch.randn(2, 4, 3, 3), torch.tensor([700, 700])
+    found, timestep, weight = trainer.own_step(z_t, start, (), np.random.default_rng(0))
+    scheduler = DDIMScheduler.from_config({**trainer.scheduler.config, "clip_sample": False})
+    scheduler.num_inference_steps = 1000 // (700 - int(timestep[0]))  # so that its step is as long, within rounding
+    end = 700 - 1000 // scheduler.num_inference_steps
+    expected = scheduler.step(clean, 700, z_t).prev_sample
+    shares = trainer.shares[[int(timestep[0]), end]]
+    direct = [s.sqrt() * clean + (1 - s).sqrt() * (z_t - trainer.shares[700].sqrt() * clean) /
+              (1 - trainer.shares[700]).sqrt() for s in shares]  # fmt: skip
+    torch.testing.assert_close(direct[1], expected)
+    torch.testing.assert_close(found, direct[0])
+    assert float(weight[0]) == pytest.approx(1 / (1 - float(shares[0])))
 
 
 def test_the_hint_is_judged_by_the_colours_and_under_the_mask_by_its_gate(trainer):
