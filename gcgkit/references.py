@@ -92,10 +92,11 @@ class ReferencePool:
 
 
 def join_references(references: list[Reference], count: int) -> tuple[torch.Tensor | None, ...]:
-    """Reference grid of Eq. 9: g, z ``(1, C, rows*h, columns*w)``, image tokens ``(1, n*N, D)``, semantics as g or None.
+    """Reference grid of Eq. 9: g and z ``(1, C, rows*h, columns*w)``, image tokens ``(1, n*N, D)``, and semantics.
 
     One reference stays a single picture. Otherwise the grid is the squarest that holds `count` tiles, row by row, and
-    the first reference fills the places that are left. Each reference's image tokens come once.
+    the first reference fills the places that are left. Each reference's image tokens come once. The semantics are of
+    g's size; None where the references have none.
     """
     first = references[0]
     tokens = torch.cat([r.tokens for r in references], dim=1)
