@@ -39,7 +39,7 @@ from .semantics import chroma_error
 
 VIEWS = 5  # of a scene with references: a target and a grid of four
 KINDS = {"mask": 0.38, "together": 0.14, "single": 0.20, "grid": 0.22, "unrelated": 0.06}
-OWN_STEPS = {"masked": 0.2, "guided": 0.4}  # share of batches whose z_t comes of a step by the model itself
+OWN_STEPS = {"masked": 0.35, "guided": 0.4}  # share of batches whose z_t comes of a step by the model itself
 GATE_PRICE = 0.1  # on an open gate under the reference mask, where the hint is the gray frame anyway
 LUMA_SHARE = 0.1  # of the loss: gray gives the luma latents away
 THUMBNAIL = 64
@@ -163,7 +163,7 @@ class Trainer:
         batch = self.scenes.draw(
             max(1, round(self.count(size) / views)), views, tuple(round(larger * side) for side in size), rng,
             clips=0.1 if kind == "mask" else 0.5, recolor={"mask": 0.0, "together": 0.3}.get(kind, 0.4),
-            tint={"mask": 0.4, "together": 0.3}.get(kind, 0.0),
+            tint={"mask": 0.45, "together": 0.3}.get(kind, 0.0),
             drop_text=0.4 if masked else 0.5, strip_colors=0.4 if masked else 0.7,
         )  # fmt: skip
         texts = [text for text in batch.captions for _ in range(views)]
