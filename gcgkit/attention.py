@@ -33,7 +33,7 @@ def _from_tokens(attn, attended: torch.Tensor, residual: torch.Tensor) -> torch.
         result = result.transpose(1, 2).reshape(residual.shape)
     if attn.residual_connection:
         result = result + residual
-    # diffusers divides by 1 too; on small networks a GPU's time is that of launching its kernels
+    # Unlike diffusers, do not divide by 1: on small networks, launching kernels takes most of a GPU's time.
     return result if attn.rescale_output_factor == 1 else result / attn.rescale_output_factor
 
 
@@ -53,7 +53,7 @@ class JointSelfAttention:
 
     The batch is ``(groups * num_frames)`` with a group's frames next to each other, as in the two halves of
     classifier-free guidance: hidden states are ``(groups * num_frames, L, D)`` or ``(groups * num_frames, D, h, w)``.
-    Cross-attention is left as ``AttnProcessor2_0`` has it. Raises ValueError for ``num_frames`` below 1, for a batch
+    Cross-attention stays that of ``AttnProcessor2_0``. Raises ValueError for ``num_frames`` below 1, for a batch
     that ``num_frames`` does not divide, and for an attention mask.
     """
 
@@ -91,14 +91,14 @@ class JointSelfAttention:
 
 @contextmanager
 def joint_self_attention(unet, num_frames: int) -> Iterator[None]:
-    """Within the context the UNet's self-attention (its ``attn1`` layers) is joint over ``num_frames`` frames (Eq. 8).
+    """Make a UNet's self-attention (``attn1``) joint over ``num_frames`` frames within a ``with`` block (Eq. 8).
 
-    The processors that were set before come back afterwards, also after an error. Raises ValueError as
-    ``JointSelfAttention`` does.
+    The earlier processors are restored afterwards, also after an error. Raises ValueError as ``JointSelfAttention``
+    does.
     """
     before = dict(unet.attn_processors)
     joint = JointSelfAttention(num_frames)
-    # set_attn_processor empties the dictionary it is given, hence the copies.
+    # set_attn_processor empties the dictionary that it is given, so it gets copies.
     unet.set_attn_processor({name: joint if name.endswith("attn1.processor") else p for name, p in before.items()})
     try:
         yield
@@ -107,14 +107,14 @@ def joint_self_attention(unet, num_frames: int) -> Iterator[None]:
 
 
 # --- cross-attention over keys and values made before (§3.2) ---------------------------------------------------------
-# The UNet's cross-attention reads the text, the copy's the references' image tokens. Neither changes from step to step:
-# the keys and values are made once, for all layers of a network side by side, and each layer reads its own part.
+# The UNet's cross-attention reads the text, and that of the copy reads the references' image tokens. Neither changes
+# from step to step. So the keys and values of all layers are made once, side by side, and each layer reads its part.
 
 
 class ProjectedCrossAttention:
     """Attention processor whose ``encoder_hidden_states`` are the result of ``keys_and_values``, ``(B, N, W)``.
 
-    start: where in W this layer's keys begin; its values follow. Otherwise as ``AttnProcessor2_0``, which it equals.
+    start: where in W this layer's keys begin; its values follow. The result equals that of ``AttnProcessor2_0``.
     Raises ValueError for an attention mask.
     """
 
@@ -145,9 +145,9 @@ def layers(network) -> dict[str, Attention]:
 
 
 def usable(network) -> bool:
-    """Return True where only diffusers' own cross-attention reads a network's tokens, and its weights are in place.
+    """Return True if only diffusers' own cross-attention reads a network's tokens, and no hook moves its weights.
 
-    Other processors may need the tokens, as may networks that transform them; hooks move weights by whole blocks.
+    Other processors may need the tokens, and so may networks that transform them. Hooks move whole blocks at once.
     """
     plain = all(type(layer.processor) is AttnProcessor2_0 for layer in layers(network).values())
     transformed = getattr(network, "encoder_hid_proj", None) or getattr(network, "add_embedding", None)
@@ -155,7 +155,7 @@ def usable(network) -> bool:
 
 
 def keys_and_values(network, tokens: torch.Tensor) -> torch.Tensor:
-    """All cross-attention layers' keys and values of tokens: ``(B, N, D)`` -> ``(B, N, W)``, layer by layer."""
+    """Make all cross-attention layers' keys and values of tokens: ``(B, N, D)`` -> ``(B, N, W)``, layer by layer."""
     parts = []
     for layer in layers(network).values():
         given = layer.norm_encoder_hidden_states(tokens) if layer.norm_cross else tokens
@@ -164,10 +164,10 @@ def keys_and_values(network, tokens: torch.Tensor) -> torch.Tensor:
 
 
 class ReadingProjected:
-    """A context in which networks' cross-attention reads the result of ``keys_and_values`` in the place of tokens.
+    """A context in which the cross-attention of networks reads results of ``keys_and_values``, not tokens.
 
-    Open it for each pass, so that between passes a network is as its owner knows it; it does not nest. The processors
-    that were set before come back afterwards, also after an error.
+    Open it for each pass, so that a network is unchanged between passes. It does not nest. The earlier processors are
+    restored afterwards, also after an error.
     """
 
     def __init__(self, *networks):
@@ -180,12 +180,12 @@ class ReadingProjected:
                 start += 2 * layer.inner_kv_dim
 
     def __enter__(self) -> None:
-        # layer by layer: a network's set_attn_processor looks through all its modules, which takes a while
+        # Layer by layer, because a network's set_attn_processor searches all its modules, which is slow.
         self._before = [layer.processor for layer, _ in self._chosen]
         try:
             for layer, processor in self._chosen:
                 layer.set_processor(processor)
-        except BaseException:  # an interrupt among them: nothing else would bring the processors back
+        except BaseException:  # also for an interrupt: nothing else would restore the processors
             self.__exit__()
             raise
 

@@ -1,7 +1,7 @@
 """Classical baselines that run anywhere: colours carried along optical flow, and a global colour transfer.
 
-Both keep the input's L* and take only AB from the reference (section 3.4.2), so that they compare with the pipeline's
-output.
+Both keep the input's L* and take only AB from the reference (section 3.4.2), as the pipeline does, so you can compare
+their output with the pipeline's.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def propagate_by_flow(gray, reference) -> np.ndarray:
 
 
 def global_transfer(gray, reference, *, samples: int = 256, window: int = 5, seed: int = 0) -> np.ndarray:
-    """Colour each pixel as the reference pixel of similar luminance and texture, as Welsh et al. 2002 do.
+    """Give each pixel the colour of a reference pixel of similar luminance and texture (Welsh et al. 2002).
 
     gray ``(T, H, W)``, reference RGB ``(h, w, 3)`` of any size and content, both uint8. Returns ``(T, H, W, 3)`` uint8
-    RGB. The reference's L* is shifted and scaled to the clip's mean and deviation. About `samples` of its pixels, one
-    in each cell of a square grid, drawn by `seed`, are the palette; a pixel takes the AB of the sample that is nearest
-    in L* and in the deviation of L* in its `window` x `window` neighbourhood, both weighing the same. One look-up table
+    RGB. The reference's L* is shifted and scaled to the clip's mean and deviation. The palette holds about
+    `samples` of its pixels: `seed` draws one from each cell of a square grid. A pixel takes the AB of the sample
+    nearest in L* and in the deviation of L* within a `window` x `window` square, with equal weights. One look-up table
     serves the clip, so equal surroundings get equal colours in every frame.
     Raises ValueError for wrong shapes or types, samples below 1, or a window that is not odd.
     """
@@ -83,7 +83,7 @@ def optical_flow(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def warp(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """``image(p + flow(p))`` for each pixel p, linearly, edges repeated outside; image ``(H, W)`` or ``(H, W, C)``."""
+    """Sample ``image(p + flow(p))`` for each pixel p, linearly, edges repeated; image ``(H, W)`` or ``(H, W, C)``."""
     height, width = flow.shape[:2]
     x = np.arange(width, dtype=np.float32)[None, :] + flow[..., 0]
     y = np.arange(height, dtype=np.float32)[:, None] + flow[..., 1]

@@ -1,8 +1,8 @@
 """Colour: gray frames (section 4.2) and the recombination of lightness and colour in CIELAB (section 3.4.2).
 
-CIELAB is taken from sRGB with white D65. OpenCV's direct float conversion from sRGB interpolates in a coarse table
-(L* wrong by up to 0.18, and 1.2 of 255 levels lost on a round trip); going through linear light keeps to 0.004 and
-0.1, at the same speed.
+CIELAB is computed from sRGB with the white point D65, through linear light. OpenCV's direct float conversion
+interpolates in a coarse table: L* is wrong by up to 0.18, and a round trip loses 1.2 of 255 levels. Through linear
+light the errors are 0.004 and 0.1, at the same speed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def to_gray(frames) -> np.ndarray:
     """Gray version of RGB frames: ``(T, H, W, 3)`` to ``(T, H, W)``, one frame ``(H, W, 3)`` to ``(H, W)``; uint8.
 
     Luma as `cv2.cvtColor` computes it (section 4.2). Gray frames ``(T, H, W)`` or ``(H, W)`` are returned as they are.
-    Raises ValueError for anything that is no uint8 frame or clip.
+    Raises ValueError for anything that is not a uint8 frame or clip.
     """
     if isinstance(frames, np.ndarray) and (frames.ndim == 2 or (frames.ndim == 3 and frames.shape[-1] == 3)):
         frame = check_frame(frames)
@@ -84,13 +84,13 @@ def lab_to_rgb(lab) -> np.ndarray:
 def lightness(rgb) -> np.ndarray:
     """L* in 0..100, float64, of sRGB uint8 ``(..., 3)``, by the definition itself (CIE 15): for measuring.
 
-    `rgb_to_lab` is as fast with all three channels, and up to 0.004 off.
+    `rgb_to_lab` gives all three channels in the same time, but is off by up to 0.004.
     """
     rgb = np.asarray(rgb)
     if rgb.ndim < 1 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"rgb must be uint8 with three channels in its last axis, not {rgb.dtype} {rgb.shape}.")
     red, green, blue = (table[rgb[..., channel]] for channel, table in enumerate(_LUMINANCE_OF_BYTE))
-    y = red + green + blue  # of white 1
+    y = red + green + blue  # (...), 1 for white
     return np.where(y > (6 / 29) ** 3, 116 * np.cbrt(y) - 16, y * (29 / 3) ** 3)
 
 
@@ -110,9 +110,9 @@ def join_lab(lightness: np.ndarray, ab: np.ndarray, gamut: str = "clip") -> np.n
 
 
 def fit_chroma(lab: np.ndarray) -> np.ndarray:
-    """CIELAB ``(..., 3)`` with a* and b* scaled towards zero, no more than needed, until the colour is one of sRGB.
+    """Scale a* and b* of CIELAB ``(..., 3)`` towards zero, no more than needed, until the colour is in sRGB's gamut.
 
-    L* and hue stay. Found by bisection, only where a colour leaves the gamut.
+    L* and hue stay the same. The factor is found by bisection, only for colours outside the gamut.
     """
     lab = np.asarray(lab, dtype=np.float32)
     flat = lab.reshape(-1, 3).copy()  # (N, 3)

@@ -1,6 +1,6 @@
 """From frames to the networks' inputs, and back: canvas, latents, image tokens, text embeddings (§3.2, §3.4.2).
 
-Frames of any size are scaled with their aspect kept, padded to the networks' granularity, and cropped again after.
+Frames of any size are scaled with their aspect kept, padded to a size that the networks take, and cropped at the end.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Canvas:
         below, right = self.outer[0] - height, self.outer[1] - width
         if not padded or (below == 0 and right == 0):
             return image
-        # Mirroring goes on with the picture's own texture, but cannot reach further than the picture is wide.
+        # Mirroring continues the picture's own texture, but only as far as the picture is wide or high.
         mirror = below < height and right < width
         border = cv2.BORDER_REFLECT_101 if mirror else cv2.BORDER_REPLICATE
         return cv2.copyMakeBorder(image, 0, below, 0, right, border)
@@ -72,7 +72,7 @@ def latent_size(vae, canvas: Canvas) -> tuple[int, int]:
 def encode(vae, images: np.ndarray | list[np.ndarray], device: torch.device | str | None = None) -> torch.Tensor:
     """Latents of a canvas, or of a list of n (the posterior's mode, scaled): uint8 -> ``(1, C, h, w)`` or ``(n, ...)``.
 
-    Gray canvases ``(H, W)`` go in as RGB ones with equal channels: the g of §3.2; colour ones ``(H, W, 3)`` give z.
+    Gray canvases ``(H, W)`` become RGB with equal channels and give g of §3.2; colour ones ``(H, W, 3)`` give z.
     """
     listed = images if isinstance(images, list) else [images]
     pixels = torch.from_numpy(np.stack(listed)).to(device or vae.device)
@@ -107,21 +107,21 @@ def image_tokens(
     A list of n pictures gives ``(n, N, D)``. The whole picture is resized to the encoder's square, not centre-cropped,
     so that the sides count too. "patch" gives the patches' last hidden states after the post-layernorm and the visual
     projection, "pooled" the image embedding as one token, "none" one zero token; ``image=None`` (the reference mask)
-    also gives a zero token: attention over equal tokens does not depend on how many they are.
+    also gives a zero token: attention over equal tokens does not depend on their number.
     """
     device, dtype = device or image_encoder.device, image_encoder.dtype
     if image is None or condition == "none":
         count = len(image) if isinstance(image, list) else 1
         return torch.zeros(count, 1, image_encoder.config.projection_dim, device=device, dtype=dtype)
     side = image_encoder.config.image_size
-    # On a GPU the pictures are scaled there, where the processor can: it takes longer than the encoder otherwise.
+    # Scale the pictures on the GPU, if the extractor can: on the CPU this takes longer than the encoder itself.
     takes_device = "device" in getattr(feature_extractor, "_valid_kwargs_names", ())
     there = {"device": device} if torch.device(device).type == "cuda" and takes_device else {}
     pixels = feature_extractor(
         images=image,
         do_center_crop=False,
         size={"height": side, "width": side},
-        input_data_format="channels_last",  # a picture of one or three rows is taken for a channels-first one else
+        input_data_format="channels_last",  # else one or three rows would be taken for channels
         return_tensors="pt",
         **there,
     ).pixel_values

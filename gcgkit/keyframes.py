@@ -20,7 +20,7 @@ MEASURES = ("mse", "histogram", "ssim", "latent", "lpips")
 METHODS = ("auto", "exact", "greedy", "uniform", "random")
 SMALL_WIDTH = 64
 AUTO_LIMIT = 5_000_000  # steps (`_search_steps`) up to which "auto" is exact: about 0.2 s
-EXACT_LIMIT = 2_000_000_000  # steps that "exact" is willing to make: a minute or two
+EXACT_LIMIT = 2_000_000_000  # steps up to which "exact" searches: a minute or two
 _HISTOGRAM_BINS = 64
 _SSIM_WINDOW = 7
 
@@ -48,8 +48,8 @@ def pairwise_dissimilarity(
 def small_gray(frames, width: int = SMALL_WIDTH) -> np.ndarray:
     """Small gray frames ``(T, h, w)`` float32 in 0..1, `width` pixels wide at most, averaged by area, aspect kept.
 
-    frames: gray or RGB uint8 clip. A clip that is small already (float, from this function) is returned unchanged, so
-    distances can be computed bit by bit from kept small frames. Raises ValueError for wrong frames.
+    frames: gray or RGB uint8 clip. A float clip, the result of an earlier call, is returned unchanged, so distances can
+    be computed piece by piece from small frames that were kept. Raises ValueError for wrong frames.
     """
     if isinstance(frames, np.ndarray) and frames.dtype == np.float32:
         if frames.ndim != 3 or 0 in frames.shape or frames.shape[-1] > width:
@@ -71,7 +71,7 @@ def describe(
 ) -> np.ndarray:
     """Descriptors that a measure compares, ``(T, ...)``, one per frame: small gray, features, or (lpips) RGB frames.
 
-    Raises ValueError for an unknown measure, a missing encoder or network, or another number of features than frames.
+    Raises ValueError for an unknown measure, a missing encoder or network, or features that are not one per frame.
     """
     if measure not in MEASURES:
         raise ValueError(f"measure must be one of {', '.join(MEASURES)}, not {measure!r}.")
@@ -113,13 +113,13 @@ def compare(one: np.ndarray, many: np.ndarray, measure: str = "mse", *, network:
 
 
 def select_keyframes(distance, count: int, method: str = "auto", *, generator=None) -> list[int]:
-    """Choose `count` of T frames, both ends among them, that maximise the sum of their dissimilarities (Eq. 6).
+    """Choose `count` of T frames, including both ends, that maximise the sum of their dissimilarities (Eq. 6).
 
     distance: ``(T, T)``, symmetric. Returns sorted frame numbers; all frames if `count` >= T.
     Methods: "exact" tries every set; "greedy" adds the best frame, then exchanges frames as long as the sum grows;
-    "auto" is exact where that takes some 0.2 s at most (4 of 2,000 frames, 6 of 90), greedy beyond; "uniform" spreads
+    "auto" is exact if that takes about 0.2 s at most (4 of 2,000 frames, 6 of 90), else greedy; "uniform" spreads
     them evenly; "random" is the paper's U, drawn from `generator` (an int seed, a NumPy or a torch generator).
-    Ties go to the lower numbers; if all frames are equally far apart, any set is a maximum and the even one is taken.
+    Ties go to the lower numbers; if all frames are equally far apart, the result is the evenly spread set.
     With count = 1 the sum is empty: the frame nearest to all others is taken ("uniform": the middle; "random": any).
     Raises ValueError for a bad matrix, a count below 1, an unknown method, or an exact search that is too large.
     """
@@ -147,7 +147,7 @@ def select_keyframes(distance, count: int, method: str = "auto", *, generator=No
 
 
 def dispersion(distance, chosen) -> float:
-    """The sum that Eq. 6 maximises: dissimilarity of the `chosen` frames among themselves, each pair once.
+    """Return the sum that Eq. 6 maximises: the dissimilarity of all pairs of `chosen` frames, each pair once.
 
     distance: ``(T, T)``, symmetric; chosen: frame numbers 0..T-1, each once. Raises ValueError for anything else.
     """
@@ -159,12 +159,12 @@ def dispersion(distance, chosen) -> float:
 
 
 def _search_steps(total: int, count: int) -> int:
-    """Cost of `_exact`: one step for each set, and as much as 200 sets for each prefix looped over in Python."""
+    """Return the cost of `_exact`: one step for each set, and 200 for each prefix of its Python loop."""
     return math.comb(total - 2, count - 2) + 200 * math.comb(total - 2, max(count - 4, 0))
 
 
 def _exact(distance: np.ndarray, count: int) -> list[int]:
-    """Every set that holds both ends: all prefixes of the inner frames by loop, the last two by one matrix."""
+    """Try every set with both ends: a loop over all but the last two inner frames, one matrix for these two."""
     total = len(distance)
     if count == 2:
         return [0, total - 1]
@@ -191,7 +191,7 @@ def _exact(distance: np.ndarray, count: int) -> list[int]:
 
 
 def _greedy(distance: np.ndarray, count: int) -> list[int]:
-    """Add the frame with the largest gain; then make the best exchange of an inner frame while that raises the sum."""
+    """Add the frame with the largest gain, again and again; then make the best exchange while that raises the sum."""
     total = len(distance)
     chosen = [0, total - 1]
     gain = distance[chosen].sum(axis=0)  # (T,): what each frame adds to the sum
@@ -214,14 +214,14 @@ def _greedy(distance: np.ndarray, count: int) -> list[int]:
 
 
 def _uniform(total: int, count: int) -> list[int]:
-    """Evenly spread, ends included, in whole numbers so that no two round to the same frame."""
+    """Return evenly spread frames with both ends, in whole numbers so that no two round to the same frame."""
     if count == 1:
         return [total // 2]
     return [(2 * k * (total - 1) + count - 1) // (2 * (count - 1)) for k in range(count)]
 
 
 def _random(total: int, count: int, generator) -> list[int]:
-    if hasattr(generator, "initial_seed"):  # a torch.Generator, without importing torch for everyone else
+    if hasattr(generator, "initial_seed"):  # a torch.Generator; torch is imported only for it
         import torch
 
         generator = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
@@ -272,12 +272,12 @@ def _one_minus_ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def is_whole(value) -> bool:
-    """Return True for an int, Python's or NumPy's, that is no bool."""
+    """Return True for a Python or NumPy integer that is not a bool."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def to_numpy(values) -> np.ndarray:
-    """float64 array of a torch tensor on any device, or of anything NumPy takes."""
+    """Convert a torch tensor on any device, or anything that NumPy takes, to a float64 array."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().double().numpy()
     return np.asarray(values, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Sliding Reference Grid (section 3.4.1): which frames guide another at a step (Eq. 10), and their grid (Eq. 9)."""
+"""Sliding Reference Grid (section 3.4.1): which frames guide a frame at a step (Eq. 10), and their grid (Eq. 9)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def select_references(key_distance, past_distance, t: float, count: int = 4) -> 
 
     key_distance ``(K,)`` and past_distance ``(P,)``: D between the frame to colour and each candidate. `t` >= 0: the
     rescaled timestep (`rescale_timestep`), infinity included. Returns two lists of indices, nearest first; fewer than
-    `count` in all only where K + P < count. For a given c1 the c1 nearest keyframes and the c2 nearest earlier frames
+    `count` together only if K + P < count. For a given c1 the c1 nearest keyframes and the c2 nearest earlier frames
     are best, so trying each split is exact. Ties go to the split with more keyframes and to the lower index.
     Raises ValueError for distances that are not finite vectors, a negative or undefined t, or a count below 1.
     """
@@ -38,8 +38,8 @@ def select_references(key_distance, past_distance, t: float, count: int = 4) -> 
 def equation_10_weights(t: float) -> tuple[float, float]:
     """The factors of the two sums in Eq. 10, 1/sqrt(t^4 + 1) for keyframes and 1/sqrt(1 + 1/t^4) for neighbours.
 
-    Written with t^2 so that neither t = 0 (0 for neighbours) nor a huge t (0 for keyframes) divides by zero or
-    overflows. Raises ValueError for a negative or undefined t.
+    Computed from t^2, so that t = 0 (weight 0 for neighbours) does not divide by zero, and a huge t (weight 0 for
+    keyframes) does not overflow. Raises ValueError for a negative or undefined t.
     """
     t = float(t)
     if math.isnan(t) or t < 0:
@@ -67,9 +67,9 @@ def rescale_timestep(timestep: float, num_train_timesteps: int, tau: float = 4.0
 def make_grid(tiles, columns: int = 2, *, rows: int | None = None, shrink: bool = False):
     """Join tiles ``(N, C, h, w)``, tensor or array, row by row into one image ``(C, rows*h, columns*w)`` (Eq. 9).
 
-    The first tile is taken as the best one, and repeats in the places that are left. `rows` defaults to as few as
+    The first tile counts as the best one and fills the places that are left. By default there are as few `rows` as
     hold all tiles. shrink=True averages each tile by area so that the grid has the size ``(C, h, w)`` of one tile.
-    Raises ValueError for another shape, no tiles, more tiles than places, or tiles too small to shrink.
+    Raises ValueError for a wrong shape, no tiles, more tiles than places, or tiles too small to shrink.
     """
     if not isinstance(tiles, torch.Tensor):
         array = np.asarray(tiles)
@@ -107,7 +107,7 @@ def _shrunk_grid(tiles: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
 
 
 def _distances(values, name: str) -> np.ndarray:
-    """A float64 vector; torch tensors and lists are welcome."""
+    """Return a float64 vector of a list, an array or a torch tensor."""
     vector = to_numpy(values)
     if vector.size == 0 and vector.ndim <= 1:
         return np.zeros(0)

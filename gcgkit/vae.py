@@ -1,9 +1,9 @@
 """The mini profile's autoencoder: luma and chroma in separate latent channels (the latent space of §3.2).
 
-Stable Diffusion's ``AutoencoderKL``, the paper's, spends its four channels on luma at a hundredth of its size. This one
-gives two channels to luma alone and two to chroma, so that a gray frame's latents are a colour frame's with the chroma
-channels at exactly zero. It keeps ``AutoencoderKL``'s interface (``encode(x).latent_dist``, ``decode(z).sample``,
-``config.scaling_factor``) and its geometry (factor 8).
+The paper uses Stable Diffusion's ``AutoencoderKL``. At a hundredth of its size, such a network spends all four channels
+on luma. This one gives two to luma alone and two to chroma, which are exactly zero for gray frames. It keeps the
+interface of ``AutoencoderKL`` (``encode(x).latent_dist``, ``decode(z).sample``, ``config.scaling_factor``) and its
+geometry (factor 8).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDis
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
 LUMA = (0.299, 0.587, 0.114)  # the weights of cv2.cvtColor's RGB2GRAY
-PATCH = 4  # pixels on a side that the first layer takes at once: full-resolution layers cost most and add least
+PATCH = 4  # side in pixels of the first layer's blocks: layers at full resolution cost most and add least
 
 
 class ResidualBlock(nn.Module):
@@ -54,8 +54,8 @@ class LumaChromaAutoencoder(ModelMixin, ConfigMixin):
         luma_channels, chroma_channels: latent channels of each kind; two chroma channels start as 8x8 means.
         width: channels at a quarter of the resolution; twice as many at an eighth.
         depth: residual blocks per resolution.
-        latent_std: standard deviation of each raw latent channel over the training footage; latents come divided by
-            it, so that the scheduler meets unit variance whatever the channel holds.
+        latent_std: standard deviation of each raw latent channel over the training footage; latents are divided
+            by it, so that every channel reaches the scheduler with unit variance.
         posterior_std: standard deviation of the posterior, the same everywhere (a fixed-variance VAE).
         scaling_factor: the pipeline multiplies latents by it, as in ``AutoencoderKL``.
     """
@@ -105,7 +105,7 @@ class LumaChromaAutoencoder(ModelMixin, ConfigMixin):
             raise ValueError(f"frames must be (B, 3, H, W) with H and W multiples of {ratio}, not {tuple(x.shape)}")
         y, c = rgb_to_luma_chroma(x)
         luma = self.luma_encoder(y)  # (B, 2, H/8, W/8)
-        # The difference to the code of the same frame in gray is zero for gray frames, exactly, whatever was learned.
+        # Subtract the code of the same frame in gray: a gray frame then has exactly zero, whatever was learned.
         with_color, without = self.chroma_encoder(torch.cat([torch.cat([y, c], 1), torch.cat([y, c * 0], 1)])).chunk(2)
         chroma = with_color - without
         means = F.avg_pool2d(c, ratio)  # (B, 2, H/8, W/8)
@@ -133,7 +133,7 @@ class LumaChromaAutoencoder(ModelMixin, ConfigMixin):
 def rgb_to_luma_chroma(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Split RGB ``(B, 3, H, W)`` into luma Y ``(B, 1, H, W)`` and chroma (R-Y, B-Y) ``(B, 2, H, W)``."""
     y = (x * torch.tensor(LUMA, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    # For a gray frame the three products do not add up to exactly the common value; the differences are rounding alone.
+    # For a gray frame the three products do not add up exactly to the common value; the difference is only rounding.
     c = torch.cat([x[:, :1] - y, x[:, 2:] - y], 1)
     gray = (x[:, :1] == x[:, 1:2]) & (x[:, 1:2] == x[:, 2:])
     return y, torch.where(gray, torch.zeros_like(c), c)
