@@ -46,6 +46,7 @@ THUMBNAIL = 64
 # Sizes (height, width) of latents' frames in pixels, and their shares; batches of larger ones are smaller.
 SIZES = {
     "small": (((128, 224), 0.56), ((128, 192), 0.12), ((128, 128), 0.08), ((192, 128), 0.05), ((256, 448), 0.19)),
+    "mixed": (((128, 224), 0.4), ((128, 192), 0.1), ((128, 128), 0.06), ((192, 128), 0.04), ((256, 448), 0.4)),
     "one": (((256, 448), 1.0),),  # for a GPU, which prepares its kernels anew for every shape
     "full": (((256, 448), 0.6), ((256, 384), 0.15), ((256, 256), 0.1), ((384, 256), 0.05), ((128, 224), 0.1)),
 }
