@@ -25,7 +25,6 @@ the small recipe 11.0, 12.0 with what the allocator held, capped at 15 (``--reci
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tomllib
 from pathlib import Path
@@ -66,11 +65,9 @@ PAPER = TrainConfig(
 )  # fmt: skip
 
 
-def vary(config: TrainConfig, **sections: dict[str, Any]) -> TrainConfig:
-    """Return a configuration under a new name with some fields changed."""
-    name = sections.pop("name")
-    changed = {s: dataclasses.replace(getattr(config, s), **fields) for s, fields in sections.items()}
-    return dataclasses.replace(config, name=name, **changed)
+def vary(config: TrainConfig, **changes: Any) -> TrainConfig:
+    """Return a configuration under a new name with some fields changed: ``name="mine", run={"seed": 1}``."""
+    return configs.from_dict({"extends": config.name, **changes}, {config.name: config})
 
 
 # The paper's run on a card with 16 GB: see the module's docstring. Fewer cached frames, for a small disk.
