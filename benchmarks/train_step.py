@@ -43,8 +43,8 @@ from gcgkit.data.sampling import GRID_TILES, SampleStream
 from gcgkit.lessons.random_networks import SHAPES, random_parts
 from gcgkit.training import config as configs
 from gcgkit.training import recipes
-from gcgkit.training.loss import encode_batch
-from gcgkit.training.step import OF_PRECISION, Learner
+from gcgkit.training.loss import OF_PRECISION, Objective, encode_batch
+from gcgkit.training.step import Learner
 
 CASES = ("example", "cached", "pixels")
 CAPTION = "a photo of a red car on a street, green trees in the background"
@@ -122,7 +122,9 @@ def ours(
     if cached:
         for part in (pipe.vae, pipe.image_encoder):
             part.to("cpu")
-    learner = Learner(config, pipe, accelerator, steps=1000, precision=precision)
+    objective = Objective(config, pipe, device, precision)
+    learner = Learner(objective.network, config.optimizer, accelerator, steps=1000)
+    objective.network = learner.network
     micro, passes = config.run.micro_batch, config.run.batch_size // config.run.micro_batch
     stream = SampleStream([100, 100], [100, 100], config.data, seed=0)
     batches = [random_batch(stream, range(i * micro, (i + 1) * micro), config, shapes, cached) for i in range(passes)]
@@ -137,7 +139,11 @@ def ours(
         encode_tokens(pipe, frames, config.model.image_condition, device)
         return (clock(device) - started) / 8
 
-    return lambda: learner.step(batches), view_cost
+    def step() -> None:
+        passing = iter(batches)
+        learner.step(lambda: objective(next(passing)))
+
+    return step, view_cost
 
 
 def random_batch(stream: SampleStream, positions, config: configs.TrainConfig, shapes: dict, cached: bool) -> Batch:

@@ -8,7 +8,8 @@ import numpy as np
 import tiny
 
 from gcgkit.training import config as configs
-from gcgkit.training import loop, recipes
+from gcgkit.training import recipes
+from gcgkit.training import run as training_run
 
 SIZE = (32, 64)
 
@@ -70,7 +71,7 @@ def run_config(place: Path, **changes) -> configs.TrainConfig:
 
 def run(place: Path, out: Path, on_step=None, **changes) -> Path:
     """Train as ``run_config`` says, on the CPU."""
-    return loop.train(run_config(place, **changes), place / "data", out, cpu=True, on_step=on_step)
+    return training_run.train(run_config(place, **changes), place / "data", out, cpu=True, on_step=on_step)
 
 
 def same_files(one: Path, other: Path, names=("weights", "averaged")) -> bool:

@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train as the options say. Raises ValueError, FileNotFoundError and OSError as ``training.loop.train`` does."""
+    """Train as the options say. Raises ValueError, FileNotFoundError and OSError as ``training.run.train`` does."""
     from ..training import config as configs
     from ..training import recipes
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
         return
     out = args.out or Path("runs") / config.name
 
-    from ..training.loop import train
+    from ..training.run import train
 
     try:
         folder = train(config, args.data, out, cache=args.cache, cpu=args.cpu)

@@ -20,6 +20,7 @@ from ..utils.files import write_text
 FILE = Path(__file__).with_name("mini_training.json")
 VARIANTS_FILE = FILE.with_name("variants_training.json")
 POINTS = 60  # of a curve, at most
+NO_CURVES = ("step", "seconds", "steps_per_second", "learning_rate", "gradient_norm")
 # Stage -> its log's folder, the trained parts, the data. In the order of the run.
 STAGES: dict[str, tuple[str, str, str]] = {
     "hint": ("hint", "the colour attention alone", "16 pairs at 224x128; the last quarter 4 at 448x256"),
@@ -73,7 +74,7 @@ def summarize(lines: Sequence[dict], points: int = POINTS) -> dict[str, list]:
         raise ValueError("the log is empty: give a run that has trained.")
     size = -(-len(lines) // points)
     groups = [lines[i : i + size] for i in range(0, len(lines), size)]
-    names = [name for name in dict.fromkeys(key for line in lines for key in line) if name not in ("step", "seconds")]
+    names = [name for name in dict.fromkeys(key for line in lines for key in line) if name not in NO_CURVES]
     result: dict[str, list] = {"step": [group[-1]["step"] for group in groups]}
     for name in names:
         found = [[line[name] for line in group if name in line] for group in groups]

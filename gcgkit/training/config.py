@@ -62,12 +62,6 @@ class OptimizerConfig:
     max_grad_norm: Annotated[Weight, "gradients are scaled down to this norm; 0 for never"]
     ema_decay: Annotated[BelowOne, "of the averaged weights, which are what is exported; 0 for none"]
 
-    @model_validator(mode="after")
-    def _decay(self) -> OptimizerConfig:
-        if self.weight_decay > 0 and self.name != "adamw":
-            raise ValueError('optimizer.weight_decay goes with optimizer.name = "adamw" only.')
-        return self
-
 
 @dataclass(frozen=True, config=FORM)
 class LossConfig:
@@ -98,14 +92,6 @@ class RunConfig:
     keep: Annotated[Count, "checkpoints kept, the newest"]
     export_dtype: Annotated[Literal["float32", "float16", "bfloat16"], "of the pipeline that comes out"]
 
-    @model_validator(mode="after")
-    def _passes(self) -> RunConfig:
-        if self.batch_size % self.micro_batch:
-            raise ValueError(
-                f"run.batch_size={self.batch_size} must be a multiple of run.micro_batch={self.micro_batch}."
-            )
-        return self
-
 
 @dataclass(frozen=True, config=FORM)
 class ValidationConfig:
@@ -116,12 +102,6 @@ class ValidationConfig:
     frames: Annotated[Count, "from each clip's start"]
     every: Annotated[Count, "training steps between validations; one more comes at the end"]
     steps: Annotated[Count, "denoising steps"]
-
-    @model_validator(mode="after")
-    def _both(self) -> ValidationConfig:
-        if bool(self.set) != bool(self.clips):
-            raise ValueError("validation.set and validation.clips go together: give both, or neither.")
-        return self
 
 
 @dataclass(frozen=True, config=FORM)
@@ -137,19 +117,27 @@ class TrainConfig:
     validation: ValidationConfig
 
     @model_validator(mode="after")
-    def _master_weights(self) -> TrainConfig:
-        run = self.run
+    def _check(self) -> TrainConfig:
+        optimizer, run, validation = self.optimizer, self.run, self.validation
+        if optimizer.weight_decay > 0 and optimizer.name != "adamw":
+            raise ValueError('optimizer.weight_decay goes with optimizer.name = "adamw" only.')
+        if run.batch_size % run.micro_batch:
+            raise ValueError(
+                f"run.batch_size={run.batch_size} must be a multiple of run.micro_batch={run.micro_batch}."
+            )
         if self.model.joint and run.frozen_dtype not in ("auto", "float32") and run.precision == "no":
             raise ValueError(
                 "model.joint trains the UNet in float32, which run.frozen_dtype does not fit without mixed precision."
             )
+        if bool(validation.set) != bool(validation.clips):
+            raise ValueError("validation.set and validation.clips go together: give both, or neither.")
         return self
 
 
 _TYPES = {section: kind for section, kind in typing.get_type_hints(TrainConfig).items() if section != "name"}
 SECTIONS = tuple(_TYPES)
 KEYS = tuple(f"{section}.{field}" for section, kind in _TYPES.items() for field in typing.get_type_hints(kind))
-_FORM = TypeAdapter(TrainConfig)
+_ADAPTER = TypeAdapter(TrainConfig)
 # Settings that a resumed run may change: none of them affects the computation of a step, except for the end.
 CHANGEABLE = (
     "name", "run.epochs", "run.max_steps", "run.micro_batch", "run.gradient_checkpointing", "run.workers",
@@ -180,7 +168,7 @@ def replace(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
         if key not in ("name", *KEYS):
             raise ValueError(_unknown(key))
         (values[section] if section else values)[field] = value
-    return _checked(lambda: _FORM.validate_python(values))
+    return _checked(lambda: _ADAPTER.validate_python(values))
 
 
 def differences(first: TrainConfig, second: TrainConfig) -> list[str]:
@@ -194,7 +182,7 @@ def differences(first: TrainConfig, second: TrainConfig) -> list[str]:
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """Return plain values: the name, and a dictionary per section, with lists for tuples."""
-    return _FORM.dump_python(config, mode="json")
+    return _ADAPTER.dump_python(config, mode="json")
 
 
 def from_dict(values: dict[str, Any], named: Mapping[str, TrainConfig]) -> TrainConfig:
@@ -213,7 +201,7 @@ def from_dict(values: dict[str, Any], named: Mapping[str, TrainConfig]) -> Train
             both = key in SECTIONS and isinstance(given, dict)
             merged[key] = {**merged.get(key, {}), **given} if both else given
     # As JSON, where numbers and text are told apart and a list stands for a tuple.
-    return _checked(lambda: _FORM.validate_json(json.dumps(merged, default=str), strict=True), next(iter(named)))
+    return _checked(lambda: _ADAPTER.validate_json(json.dumps(merged, default=str), strict=True), next(iter(named)))
 
 
 def _checked(build: typing.Callable[[], TrainConfig], example: str = "") -> TrainConfig:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..utils.files import write_text
 
@@ -20,6 +21,7 @@ class TrainingLog:
 
     def __init__(self, folder: str | Path, step: int = 0):
         self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
         _cut_log(self.folder / "log.jsonl", step)
         self._file = (self.folder / "log.jsonl").open("a", encoding="utf-8")
         try:
@@ -30,7 +32,7 @@ class TrainingLog:
             self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Add one line, which has a ``step``. TensorBoard gets its numbers and those one level down."""
+        """Add one line, which has a ``step``. TensorBoard gets its numbers, those of dictionaries in it too."""
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if self.board is not None:
@@ -76,23 +78,20 @@ def _numbers(values: dict[str, Any], above: str = "") -> list[tuple[str, float]]
     return found
 
 
-class Sums:
-    """Means of named values since the last log line. They are saved, so a resumed run logs the same means."""
+class Sums(dict[str, tuple[Any, float]]):
+    """Sums and counts of named values since the last log line. They are saved, so a resumed run logs the same means."""
 
-    def __init__(self, sums: dict[str, list[float]] | None = None):
-        self.sums: dict[str, list[Any]] = {name: list(pair) for name, pair in (sums or {}).items()}
-
-    def add(self, name: str, total, count: float) -> None:
-        """Add ``count`` values that sum up to ``total``, a number or a tensor, without waiting for the device."""
-        entry = self.sums.setdefault(name, [0.0, 0.0])
-        entry[0], entry[1] = entry[0] + total, entry[1] + count
+    def add(self, name: str, values: torch.Tensor) -> None:
+        """Add values of any shape, without waiting for the device."""
+        total, count = self.get(name, (0.0, 0.0))
+        self[name] = total + values.detach().double().sum(), count + values.numel()
 
     def numbers(self) -> dict[str, list[float]]:
         """Return sums and counts as plain numbers."""
-        return {name: [float(total), float(count)] for name, (total, count) in self.sums.items()}
+        return {name: [float(total), count] for name, (total, count) in self.items()}
 
-    @staticmethod
-    def means(numbers: dict[str, list[float]]) -> dict[str, float]:
-        """Return rounded means, without those that are not finite, which JSON cannot hold."""
-        found = {name: total / count for name, (total, count) in numbers.items() if count}
-        return {name: float(f"{mean:.7g}") for name, mean in found.items() if math.isfinite(mean)}
+
+def means(numbers: dict[str, list[float]]) -> dict[str, float]:
+    """Return rounded means of sums and counts, without those that are not finite, which JSON cannot hold."""
+    found = {name: total / count for name, (total, count) in numbers.items() if count}
+    return {name: float(f"{mean:.7g}") for name, mean in found.items() if math.isfinite(mean)}

@@ -1,17 +1,24 @@
-"""One training step's computation: the network on a batch, and the target of Eq. 11 (§3.2, §3.4.2)."""
+"""The loss of a batch: UNet and copy as one network, the target of Eq. 11, and its parts in the log (§3.2, §3.4.2)."""
 
 from __future__ import annotations
+
+import copy
+import inspect
 
 import torch
 import torch.nn as nn
 from diffusers.training_utils import compute_snr
 
-from .. import encoders as conditioning
+from .. import encoders
 from ..control import GuidedControlNet
 from ..data import latent_cache
 from ..data.dataset import Batch, References
 from ..guidance import GuidanceOutput
 from ..srg import make_grid
+from .config import TrainConfig
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+OF_PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Denoiser(nn.Module):
@@ -109,7 +116,7 @@ def encode_batch(batch: Batch, pipe, condition: str, device: torch.device | str)
     def latents(pixels: torch.Tensor) -> torch.Tensor:
         flat = pixels.flatten(0, -4)  # (..., c, H, W) -> (n, c, H, W)
         flat = flat.expand(-1, 3, -1, -1)  # gray as RGB with equal channels
-        chunks = [conditioning.encode_pixels(pipe.vae, chunk) for chunk in flat.split(latent_cache.CHUNK)]
+        chunks = [encoders.encode_pixels(pipe.vae, chunk) for chunk in flat.split(latent_cache.CHUNK)]
         return torch.cat(chunks).unflatten(0, pixels.shape[:-3])
 
     target, gray = latents(batch.target), latents(batch.gray)
@@ -135,3 +142,110 @@ def draw_noise(seeds: list[int], like: torch.Tensor, timesteps: int) -> tuple[to
         steps.append(torch.randint(timesteps, (1,), generator=generator))
         noise.append(torch.randn(like.shape[1:], generator=generator))
     return torch.stack(noise).to(like.device), torch.cat(steps).to(like.device)
+
+
+class Objective:
+    """Eq. 11 for a pipeline in training, with the configuration's additions: batch in, loss and log entries out.
+
+    Args:
+        config: the run's configuration.
+        pipe: a ``GCGPipeline`` with the parts; its control, and with ``model.joint`` its UNet, are to be trained.
+        device: of what is trained and of the text encoder.
+        precision: "no", "bf16" or "fp16".
+
+    ``network`` is what learns. Put the one that accelerate prepared in its place.
+    """
+
+    def __init__(self, config: TrainConfig, pipe, device: torch.device | str, precision: str = "no"):
+        self.config, self.pipe, self.device, self.dtype = config, pipe, device, OF_PRECISION[precision]
+        run, joint = config.run, config.model.joint
+        self.frozen_dtype = self.dtype if run.frozen_dtype == "auto" else DTYPES[run.frozen_dtype]
+        self.scheduler = copy.deepcopy(pipe.scheduler)  # a validation sets the pipeline's own to its steps
+        cast = nn.Module.to  # diffusers' own warns of layers to be kept in float32, of which these models have none
+        for part in (pipe.vae, pipe.text_encoder, pipe.image_encoder):
+            cast(part.requires_grad_(False).eval(), self.frozen_dtype)
+        pipe.text_encoder.to(device)
+        dtype = torch.float32 if joint else self.frozen_dtype
+        cast(pipe.unet.requires_grad_(joint), device=device, dtype=dtype)
+        cast(pipe.control.requires_grad_(True), device=device, dtype=torch.float32)
+        if torch.device(device).type == "cuda":
+            for part in (pipe.unet, pipe.control):
+                part.to(memory_format=torch.channels_last)  # in which its convolutions in half precision are fastest
+        if run.gradient_checkpointing:
+            pipe.unet.enable_gradient_checkpointing()
+            pipe.control.unet_copy.enable_gradient_checkpointing()
+        if run.compile:
+            compile_for_training(pipe)
+        self.network = Denoiser(pipe.unet, pipe.control, self.dtype)
+
+    def encode(self, batch: Batch) -> Batch:
+        """Encode a batch into latents on the device."""
+        return encode_batch(batch.to(self.device), self.pipe, self.config.model.image_condition, self.device)
+
+    def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the ``objective`` to minimise, and by kind of reference what goes to the log, each sample's (b,).
+
+        That is Eq. 11's plain error ``loss``, whatever weights it has in the objective, and the mean gate.
+        """
+        batch, settings, mode = self.encode(batch), self.config.loss, self.config.model.mode
+        target, gray = batch.target.float(), batch.gray.float()
+        noise, timestep = draw_noise(batch.seeds, target, self.scheduler.config.num_train_timesteps)
+        noisy = self.scheduler.add_noise(target, noise, timestep)
+        with torch.no_grad():
+            tokenizer, encoder = self.pipe.tokenizer, self.pipe.text_encoder
+            text = encoders.text_embeddings(tokenizer, encoder, batch.captions, self.device)
+        groups = [
+            References(g.kind, g.rows, g.color.float(), g.gray.float(), g.tokens.to(self.dtype))
+            for g in batch.references
+        ]
+        prediction, hint, gate = self.network(noisy, timestep, text, gray, groups)
+        goal = denoising_target(self.scheduler, target, noise, timestep)
+        errors = (prediction.float() - goal).square().mean((1, 2, 3))  # (B, C, h, w) -> (B,), Eq. 11
+        weighted = errors
+        if settings.snr_gamma:
+            weighted = errors * snr_weights(self.scheduler, timestep, settings.snr_gamma)
+        objective = weighted.mean()
+        if settings.hint_weight and mode != "concat":
+            hint_errors = (hint.float() - target).square().mean((1, 2, 3))
+            if mode == "attention":  # without a gate there is no way to decline a reference that does not match
+                for group in groups:
+                    if group.kind not in ("single", "grid"):
+                        hint_errors = hint_errors.index_fill(0, group.rows, 0.0)
+            objective = objective + settings.hint_weight * hint_errors.mean()
+        logged = {"loss": errors.detach()}
+        for group in groups:
+            logged[f"loss_{group.kind}"] = errors.detach()[group.rows]
+            if mode == "gated":
+                logged[f"gate_{group.kind}"] = gate.detach()[group.rows].float().mean((1, 2, 3))
+        return {"objective": objective, **logged}
+
+    def trained_pipeline(self, weights: dict[str, torch.Tensor], dtype: torch.dtype):
+        """Return a pipeline with copies of the network's weights in a dtype, and the other parts unchanged.
+
+        Using it does not touch the training.
+        """
+        parts = dict(self.pipe.components)
+        for name in ["control"] + ["unet"] * self.config.model.joint:
+            source = getattr(self.pipe, name)
+            # All values as they are: diffusers marks those that were given by position as defaults, to be left out.
+            config = {key: value for key, value in source.config.items() if key != "_use_default_values"}
+            with torch.device("meta"):  # no weights that would only be replaced
+                part = type(source).from_config(config)
+            own = {k.removeprefix(f"{name}."): w for k, w in weights.items() if k.startswith(f"{name}.")}
+            copied = {k: w.detach().to(dtype, copy=True).contiguous() for k, w in own.items()}
+            part.load_state_dict(copied, assign=True)
+            parts[name] = part.requires_grad_(False).eval()
+        parts["scheduler"] = copy.deepcopy(self.scheduler)
+        options = inspect.signature(type(self.pipe).__init__).parameters
+        own = {name: value for name, value in self.pipe.config.items() if name in options and name not in parts}
+        return type(self.pipe)(**parts, **own)
+
+
+def compile_for_training(pipe, backend: str = "inductor") -> None:
+    """Compile a pipeline's UNet and UNet copy in place, for the static shapes of a training run's batches.
+
+    Kernels are fused, forwards and backwards; there are no CUDA graphs, which would hold gradients in their own memory.
+    A batch whose references have another number of image tokens is another shape, and compiled by itself.
+    """
+    for part in (pipe.unet, pipe.control.unet_copy):
+        part.compile(dynamic=False, backend=backend)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +94,16 @@ def write(numbers: dict, pictures: dict[str, np.ndarray], step: int, out: Path, 
         os.replace(partial, path)
         log.picture(f"validation/{name}", picture, step)
     log.write({"step": step, "validation": numbers})
+
+
+@contextmanager
+def preserved_random_states() -> Iterator[None]:
+    """Restore every random generator at the end of the ``with`` block."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
 
 
 def _measure(frames: np.ndarray, truth: np.ndarray) -> dict[str, float]:

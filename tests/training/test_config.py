@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from gcgkit import guidance
 from gcgkit.data import prepare as preparation
 from gcgkit.training import config as configs
-from gcgkit.training import loop, recipes
+from gcgkit.training import recipes
+from gcgkit.training import run as training_run
 from gcgkit.training.recipes import CONFIGS, MINI, MINI_MORE, PAPER, PAPER_16GB, TINY
 
 KEYS = configs.KEYS
@@ -46,7 +47,7 @@ def test_going_on_is_the_minis_run_at_full_size():
         "name", "model.control", "data.height", "data.width", "data.cache_variants", "data.cache_photo_variants",
         "loss.snr_gamma", "run.epochs", "run.batch_size", "run.micro_batch", "run.frozen_dtype", "run.workers",
     }  # fmt: skip
-    loop.build_pipeline(MINI_MORE)  # the bundled copy is of the kind that is to be kept
+    training_run.build_pipeline(MINI_MORE)  # the bundled copy is of the kind that is to be kept
 
 
 @pytest.mark.parametrize("name", CONFIGS)

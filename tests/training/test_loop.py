@@ -1,331 +1,364 @@
-"""Whole training runs at toy size: checkpoints, the pipeline that comes out, validation, log, and faults."""
+"""The training loop against a loop written out by hand, and against itself when it is killed and resumed."""
 
+import itertools
+import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import prepared
 import pytest
-import tiny
 import torch
-from PIL import Image
-from prepared import last_checkpoint as last
-from prepared import run, same_files
-from prepared import run_config as config
+from accelerate import Accelerator
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from gcgkit import GCGPipeline
-from gcgkit.cli import train
-from gcgkit.data.sampling import Positions
-from gcgkit.lessons import plots
-from gcgkit.training import checkpoints, loop, recipes
-from gcgkit.training import config as configs
-from gcgkit.training import log as training_log
+from gcgkit.training import checkpoints
+from gcgkit.training import step as training_step
 from gcgkit.training.log import read_log
+from gcgkit.training.loop import best_precision, fit, seeded
+from gcgkit.training.recipes import MINI
+from gcgkit.training.step import rate_factor
+
+SETTINGS = replace(MINI.optimizer, learning_rate=0.05, warmup=4)  # AdamW, betas 0.9 and 0.99, cosine, EMA 0.999
+TRUTH = torch.tensor([[1.0, -2.0, 0.5]])
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="bit for bit is promised on the CPU only")
 
 
-def test_training_lowers_the_loss(place, tmp_path):
-    """Four clips, one seed: a few dozen steps must fit them a good deal better than none."""
-    run(place, tmp_path, run__max_steps=40, optimizer__learning_rate=3e-3, model__joint=True, data__cache_variants=1,
-        data__cache_views=4, data__recolor=0.0, run__log_every=10, run__save_every=1000)  # fmt: skip
-    losses = [line["loss"] for line in read_log(tmp_path)]
-    assert losses[-1] < 0.85 * losses[0]
+class Killed(Exception):
+    pass
 
 
-def test_checkpointing_and_passes_change_nothing_but_memory(place, tmp_path):
-    whole = run(place, tmp_path / "whole", run__max_steps=3)
-    cut = run(place, tmp_path / "cut", run__max_steps=3, run__micro_batch=1, run__gradient_checkpointing=True)
-    one, other = (load_file(last(folder.parent) / "weights.safetensors") for folder in (whole, cut))
-    moved = 0.0
-    for name, weights in loop.build_pipeline(config(place)).control.named_parameters():
-        name = f"control.{name}"
-        torch.testing.assert_close(one[name], other[name], atol=2e-5, rtol=1e-3)
-        moved = max(moved, float((one[name] - weights.detach()).abs().max()))
-    assert moved > 5e-4  # three steps of Adam at 3e-4
-    for a, b in zip(read_log(tmp_path / "whole"), read_log(tmp_path / "cut"), strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a["loss_grid"] == pytest.approx(b["loss_grid"])
+def make_net() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
 
 
-def test_mixed_precision_keeps_master_weights(place, tmp_path):
-    """bfloat16 with a frozen UNet in half precision: weights stay float32, and the loss is that of float32 nearly."""
-    options = {"run__max_steps": 2, "run__log_every": 1, "data__cache_variants": 2, "data__cache_views": 3}
-    plain = run(place, tmp_path / "plain", **options)
-    mixed = run(place, tmp_path / "mixed", run__precision="bf16", **options)
-    dtypes = {w.dtype for w in load_file(last(mixed.parent) / "weights.safetensors").values()}
-    assert dtypes == {torch.float32}
-    for a, b in zip(read_log(plain.parent), read_log(mixed.parent), strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], rel=0.02) and a["loss"] != b["loss"]
+def regression(net, kill_at: int | None = None, seen: list | None = None):
+    """Squared error on a random batch, which stops the run at a step."""
+
+    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        if step == kill_at:
+            raise Killed
+        x = torch.randn(16, 3, generator=generator)
+        if seen is not None:
+            seen.append((step, x))
+        error = (net(x) - x @ TRUTH.T).square().mean()
+        return {"loss": error, "twice": 2 * error.detach()}
+
+    return loss
 
 
-# --- checkpoints -----------------------------------------------------------------------------------------------------
+def weights(net) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in net.parameters()]
 
 
-def test_a_run_that_is_done_is_not_trained_again(place, tmp_path):
-    folder, steps = run(place, tmp_path, run__max_steps=4), []
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != "config.toml"}
-    assert run(place, tmp_path, steps.append, run__max_steps=4) == folder
-    assert steps == [] and before == {p: p.stat().st_mtime_ns for p in before}
-    (folder / "model_index.json").unlink()
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    folder.rmdir()
-    run(place, tmp_path, steps.append, run__max_steps=4)  # made again from the last checkpoint
-    assert steps == [] and (folder / "model_index.json").is_file()
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_a_run_can_be_made_longer_and_shared_otherwise(place, tmp_path):
-    run(place, tmp_path / "whole", run__max_steps=6)
-    run(place, tmp_path / "parts", run__max_steps=3, run__micro_batch=2)
-    steps = []
-    run(place, tmp_path / "parts", steps.append, run__max_steps=6)
-    assert steps == [4, 5, 6]
-    one, other = (load_file(last(tmp_path / name) / "weights.safetensors") for name in ("whole", "parts"))
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], atol=5e-5, rtol=1e-3)
+def run(folder, steps: int = 30, kill_at: int | None = None, net=None, seen=None, settings=SETTINGS, **options):
+    net = net or make_net()
+    options = {"precision": "no", **options}
+    fit(folder, {"net": net}, regression(net, kill_at, seen), settings, steps=steps, **options)
+    return net
 
 
-def test_another_configuration_or_other_data_is_refused(place, tmp_path):
-    run(place, tmp_path / "run", run__max_steps=2)
-    with pytest.raises(ValueError, match=r"holds a run with another optimizer.learning_rate, run.seed: give another"):
-        run(place, tmp_path / "run", run__max_steps=4, run__seed=1, optimizer__learning_rate=1e-3)
-    prepared.write_clips(tmp_path / "data", count=2)
-    with pytest.raises(ValueError, match="was trained on other data than is there now"):
-        loop.train(config(place, run__max_steps=4), tmp_path / "data", tmp_path / "run", cpu=True)
+def last(folder):
+    """The newest checkpoint of a run."""
+    return checkpoints.list_checkpoints(folder / "checkpoints")[-1][1]
 
 
-def test_all_random_states_come_back(tmp_path):
-    random.seed(1), np.random.seed(2), torch.manual_seed(3)
-    random.gauss(0, 1), np.random.randn()
-    partial = checkpoints.begin(tmp_path, 1)
-    checkpoints.write_state(partial, "random-0", checkpoints.random_states())
-    draw = lambda: (random.random(), random.gauss(0, 1), np.random.randn(), np.random.rand(), float(torch.rand(1)))  # noqa: E731
-    wanted = draw()
-    with checkpoints.preserved_random_states():
-        assert draw() != wanted
-    draw()
-    checkpoints.set_random_states(checkpoints.read_state(partial, "random-0"))
-    assert draw() == wanted
+def kept(folder, name: str) -> list[torch.Tensor]:
+    """Weights of the newest checkpoint, in the network's order."""
+    saved = load_file(last(folder) / f"{name}.safetensors")
+    return [saved[f"net.{key}"] for key, _ in make_net().named_parameters()]
 
 
-def test_checkpoints_are_whole_or_not_there(place, tmp_path, monkeypatch):
-    """The machine dies in the middle of a save: the checkpoint before stands, and nothing else is left at the end."""
-    write = checkpoints.write_state
-
-    class Died(Exception):
-        pass
-
-    def die(partial, name, state):
-        if "00000004" in partial.name and name == "optimizer":
-            (partial / "optimizer.pt").write_bytes(b"torn")
-            raise Died
-        write(partial, name, state)
-
-    with monkeypatch.context() as patch, pytest.raises(Died):
-        patch.setattr(checkpoints, "write_state", die)
-        run(place, tmp_path, run__max_steps=6)
-    folder = tmp_path / "checkpoints"
-    assert [step for step, _ in checkpoints.list_checkpoints(folder)] == [2]
-    run(place, tmp_path, run__max_steps=6)
-    assert sorted(p.name for p in folder.iterdir()) == ["step-00000004", "step-00000006"]  # keep=2, no rest
+def state(folder) -> list:
+    """Everything else in it: the optimizer, random states, counters and the open log line."""
+    files = [torch.load(last(folder) / name, weights_only=True) for name in ("optimizer.bin",)]
+    return flat([*files, json.loads((last(folder) / "state.json").read_text())])
 
 
-def test_a_damaged_checkpoint_is_named(place, tmp_path):
-    run(place, tmp_path, run__max_steps=4)
-    file = last(tmp_path) / "optimizer.pt"
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match="optimizer.pt cannot be read .*: delete the folder step-00000004 to go on"):
-        run(place, tmp_path, run__max_steps=6)
-    checkpoints.remove(last(tmp_path))
-    steps = []
-    run(place, tmp_path, steps.append, run__max_steps=6)
-    assert steps == [3, 4, 5, 6]
+def by_hand(steps: int, seed: int = 0, ema_decay: float = 0.999):
+    """Batches, AdamW, warm-up and cosine, clipping and EMA, written out: losses, last weights, averaged weights."""
+    net, losses = make_net(), []
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.05, weight_decay=0.01, betas=(0.9, 0.99))
+    average = [p.detach().double() for p in net.parameters()]
+    for step in range(steps):
+        x = torch.randn(16, 3, generator=seeded(seed, step))
+        error = (net(x) - x @ TRUTH.T).square().mean()
+        losses.append(error.item())
+        optimizer.zero_grad()
+        error.backward()
+        norm = math.sqrt(sum(float(p.grad.square().sum()) for p in net.parameters()))
+        for p in net.parameters():
+            p.grad *= min(1.0, 1.0 / (norm + 1e-6))
+        cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - 4) / (steps - 4)))
+        optimizer.param_groups[0]["lr"] = 0.05 * ((step + 1) / 4 if step < 4 else cosine)
+        optimizer.step()
+        # the average forgets fast at first: 1 - (1 + step)^-0.75, at most ema_decay
+        decay = min(ema_decay, 1 - (1 + step) ** -0.75) if step else 0.0
+        average = [
+            decay * a + (1 - decay) * p.detach().double() for a, p in zip(average, net.parameters(), strict=True)
+        ]
+    return losses, weights(net), average
 
 
-def test_a_checkpoint_runs_no_code(tmp_path):
-    """A pickle that would run something is refused, not run."""
-    partial = checkpoints.begin(tmp_path, 1)
-    torch.save({"optimizer": Path("/")}, partial / "optimizer.pt")
-    with pytest.raises(ValueError, match="cannot be read"):
-        checkpoints.read_state(partial, "optimizer")
+def test_equals_a_loop_by_hand(tmp_path):
+    net = run(tmp_path, 40)
+    losses, unaveraged, average = by_hand(40)
+    for got, wanted in zip(weights(net), average, strict=True):
+        np.testing.assert_allclose(got.numpy(), wanted.numpy(), atol=1e-4)
+    assert checkpoints.list_checkpoints(tmp_path / "checkpoints")[-1][0] == 40
+    for got, wanted in zip(kept(tmp_path, "weights"), unaveraged, strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
+    log = read_log(tmp_path)
+    assert [line["step"] for line in log] == [20, 40]
+    for line, part in zip(log, (losses[:20], losses[20:]), strict=True):
+        assert line["loss"] == pytest.approx(np.mean(part), abs=1e-4)
+        assert line["twice"] == pytest.approx(2 * line["loss"], abs=2e-6) and line["seconds"] >= 0
+    assert log[1]["loss"] < log[0]["loss"] / 2  # and it learns
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(place, tmp_path):
-    with pytest.raises(ValueError, match="the loss was no number by step"):
-        run(place, tmp_path, run__max_steps=60, optimizer__learning_rate=1e25, optimizer__max_grad_norm=0.0)
-    for _, checkpoint in checkpoints.list_checkpoints(tmp_path / "checkpoints"):
-        assert all(math.isfinite(total) for total, _ in checkpoints.read_info(checkpoint)["sums"].values())
+def test_returns_the_averaged_weights_in_eval_mode(tmp_path):
+    net = run(tmp_path)
+    assert same(weights(net), kept(tmp_path, "averaged"))
+    assert not same(weights(net), kept(tmp_path, "weights"))
+    assert not net.training
 
 
-# --- what comes out --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kill_at", [1, 7, 29])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, kill_at):
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", kill_at=kill_at, save_every=1)
+    assert last(tmp_path / "killed").name == f"step-{kill_at:08d}"
+    torch.rand(5)  # whatever else has drawn random numbers in between
+    net, seen = make_net(), []
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(1.0)  # nothing of the fresh start may stay
+    resumed = run(tmp_path / "killed", net=net, seen=seen)
+    assert [step for step, _ in seen] == list(range(kill_at, 30))
+    assert same(weights(whole), weights(resumed))
+    assert last(tmp_path / "whole").name == last(tmp_path / "killed").name == "step-00000030"
+    assert same(kept(tmp_path / "whole", "weights"), kept(tmp_path / "killed", "weights"))
+    assert state(tmp_path / "whole") == state(tmp_path / "killed")
 
 
-def test_what_comes_out_is_a_pipeline_with_the_averaged_weights(place, tmp_path):
-    folder = run(place, tmp_path, run__max_steps=4, run__export_dtype="float16", model__joint=True)
-    assert folder == tmp_path / "pipeline"
-    pipe = GCGPipeline.from_pretrained(folder)
-    averaged, weights = (load_file(last(tmp_path) / f"{n}.safetensors") for n in ("averaged", "weights"))
-    for name, saved in pipe.control.state_dict().items():
-        assert torch.equal(saved.half(), averaged[f"control.{name}"].half()), name
-    for name, saved in pipe.unet.state_dict().items():
-        assert torch.equal(saved.half(), averaged[f"unet.{name}"].half()), name
-    assert any(not torch.equal(averaged[n], weights[n]) for n in averaged)
-    stored = load_file(folder / "control/diffusion_pytorch_model.safetensors")
-    assert {weights.dtype for weights in stored.values()} == {torch.float16}
-    source = GCGPipeline.from_pretrained(place / "model")
-    for name, saved in pipe.vae.state_dict().items():
-        assert torch.equal(saved, source.vae.state_dict()[name].half().float())
-    assert pipe.config.guidance_scale == source.config.guidance_scale
-    frames = pipe(tiny.clip(2), num_inference_steps=2, generator=torch.Generator().manual_seed(0)).frames
-    assert frames.shape == (2, 32, 64, 3)
+def test_random_numbers_of_a_loss_are_those_of_an_uninterrupted_run(tmp_path):
+    """A loss may draw from any generator: all of them are in the checkpoint."""
+
+    def train(folder, kill_at=None):
+        net, drawn = make_net(), []
+
+        def loss(step, generator):
+            if step == kill_at:
+                raise Killed
+            numbers = torch.rand(2), torch.tensor(np.random.rand(2)), torch.tensor(random.random())
+            drawn.append([n.flatten().tolist() for n in numbers])
+            return {"loss": (net(torch.cat([numbers[0], numbers[1].float()])[:3]) - 1).square().mean()}
+
+        random.seed(1), np.random.seed(2), torch.manual_seed(3)
+        fit(folder, {"net": net}, loss, SETTINGS, steps=9, precision="no", save_every=1)
+        return drawn, weights(net)
+
+    drawn, whole = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", kill_at=5)
+    again, resumed = train(tmp_path / "killed")
+    assert again == drawn[5:] and same(whole, resumed)
 
 
-def test_without_averaging_the_weights_themselves_come_out(place, tmp_path):
-    folder = run(place, tmp_path, run__max_steps=2, optimizer__ema_decay=0.0)
-    assert not (last(tmp_path) / "averaged.safetensors").exists()
-    weights = load_file(last(tmp_path) / "weights.safetensors")
-    for name, saved in GCGPipeline.from_pretrained(folder).control.state_dict().items():
-        assert torch.equal(saved, weights[f"control.{name}"])
+def flat(value) -> list:
+    """Everything in a nested state, tensors as lists, for an exact comparison."""
+    if isinstance(value, dict):
+        return [item for key in sorted(value, key=str) for item in (str(key), *flat(value[key]))]
+    if isinstance(value, (list, tuple)):
+        return [item for part in value for item in flat(part)]
+    return value.flatten().tolist() if isinstance(value, torch.Tensor) else [value]
 
 
-def test_validation_colours_held_out_clips_and_leaves_training_alone(place, tmp_path):
-    options = {"run__max_steps": 4, "validation__frames": 5, "validation__every": 3}
-    run(place, tmp_path / "without", **{**options, "data__exclude": "a,b"})
-    run(place, tmp_path / "with", validation__set="davis-val", validation__clips="a,b", **options)
-    assert same_files(last(tmp_path / "without"), last(tmp_path / "with"))
-    lines = [line for line in read_log(tmp_path / "with") if "validation" in line]
-    assert [line["step"] for line in lines] == [3, 4]
-    numbers = lines[0]["validation"]["b"]
-    assert set(numbers) == {"gray", "exemplar", "automatic", "true"}
-    assert numbers["gray"]["colorfulness"] == 0 and numbers["true"]["colorfulness"] > 10
-    assert set(numbers["exemplar"]) == {"psnr_rgb", "colorfulness", "cdc"} and "psnr_rgb" not in numbers["true"]
-    # the numbers are those of the pipeline that comes out, which has the same weights
-    pipe = GCGPipeline.from_pretrained(tmp_path / "with/pipeline")
-    pipe.set_progress_bar_config(disable=True)
-    truth = tiny.clip(6, *prepared.SIZE, seed=1)[:5]
-    generator = torch.Generator().manual_seed(0)
-    frames = pipe(truth, reference={0: truth[0]}, num_inference_steps=2, generator=generator).frames
-    error = np.mean((frames[1:].astype(float) - truth[1:]) ** 2, axis=(1, 2, 3))
-    psnr = float(np.mean(10 * np.log10(255**2 / error)))
-    assert lines[1]["validation"]["b"]["exemplar"]["psnr_rgb"] == pytest.approx(psnr, abs=0.02)
-    picture = np.asarray(Image.open(tmp_path / "with/validation/b/step-00000004.png"))
-    assert picture.shape == (4 * 32, 4 * 64, 3)
-    np.testing.assert_array_equal(picture[96:, :64], truth[0])  # the last row is the truth
-    np.testing.assert_array_equal(picture[:32, :64, 0], picture[:32, :64, 1])  # the first is gray
+def test_killed_twice(tmp_path):
+    whole = run(tmp_path / "whole")
+    for step in (5, 18):
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", kill_at=step, save_every=1)
+    assert same(weights(whole), weights(run(tmp_path / "killed")))
 
 
-def test_a_validation_clip_that_is_not_there_is_named(place, tmp_path):
-    with pytest.raises(ValueError, match="validation.clips: davis-val has no clip 'z'"):
-        run(place, tmp_path, validation__set="davis-val", validation__clips="a,z")
+def test_killed_before_the_first_checkpoint_starts_over(tmp_path):
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", kill_at=9, save_every=1000)
+    assert checkpoints.list_checkpoints(tmp_path / "killed/checkpoints") == []
+    assert same(weights(run(tmp_path / "whole")), weights(run(tmp_path / "killed")))
 
 
-def test_the_log_and_its_plot(place, tmp_path):
-    run(place, tmp_path, run__max_steps=5)
-    lines = read_log(tmp_path)
-    assert [line["step"] for line in lines] == [2, 4, 5]
-    assert lines[0]["epoch"] == pytest.approx(2 * 4 / 16) and lines[0]["learning_rate"] == pytest.approx(3e-4)
-    for line in lines:
-        assert {"loss", "gradient_norm", "steps_per_second"} <= set(line)
-    figure = plots.plot_losses(tmp_path, smooth=2)
-    (axis,) = figure.axes
-    points = {line.get_label(): line.get_xydata() for line in axis.lines if not line.get_label().startswith("_")}
-    losses = [line["loss"] for line in lines]
-    np.testing.assert_allclose(points["loss"][:, 1], [losses[0], np.mean(losses[:2]), np.mean(losses[1:])])
-    assert points["loss"][:, 0].tolist() == [2, 4, 5] and "loss, grid" in points
-    both = plots.plot_losses({"one": tmp_path, "two": tmp_path}, names=("gradient_norm",))
-    assert [t.get_text() for t in both.axes[0].get_legend().get_texts()] == ["one gradient, norm", "two gradient, norm"]
-    with pytest.raises(FileNotFoundError, match="holds no log.jsonl"):
-        plots.plot_losses(tmp_path / "none")
-    with pytest.raises(ValueError, match="the log has no entry named x"):
-        plots.plot_losses(tmp_path, names=("x",))
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    net, seen = run(tmp_path), []
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    again = run(tmp_path, seen=seen)
+    assert seen == [] and same(weights(net), weights(again)) and not again.training
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
 
-def test_tensorboard_shows_the_same_numbers(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+def test_a_checkpoint_that_was_being_written_does_not_count(tmp_path, monkeypatch):
+    """The machine dies in the middle of a save: the last whole checkpoint stands, and the run goes on from it."""
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", kill_at=12, save_every=1)
+    good, save_state = last(tmp_path / "killed"), Accelerator.save_state
 
-    log = training_log.TrainingLog(tmp_path)
-    log.write({"step": 3, "loss": 0.5, "validation": {"a": {"exemplar": {"psnr_rgb": 20.0}}}})
-    log.picture("validation/a", np.zeros((4, 6, 3), np.uint8), 3)
-    log.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(3, 0.5)]
-    assert events.Scalars("validation/a/exemplar/psnr_rgb")[0].value == 20.0
-    assert events.Images("validation/a")[0].width == 6
+    def torn(self, folder):
+        save_state(self, folder)
+        for file in Path(folder).iterdir():
+            file.write_bytes(file.read_bytes()[:100])
+        raise Killed
 
-
-# --- starts ----------------------------------------------------------------------------------------------------------
-
-
-def test_new_copies_follow_from_the_seed(place):
-    one, two, other = (loop.build_pipeline(config(place, run__seed=seed)).control for seed in (0, 0, 1))
-    same = [torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True)]
-    assert all(same)
-    assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-    concat = loop.build_pipeline(config(place, model__mode="concat")).control
-    assert concat.guidance.config.mode == "concat"
+    with monkeypatch.context() as patch:
+        patch.setattr(Accelerator, "save_state", torn)
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", save_every=1)
+    assert last(tmp_path / "killed") == good
+    resumed = run(tmp_path / "killed", save_every=10)
+    assert sorted(p.name for p in (tmp_path / "killed/checkpoints").iterdir()) == ["step-00000020", "step-00000030"]
+    assert same(weights(run(tmp_path / "whole")), weights(resumed))
 
 
-def test_going_on_with_a_pipelines_own_copy(place, tmp_path):
-    folder = run(place, tmp_path / "first", run__max_steps=2)
-    kept = loop.build_pipeline(prepared.config(folder, model__control="keep"))
-    averaged = load_file(last(tmp_path / "first") / "averaged.safetensors")
-    assert all(torch.equal(w, averaged[f"control.{n}"]) for n, w in kept.control.state_dict().items())
-    with pytest.raises(ValueError, match="model.control=keep: the copy in .* has model.mode=gated; set that too"):
-        loop.build_pipeline(prepared.config(folder, model__control="keep", model__mode="attention"))
+def test_a_run_of_the_earlier_trainer_is_not_begun_anew(tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds a run of an earlier version"):
+        run(tmp_path)
 
 
-def test_stable_diffusions_parts_are_put_together(place, tmp_path):
-    """A base in Stable Diffusion's layout and an image encoder, as the paper configuration names them."""
-    parts = GCGPipeline.from_pretrained(place / "model")
-    for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
-        getattr(parts, name).save_pretrained(tmp_path / "base" / name)
-    parts.image_encoder.save_pretrained(tmp_path / "vision")
-    parts.feature_extractor.save_pretrained(tmp_path / "vision")
-    settings = prepared.config(
-        tmp_path / "base", model__image_encoder=str(tmp_path / "vision"), run__max_steps=2, model__mode="attention"
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    run(tmp_path, 3)
+    other = torch.nn.Linear(3, 1)
+    with pytest.raises(ValueError, match="step-00000003 is of another network"):
+        fit(tmp_path, {"net": other}, regression(other), SETTINGS, steps=5, precision="no")
+
+
+def test_the_clock_ends_a_run_and_lowers_its_rate(tmp_path, monkeypatch):
+    """A clock that goes a second further with each step: ten seconds, a rate that falls with them, then no more."""
+    now, seen = [0.0], []
+    monkeypatch.setattr(training_step.time, "monotonic", lambda: now[0])
+    net = make_net()
+    error = regression(net)
+
+    def loss(step, generator):
+        now[0] += 1.0
+        return error(step, generator)
+
+    rates = lambda learner, log: seen.append(learner.optimizer.param_groups[0]["lr"])  # noqa: E731
+    settings = replace(SETTINGS, warmup=2)
+    fit(tmp_path, {"net": net}, loss, settings, steps=10**6, seconds=10.0, precision="no", after_step=rates)
+    wanted = [0.025, 0.05] + [0.05 * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * t / 10))) for t in range(2, 11)]
+    assert seen == pytest.approx(wanted) and last(tmp_path).name == "step-00000011"
+
+
+def test_passes_and_module_rates_by_hand(tmp_path):
+    """Two passes of eight samples are one batch of sixteen; a module's factor is on its learning rate alone."""
+    data = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
+    nets = {}
+    for name, passes in (("one", 1), ("two", 2)):
+        net = nets[name] = make_net()
+        turns = itertools.cycle(data.chunk(passes))
+
+        def loss(step, generator, net=net, turns=turns):
+            x = next(turns)
+            return {"loss": (net(x) - x @ TRUTH.T).square().mean()}
+
+        fit(
+            tmp_path / name, {"first": net[0], "last": net[2]}, loss, SETTINGS, steps=5, precision="no",
+            accelerator=Accelerator(cpu=True, gradient_accumulation_steps=passes), rates={"last": 0.0},
+        )  # fmt: skip
+    for one, two in zip(*(weights(net) for net in nets.values()), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+    start = make_net()
+    assert same(weights(start[2]), weights(nets["two"][2])) and not same(weights(start[0]), weights(nets["two"][0]))
+
+
+def test_frozen_parameters_stay(tmp_path):
+    net = make_net()
+    net[0].requires_grad_(False)
+    before = weights(net)
+    run(tmp_path, net=net)
+    after = weights(net)
+    assert same(before[:2], after[:2]) and not same(before[2:], after[2:])
+
+
+def test_batches_depend_on_seed_and_step_only(tmp_path):
+    seen = {}
+    for name, options in (("a", {}), ("b", {"settings": replace(SETTINGS, learning_rate=0.2)}), ("c", {"seed": 1})):
+        seen[name] = []
+        run(tmp_path / name, 12, seen=seen[name], **options)
+    batches = {name: [x for _, x in found] for name, found in seen.items()}
+    assert same(batches["a"], batches["b"])
+    assert not any(torch.equal(x, y) for x, y in zip(batches["a"], batches["c"], strict=True))
+    assert len({x.sum().item() for x in batches["a"]}) == 12
+
+
+@given(st.tuples(st.integers(0, 50), st.integers(0, 10**5)), st.tuples(st.integers(0, 50), st.integers(0, 10**5)))
+def test_seeds_do_not_meet(one, two):
+    assert (seeded(*one).initial_seed() == seeded(*two).initial_seed()) == (one == two)
+    assert torch.equal(torch.rand(3, generator=seeded(*one)), torch.rand(3, generator=seeded(*one)))
+
+
+def test_last_log_line_has_the_rest(tmp_path):
+    run(tmp_path, 25)
+    assert [line["step"] for line in read_log(tmp_path)] == [20, 25]
+    raw = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in raw] == read_log(tmp_path)
+    assert read_log(tmp_path)[1]["loss"] == pytest.approx(np.mean(by_hand(25)[0][20:]), abs=1e-4)
+
+
+def test_learning_rates_by_hand():
+    assert rate_factor(0, 1000, 100) == 0.01
+    assert rate_factor(99, 1000, 100) == 1.0 == rate_factor(100, 1000, 100)
+    assert rate_factor(550, 1000, 100) == pytest.approx(0.51)  # half way: the mean of 1 and the floor
+    assert rate_factor(1000, 1000, 100) == pytest.approx(0.02) == rate_factor(5000, 1000, 100)
+    assert rate_factor(0, 10, 0) == 1.0
+    assert [rate_factor(s, 100, 10, "constant") for s in (0, 4, 9, 50)] == [0.1, 0.5, 1, 1]
+    assert [rate_factor(s, 100, 0, "constant") for s in (0, 50, 99)] == [1, 1, 1]
+    assert (
+        rate_factor(200, 1000, 100, passed=0.5) == pytest.approx(0.51) and rate_factor(9, 1000, 100, passed=0.5) == 0.1
     )
-    folder = loop.train(settings, place / "data", tmp_path / "run", cpu=True)
-    pipe = GCGPipeline.from_pretrained(folder)
-    assert pipe.control.guidance.config.mode == "attention" and pipe.config.height == 32
-    with pytest.raises(ValueError, match="has no copy to keep"):
-        loop.build_pipeline(configs.replace(settings, {"model.control": "keep"}))
 
 
-@pytest.mark.parametrize(
-    ("changes", "wrong"),
-    [
-        ({"data__height": 40}, "data.height and data.width must be multiples of 16"),
-        ({"run__precision": "fp16"}, "run.precision=fp16 needs a GPU"),
-        ({"data__sets": "none"}, "none"),
-        ({"model__base": "none"}, "neither a profile"),
-    ],
-)
-def test_what_cannot_be_trained_is_told_before_it_begins(place, tmp_path, changes, wrong):
-    with pytest.raises((ValueError, FileNotFoundError), match=wrong):
-        run(place, tmp_path / "run", run__max_steps=2, **changes)
-    assert not (tmp_path / "run").exists()
+@given(st.integers(2, 500), st.integers(0, 100))
+def test_the_rate_goes_up_then_down(steps, warmup):
+    factors = np.array([rate_factor(step, steps, warmup) for step in range(steps + 1)])
+    assert (factors > 0).all() and (factors <= 1).all()
+    top = min(warmup, steps)
+    assert (np.diff(factors[:top]) > 0).all() and (np.diff(factors[top:]) <= 0).all()
 
 
-def test_the_command_trains_and_tells_faults_in_one_sentence(place, tmp_path, capsys):
-    assert train.main([*prepared.options(config(place), place, tmp_path / "run"), "--set", "run.max_steps=2"]) == 0
-    assert f"The trained pipeline: {tmp_path / 'run/pipeline'}" in capsys.readouterr().out
-    assert recipes.load(tmp_path / "run/config.toml").run.max_steps == 2
-    for extra, wrong in (
-        (["--set", "run.max_steps"], "--set takes KEY=VALUE"),
-        (["--set", "run.steps=2"], "there is no setting 'run.steps'"),
-        (["--set", "run.seed=5"], "holds a run with another run.seed"),
-        (["--config", "none"], "neither a configuration"),
-    ):
-        assert train.main([*prepared.options(config(place), place, tmp_path / "run"), *extra]) == 1
-        told = capsys.readouterr().err.strip().splitlines()[-1]
-        assert told.startswith("gcgkit: ") and wrong in told
+def test_best_precision_of_the_cpu():
+    bf16 = torch.cpu._is_avx512_bf16_supported()
+    assert best_precision("cpu") == ("bf16" if bf16 else "no")
 
 
-def test_positions_of_the_run_are_those_of_the_checkpoint(place, tmp_path):
-    run(place, tmp_path, run__max_steps=3)
-    info = checkpoints.read_info(last(tmp_path))
-    assert info["step"] == 3 and info["position"] == 12 == next(iter(Positions(3, 4, 4, 4)))[0]
+def test_log_means_are_over_the_steps_that_gave_the_entry(tmp_path):
+    net = make_net()
+
+    def loss(step, generator):
+        error = (net(torch.randn(4, 3, generator=generator))).square().mean()
+        return {"loss": error, **({"fifth": torch.tensor(float(step))} if step % 5 == 0 else {})}
+
+    fit(tmp_path, {"net": net}, loss, SETTINGS, steps=40, precision="no")
+    assert [line["fifth"] for line in read_log(tmp_path)] == [7.5, 27.5]
+
+
+def test_resumed_log_repeats_no_step(tmp_path):
+    with pytest.raises(Killed):
+        run(tmp_path, 80, kill_at=25, save_every=1)
+    with pytest.raises(Killed):
+        run(tmp_path, 80, kill_at=65, save_every=1000)  # logs 40 and 60, saves nothing
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 6')
+    run(tmp_path, 80)
+    assert [line["step"] for line in read_log(tmp_path)] == [20, 40, 60, 80]

@@ -17,24 +17,28 @@ from prepared import run_config as config
 from gcgkit import encoders
 from gcgkit.data.dataset import FrameDataset, References, collate
 from gcgkit.training import config as configs
-from gcgkit.training import loop
-from gcgkit.training import step as training_step
-from gcgkit.training.loss import Denoiser, denoising_target, draw_noise, snr_weights
+from gcgkit.training import loss as training_loss
+from gcgkit.training import run as training_run
+from gcgkit.training.loss import Denoiser, Objective, denoising_target, draw_noise, snr_weights
 from gcgkit.training.recipes import TINY
 from gcgkit.training.step import Learner, make_optimizer
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="bit for bit is promised on the CPU only")
 
 
-def make_learner(place, steps=10, **changes):
+def make_objective(place, **changes):
     settings = config(place, **changes)
-    passes = settings.run.batch_size // settings.run.micro_batch
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=passes)
-    return Learner(settings, loop.build_pipeline(settings), accelerator, steps)
+    return Objective(settings, training_run.build_pipeline(settings), "cpu")
 
 
-def batch_of(place, learner, positions):
-    dataset = FrameDataset(place / "data", learner.config.data, learner.config.run.seed)
+def make_learner(objective, steps=10):
+    run = objective.config.run
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=run.batch_size // run.micro_batch)
+    return Learner(objective.network, objective.config.optimizer, accelerator, steps)
+
+
+def batch_of(place, objective, positions):
+    dataset = FrameDataset(place / "data", objective.config.data, objective.config.run.seed)
     return collate([dataset[i] for i in positions])
 
 
@@ -92,13 +96,13 @@ def joined(tiles: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("mode", ["gated", "attention", "concat"])
 def test_the_loss_is_equation_11_with_the_pipelines_own_parts(place, mode):
     """Sample by sample through the pipeline's parts, references joined by hand, against the batch with all kinds."""
-    learner = make_learner(place, model__mode=mode, data__mask=0.4, data__single=0.3, data__grid=0.3)
-    tiny.trained(learner.pipe.control)
-    raw = batch_of(place, learner, range(10))
-    batch = learner.encode(raw)
+    objective = make_objective(place, model__mode=mode, data__mask=0.4, data__single=0.3, data__grid=0.3)
+    tiny.trained(objective.pipe.control)
+    raw = batch_of(place, objective, range(10))
+    batch = objective.encode(raw)
     assert [group.kind for group in batch.references] == ["mask", "single", "grid"]
-    loss, logged = learner.losses(batch)
-    pipe, errors = learner.pipe, {}
+    found = objective(batch)
+    pipe, errors = objective.pipe, {}
     for group, pixels in zip(batch.references, raw.references, strict=True):
         for at, row in enumerate(group.rows.tolist()):
             gray = batch.gray[row : row + 1]
@@ -125,24 +129,23 @@ def test_the_loss_is_equation_11_with_the_pipelines_own_parts(place, mode):
                 ).sample  # fmt: skip
             errors.setdefault(group.kind, []).append(float((prediction - noise).square().mean()))
     everything = [e for kind in errors.values() for e in kind]
-    assert loss.item() == pytest.approx(np.mean(everything), rel=1e-4)
-    for kind, found in errors.items():
-        total, count = logged[f"loss_{kind}"]
-        assert float(total) == pytest.approx(sum(found), rel=1e-4) and count == len(found)
-        assert (f"gate_{kind}" in logged) == (mode == "gated")
+    assert found["objective"].item() == pytest.approx(np.mean(everything), rel=1e-4)
+    for kind, wanted in errors.items():
+        assert found[f"loss_{kind}"].tolist() == pytest.approx(wanted, rel=1e-4)
+        assert (f"gate_{kind}" in found) == (mode == "gated")
 
 
 def test_a_compiled_step_moves_the_weights_alike(place, monkeypatch):
     """Compiled up to the kernels, which are the compiler's own: traced, differentiated and run as one graph."""
-    traced = functools.partial(training_step.compile_for_training, backend="aot_eager")
-    monkeypatch.setattr(training_step, "compile_for_training", traced)
+    traced = functools.partial(training_loss.compile_for_training, backend="aot_eager")
+    monkeypatch.setattr(training_loss, "compile_for_training", traced)
     moved = []
     for compiled in (False, True):
-        learner = make_learner(place, run__compile=compiled)
-        tiny.trained(learner.pipe.control)
-        learner.step([batch_of(place, learner, range(4))])
-        assert (learner.pipe.unet._compiled_call_impl is not None) == compiled
-        moved.append({name: weights.detach().clone() for name, weights in learner.model.named_parameters()})
+        objective = make_objective(place, run__compile=compiled)
+        tiny.trained(objective.pipe.control)
+        make_learner(objective).step(lambda: objective(batch_of(place, objective, range(4))))  # noqa: B023
+        assert (objective.pipe.unet._compiled_call_impl is not None) == compiled
+        moved.append({name: weights.detach().clone() for name, weights in objective.network.named_parameters()})
     torch.compiler.reset()
     for name, weights in moved[0].items():
         torch.testing.assert_close(moved[1][name], weights, atol=1e-6, rtol=1e-4, msg=name)
@@ -150,9 +153,9 @@ def test_a_compiled_step_moves_the_weights_alike(place, monkeypatch):
 
 def test_repeated_image_tokens_are_what_they_stand_for(place):
     """A single reference beside a grid gets its tokens four times: the copy's output must not notice."""
-    learner = make_learner(place)
-    tiny.trained(learner.pipe.control)
-    denoiser = Denoiser(learner.pipe.unet, learner.pipe.control)
+    objective = make_objective(place)
+    tiny.trained(objective.pipe.control)
+    denoiser = Denoiser(objective.pipe.unet, objective.pipe.control)
     torch.manual_seed(0)
     latents = lambda *shape: torch.randn(*shape, 4, 4, 8)  # noqa: E731
     single = References("single", torch.tensor([1]), latents(1, 1), latents(1, 1), torch.randn(1, 1, 16, 16))
@@ -168,51 +171,53 @@ def test_repeated_image_tokens_are_what_they_stand_for(place):
 
 
 def test_min_snr_and_the_hints_error_enter_the_loss(place):
-    plain = make_learner(place)
+    plain = make_objective(place)
     tiny.trained(plain.pipe.control)
     batch = plain.encode(batch_of(place, plain, range(8)))
-    base, logged = plain.losses(batch)
+    base = plain(batch)
     plain.config = configs.replace(plain.config, {"loss.hint_weight": 0.5})
     with torch.no_grad():
         hint, _ = Denoiser(plain.pipe.unet, plain.pipe.control).guide(batch.gray, batch.references)
     hint_error = float((hint.hint - batch.target).square().mean())
-    assert plain.losses(batch)[0].item() == pytest.approx(base.item() + 0.5 * hint_error, rel=1e-4)
+    assert plain(batch)["objective"].item() == pytest.approx(base["objective"].item() + 0.5 * hint_error, rel=1e-4)
     plain.config = configs.replace(plain.config, {"loss.hint_weight": 0.0, "loss.snr_gamma": 5.0})
-    weighted, again = plain.losses(batch)
-    assert weighted.item() < base.item()
-    assert float(again["loss"][0]) == pytest.approx(float(logged["loss"][0]))  # what is logged stays Eq. 11's
+    weighted = plain(batch)
+    assert weighted["objective"].item() < base["objective"].item()
+    assert weighted["loss"].tolist() == pytest.approx(base["loss"].tolist())  # what is logged stays Eq. 11's
 
 
 def test_only_what_should_learn_moves(place):
-    frozen = make_learner(place)
-    before = {n: p.clone() for n, p in frozen.model.named_parameters()}
-    frozen.step([batch_of(place, frozen, range(4))])
-    moved = {n for n, p in frozen.model.named_parameters() if not torch.equal(p, before[n])}
-    assert moved and all(name.startswith("control.") for name in moved)
-    assert "control.unet_copy.controlnet_mid_block.weight" in moved
-    assert all(name.startswith("control.") for name in frozen.names)
-    joint = make_learner(place, model__joint=True)
-    before = {n: p.clone() for n, p in joint.model.named_parameters()}
-    joint.step([batch_of(place, joint, range(4))])
-    moved = {n for n, p in joint.model.named_parameters() if not torch.equal(p, before[n])}
-    assert any(name.startswith("unet.up_blocks") for name in moved)
+    frozen, joint = make_objective(place), make_objective(place, model__joint=True)
+    moved = {}
+    for objective in (frozen, joint):
+        learner = make_learner(objective)
+        before = {n: p.clone() for n, p in objective.network.named_parameters()}
+        learner.step(lambda: objective(batch_of(place, objective, range(4))))  # noqa: B023
+        moved[objective] = {n for n, p in objective.network.named_parameters() if not torch.equal(p, before[n])}
+        assert moved[objective] and moved[objective] <= set(learner.names)
+    assert all(name.startswith("control.") for name in moved[frozen])
+    assert "control.unet_copy.controlnet_mid_block.weight" in moved[frozen]
+    assert any(name.startswith("unet.up_blocks") for name in moved[joint])
+    assert not frozen.pipe.unet.training and joint.pipe.unet.training
 
 
 def test_the_step_is_that_of_adam_by_hand(place):
     """Two steps of Adam, clipping, warm-up and averaging written out, on the gradients of the learner's own loss."""
-    learner = make_learner(place, optimizer__warmup=4, optimizer__max_grad_norm=0.05, optimizer__learning_rate=0.01)
+    changes = {"optimizer__warmup": 4, "optimizer__max_grad_norm": 0.05, "optimizer__learning_rate": 0.01}
+    objective, twin = make_objective(place, **changes), make_objective(place)
+    learner = make_learner(objective)
     first = [p.detach().double().clone() for p in learner.parameters]
     m, v = ([torch.zeros_like(p) for p in first] for _ in range(2))
     weights, average = [p.clone() for p in first], [p.clone() for p in first]
-    twin = make_learner(place)
+    twins = [p for p in twin.network.parameters() if p.requires_grad]
     for step in range(2):
-        batch = batch_of(place, learner, range(4 * step, 4 * step + 4))
+        batch = batch_of(place, objective, range(4 * step, 4 * step + 4))
         with torch.no_grad():
-            for p, w in zip(twin.parameters, weights, strict=True):
+            for p, w in zip(twins, weights, strict=True):
                 p.copy_(w)
-        twin.model.zero_grad()
-        twin.losses(twin.encode(batch))[0].backward()
-        grads = [p.grad.double() for p in twin.parameters]
+        twin.network.zero_grad()
+        twin(batch)["objective"].backward()
+        grads = [p.grad.double() for p in twins]
         norm = math.sqrt(sum(float(g.square().sum()) for g in grads))
         grads = [g * min(1.0, 0.05 / (norm + 1e-6)) for g in grads]
         m = [0.9 * a + 0.1 * g for a, g in zip(m, grads, strict=True)]
@@ -224,26 +229,15 @@ def test_the_step_is_that_of_adam_by_hand(place):
         ]
         decay = min(0.999, 1 - (1 + step) ** -0.75) if step else 0.0
         average = [decay * a + (1 - decay) * w for a, w in zip(average, weights, strict=True)]
-        learner.step([batch])
+        learner.step(lambda: objective(batch))  # noqa: B023
     for name, got, wanted, start in zip(learner.names, learner.parameters, weights, first, strict=True):
         torch.testing.assert_close(got.detach().double() - start, wanted - start, atol=2e-5, rtol=2e-2, msg=name)
     for name, wanted in zip(learner.names, average, strict=True):
         torch.testing.assert_close(learner.averaged()[name].double(), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_learning_rates():
-    at = lambda step, **options: Learner.rate(  # noqa: E731
-        type("L", (), {"config": configs.replace(TINY, options), "done": step, "steps": 100})()
-    )
-    assert [at(s, **{"optimizer.schedule": "constant", "optimizer.warmup": 0}) for s in (0, 50, 99)] == [1, 1, 1]
-    constant = {"optimizer.schedule": "constant", "optimizer.warmup": 10}
-    assert [at(s, **constant) for s in (0, 4, 9, 50)] == [0.1, 0.5, 1, 1]
-    cosine = {"optimizer.schedule": "cosine", "optimizer.warmup": 10}
-    assert at(4, **cosine) == 0.5 and at(55, **cosine) == pytest.approx(0.51) and at(99, **cosine) < 0.021
-
-
 def test_steps_of_a_run():
-    steps = lambda samples, **options: loop.total_steps(configs.replace(TINY, options), samples)  # noqa: E731
+    steps = lambda samples, **options: training_run.total_steps(configs.replace(TINY, options), samples)  # noqa: E731
     plain = {"run.batch_size": "24", "run.micro_batch": "24", "run.max_steps": "0", "run.epochs": "15"}
     assert steps(27200, **plain) == 17000 and steps(10, **plain) == 6 and steps(1, **plain) == 1
     assert steps(27200, **{**plain, "run.max_steps": "100"}) == 100
@@ -254,18 +248,19 @@ def test_eight_bit_adam_says_what_it_needs(place):
         import bitsandbytes  # noqa: F401
     except ImportError:
         with pytest.raises(ValueError, match="adam8bit needs bitsandbytes, which is not installed"):
-            make_optimizer(config(place, optimizer__name="adam8bit"), [torch.zeros(3)])
+            make_optimizer(config(place, optimizer__name="adam8bit").optimizer, [torch.zeros(3)])
     else:
-        made = make_optimizer(config(place, optimizer__name="adam8bit"), [torch.nn.Parameter(torch.zeros(3))])
+        made = make_optimizer(config(place, optimizer__name="adam8bit").optimizer, [torch.nn.Parameter(torch.zeros(3))])
         assert "8bit" in type(made).__name__
 
 
 def test_the_schedulers_of_training_and_validation_are_apart(place):
-    learner = make_learner(place)
-    before = copy.deepcopy(learner.scheduler.__dict__)
-    learner.pipe.scheduler.set_timesteps(3)
-    learner.trained_pipeline(torch.float32).scheduler.set_timesteps(5)
-    assert len(learner.scheduler.timesteps) == len(before["timesteps"]) == 1000
-    assert json.dumps(dict(learner.scheduler.config), default=str) == json.dumps(
+    objective = make_objective(place)
+    before = copy.deepcopy(objective.scheduler.__dict__)
+    objective.pipe.scheduler.set_timesteps(3)
+    weights = dict(objective.network.named_parameters())
+    objective.trained_pipeline(weights, torch.float32).scheduler.set_timesteps(5)
+    assert len(objective.scheduler.timesteps) == len(before["timesteps"]) == 1000
+    assert json.dumps(dict(objective.scheduler.config), default=str) == json.dumps(
         dict(before["_internal_dict"]), default=str
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +23,20 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from ... import encoders as conditioning
+from ... import encoders
 from ...attention import joint_self_attention
 from ...control import GuidedControlNet
 from ...guidance import GuidanceOutput
 from ...pipeline import GCGPipeline
 from ...semantics import CHANNELS, SemanticEncoder
 from ...vae import LUMA, LumaChromaAutoencoder
-from .. import fit as training
-from . import pack as packs
+from ..checkpoints import list_checkpoints
+from ..loop import fit
+from ..recipes import MINI
 from .device_scenes import Scenes
 from .encoders import WIDTH, device, drop_shared, save
 from .guidance import fetched_error
+from .pack import load_pack, read_originals
 from .recipe import make_scheduler
 from .semantics import chroma_error
 
@@ -124,13 +127,13 @@ class Trainer:
         return self.control.semantics(features, size)
 
     def words(self, texts: list[str]) -> torch.Tensor:
-        return conditioning.text_embeddings(self.tokenizer, self.text, texts, self.device)
+        return encoders.text_embeddings(self.tokenizer, self.text, texts, self.device)
 
     @torch.no_grad()
     def image_tokens(self, rgb: torch.Tensor) -> torch.Tensor:
         """Return the image tokens ``(N, 64, D)`` of whole views."""
         small = F.interpolate(rgb, size=(THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)
-        return conditioning.patch_tokens(self.vision, small)
+        return encoders.patch_tokens(self.vision, small)
 
     def noised(self, target: torch.Tensor, last: float, groups: int = 1, apart: bool = False):
         """Return z_t, timestep and weight for clean latents. A share ``last`` is pure noise; groups may share noise.
@@ -284,8 +287,13 @@ class Trainer:
 
     # --- a run --------------------------------------------------------------------------------------------------------
 
-    def train(self, out: Path, mode: str | None = None, **options) -> None:
-        """Train all parts that learn; with a mode, train a copy with such a guidance and freeze the rest."""
+    def train(
+        self, out: Path, mode: str | None = None, learning_rate: float = 4e-4, warmup: int = 100, **options
+    ) -> None:
+        """Train all parts that learn; with a mode, train a copy with such a guidance and freeze the rest.
+
+        options: of ``loop.fit``, such as ``steps`` and ``seconds``.
+        """
         if mode is None:
             modules = {
                 "unet": self.unet, "text": self.text, "copy": self.control.unet_copy, "pyramid": self.control.pyramid,
@@ -297,10 +305,9 @@ class Trainer:
             self.control = self.with_semantics(self.control, out, mode).to(memory_format=torch.channels_last)
             self.control.guidance.requires_grad_(False), self.control.pyramid.eval().requires_grad_(False)
             modules = {"copy": self.control.unet_copy}
-        training.fit(
-            out, modules, self.joint_loss, weight_decay=0.02, rates={"text": 0.5, "pyramid": 0.5, "guidance": 0.5},
-            title=mode or "colour", **options,
-        )  # fmt: skip
+        optimizer = replace(MINI.optimizer, learning_rate=learning_rate, warmup=warmup, weight_decay=0.02)
+        rates = {"text": 0.5, "pyramid": 0.5, "guidance": 0.5}
+        fit(out, modules, self.joint_loss, optimizer, rates=rates, title=mode or "colour", **options)
         save(self.control, out / "control")
         if mode is None:
             save(self.unet, out / "unet")
@@ -316,23 +323,34 @@ def export(start: Path, run: Path, folder: Path, **settings) -> None:
     pipe = GCGPipeline.from_pretrained(start)
     trainer = Trainer.__new__(Trainer)  # for its copy alone: no scenes are drawn
     trainer.unet, trainer.device = pipe.unet, "cpu"
-    control, state = trainer.with_semantics(pipe.control, start), run / "state.pt"
+    control = trainer.with_semantics(pipe.control, start)
     modules = {
         "unet": pipe.unet, "text": pipe.text_encoder, "copy": control.unet_copy, "pyramid": control.pyramid,
         "guidance": control.guidance,
     }  # fmt: skip
-    saved = torch.load(state, map_location="cpu", weights_only=True)
-    averaged = iter(saved["ema"]["shadow_params"])
-    for module in modules.values():
-        for parameter in module.parameters():
-            parameter.data.copy_(next(averaged))
-    own = {name: pipe.config[name] for name in SETTINGS}
+    own = {f"{part}.{name}": w for part, module in modules.items() for name, w in module.named_parameters()}
+    step, averaged = _averaged(run, list(own))
+    for parameter, weights in zip(own.values(), averaged, strict=True):
+        parameter.data.copy_(weights)
+    profile = {name: pipe.config[name] for name in SETTINGS}
     parts = {**pipe.components, "control": control}
     parts["semantic_encoder"] = SemanticEncoder.from_pretrained(start / "semantic_encoder")
-    pipe = GCGPipeline(**parts, **{**own, **settings})
+    pipe = GCGPipeline(**parts, **{**profile, **settings})
     pipe.to(torch.float16).save_pretrained(folder)
     drop_shared(folder)
-    print(f"{folder}: weights of step {saved['step']}", flush=True)
+    print(f"{folder}: weights of step {step}", flush=True)
+
+
+def _averaged(run: Path, names: list[str]) -> tuple[int, list[torch.Tensor]]:
+    """Return the step of a run's last checkpoint and its averaged weights, in the order of their names."""
+    saved = list_checkpoints(run / "checkpoints")
+    if saved:
+        step, checkpoint = saved[-1]
+        weights = load_file(checkpoint / "averaged.safetensors")
+        return step, [weights[name] for name in names]
+    # Before there were checkpoints, a run kept this file.
+    state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
+    return state["step"], state["ema"]["shadow_params"]
 
 
 def _grid(tiles: torch.Tensor) -> torch.Tensor:
@@ -366,9 +384,9 @@ def main(argv: list[str] | None = None) -> None:
     if not args.pack:
         parser.error("--pack is needed for training")
     torch.manual_seed(0)
-    pack = packs.load_pack(args.pack)
+    pack = load_pack(args.pack)
     if args.data:
-        packs.read_originals(pack, args.data)
+        read_originals(pack, args.data)
     trainer = Trainer(pack, args.start, args.sizes, args.batch)
     trainer.train(args.out, args.mode, steps=args.steps, seconds=args.seconds, learning_rate=args.learning_rate)
 

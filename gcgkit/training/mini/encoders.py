@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,12 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from ... import encoders as conditioning
-from ... import profiles
-from ...data import augment as pairs
-from ...data import footage, naming
+from ... import encoders, profiles
+from ...data import augment, footage, naming
 from ...guidance import GatedColorGuidance
 from ...vae import LumaChromaAutoencoder
-from .. import fit as training
+from ..loop import fit
+from ..recipes import MINI
 from .lab import tensor_lab_to_rgb, tensor_rgb_to_lab
 
 WIDTH = 96  # of text and image tokens
@@ -107,7 +107,8 @@ def train_vae(data: Path, out: Path, steps: int = 2100, batch: int = 8, width: i
         ab = (result[:, 1:] - target[:, 1:]).abs().mean() / 100
         return {"loss": 20 * merged_error + picture + ab, "merged": merged_error, "picture": picture, "ab": ab}
 
-    training.fit(out / "vae", {"vae": vae}, loss, steps=steps, learning_rate=1.5e-3, title="autoencoder")
+    optimizer = replace(MINI.optimizer, learning_rate=1.5e-3)
+    fit(out / "vae", {"vae": vae}, loss, optimizer, steps=steps, title="autoencoder")
     with torch.no_grad():
         sample = frames[:: max(1, len(frames) // 256)]
         raw = torch.cat([vae.encode(x.to(device())).latent_dist.mode() for x in to_tensor(sample).split(8)])
@@ -166,7 +167,7 @@ def train_encoders(data: Path, out: Path, steps: int = 800, batch: int = 64) -> 
     vision = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             hidden_size=WIDTH, intermediate_size=3 * WIDTH, num_hidden_layers=3, num_attention_heads=3,
-            image_size=pairs.THUMBNAIL, patch_size=8, projection_dim=WIDTH,
+            image_size=augment.THUMBNAIL, patch_size=8, projection_dim=WIDTH,
         )
     )  # fmt: skip
     heads = nn.ModuleDict({"text": nn.Linear(WIDTH, WIDTH, bias=False), "patch": nn.Linear(WIDTH, 3)})
@@ -176,8 +177,8 @@ def train_encoders(data: Path, out: Path, steps: int = 800, batch: int = 64) -> 
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
         views, texts = [], []
         for i in rng.integers(len(frames), size=batch):
-            hsv = pairs.random_hsv(rng, natural=bool(rng.random() < 0.4))
-            view = pairs.augment_hsv(pairs.cut_views(frames[i][None], 1, (64, 64), rng, 0.0), *hsv)[0]
+            hsv = augment.random_hsv(rng, natural=bool(rng.random() < 0.4))
+            view = augment.augment_hsv(augment.cut_views(frames[i][None], 1, (64, 64), rng, 0.0), *hsv)[0]
             views.append(view)
             texts.append(naming.caption(view, names[i], rng))
         x = to_tensor(np.stack(views)).to(device())
@@ -189,16 +190,17 @@ def train_encoders(data: Path, out: Path, steps: int = 800, batch: int = 64) -> 
         same = torch.tensor([[float(a == b) for a in texts] for b in texts], device=device())
         truth = same / same.sum(1, keepdim=True)
         contrast = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
-        patches = heads["patch"](conditioning.patch_tokens(vision, x))  # (B, 64, 3)
+        patches = heads["patch"](encoders.patch_tokens(vision, x))  # (B, 64, 3)
         colors = F.avg_pool2d(x, 8).flatten(2).transpose(1, 2)  # (B, 64, 3)
         patch = (patches - colors).square().mean()
         return {"loss": contrast + 2 * patch, "contrast": contrast, "patch": patch}
 
     modules = {"text": text, "vision": vision, "heads": heads}
-    training.fit(out / "encoders", modules, loss, steps=steps, learning_rate=1e-3, title="text and image encoder")
+    optimizer = replace(MINI.optimizer, learning_rate=1e-3)
+    fit(out / "encoders", modules, loss, optimizer, steps=steps, title="text and image encoder")
     text.save_pretrained(out / "parts/text_encoder")
     vision.save_pretrained(out / "parts/image_encoder")
-    square = {"height": pairs.THUMBNAIL, "width": pairs.THUMBNAIL}
+    square = {"height": augment.THUMBNAIL, "width": augment.THUMBNAIL}
     CLIPImageProcessor(
         size=square, crop_size=square, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
     ).save_pretrained(out / "parts/feature_extractor")

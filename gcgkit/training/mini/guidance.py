@@ -6,14 +6,16 @@ compared with the frame's own, and the gate is judged by the colours that it pas
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ...data import augment as pairs
+from ...data import augment
 from ...guidance import GatedColorGuidance
 from ...vae import LumaChromaAutoencoder
-from .. import fit as training
+from ..loop import fit
+from ..recipes import MINI
 from .encoders import device, save
 from .scenes import FreshScenes, encode_scenes, pair_views, scene_batches
 
@@ -50,23 +52,24 @@ def train_hint(out: Path, steps: int = 2400, batch: int = 16) -> None:
     The last quarter of the steps runs at full size, where a latent sees half as much of the scene.
     """
     torch.manual_seed(3)
-    small, full = (pairs.Scenes.load(out / f"scenes-{name}.pt") for name in ("small", "full"))
-    guidance, mixture = make_guidance(), pairs.Mixture(mask=0.0, single=0.7, grid=0.3)
+    small, full = (augment.Scenes.load(out / f"scenes-{name}.pt") for name in ("small", "full"))
+    guidance, mixture = make_guidance(), augment.Mixture(mask=0.0, single=0.7, grid=0.3)
     guidance.cdga.requires_grad_(False)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        kind = pairs.draw_kind(mixture, generator)
+        kind = augment.draw_kind(mixture, generator)
         scenes, count = (small, batch) if step < 0.75 * steps else (full, batch // 4)
-        sample = pairs.draw_batch(scenes, kind, count, mixture, generator)
+        sample = augment.draw_batch(scenes, kind, count, mixture, generator)
         target, gray, ref_gray, ref_color = (sample[n].to(device()) for n in TENSORS)
         error, chroma = fetched_error(guidance(gray, ref_gray, ref_color).color, target, luma=2)
         return {"loss": error, f"hint_{kind}": chroma}
 
-    training.fit(out / "hint", {"guidance": guidance}, loss, steps=steps, learning_rate=1e-3, title="ColorHint")
+    optimizer = replace(MINI.optimizer, learning_rate=1e-3)
+    fit(out / "hint", {"guidance": guidance}, loss, optimizer, steps=steps, title="ColorHint")
     save(guidance, out / "hint/guidance")
 
 
-MATCHING_MIXTURE = pairs.Mixture(mask=0.0, single=0.65, grid=0.35)
+MATCHING_MIXTURE = augment.Mixture(mask=0.0, single=0.65, grid=0.35)
 
 
 def train_matching(data: Path, out: Path, steps: int = 5306, batch: int = 8, workers: int | None = None) -> None:
@@ -85,19 +88,19 @@ def train_matching(data: Path, out: Path, steps: int = 5306, batch: int = 8, wor
         nonlocal batches
         batches = batches or scene_batches(scenes, batch, first=step, workers=workers)  # resumed runs start later
         latents = encode_scenes(vae, next(batches))
-        kind = pairs.draw_kind(MATCHING_MIXTURE, generator)
+        kind = augment.draw_kind(MATCHING_MIXTURE, generator)
         target, gray, ref_gray, ref_color = pair_views(latents, kind, vae.config.luma_channels, generator).values()
         tokens = guidance.tokens(gray), guidance.tokens(ref_gray)  # without the gate, which does not learn here
         color = guidance.cga(*tokens, ref_color.flatten(2).transpose(1, 2)).transpose(1, 2)  # (B, C, h*w)
         error, chroma = fetched_error(color.unflatten(2, gray.shape[2:]), target, vae.config.luma_channels)
         return {"loss": error, f"hint_{kind}": chroma}
 
-    options = {"steps": steps, "learning_rate": 5e-4, "seed": 1, "title": "matching"}
-    training.fit(out / "matching", {"guidance": guidance}, loss, **options)
+    optimizer = replace(MINI.optimizer, learning_rate=5e-4)
+    fit(out / "matching", {"guidance": guidance}, loss, optimizer, steps=steps, seed=1, title="matching")
     save(guidance, out / "matching/guidance")
 
 
-GATE_MIXTURE = pairs.Mixture(mask=0.2, single=0.3, grid=0.25, unrelated=0.25)
+GATE_MIXTURE = augment.Mixture(mask=0.2, single=0.3, grid=0.25, unrelated=0.25)
 
 
 def train_gate(out: Path, steps: int = 300, batch: int = 16, price: float = 0.1) -> None:
@@ -110,7 +113,9 @@ def train_gate(out: Path, steps: int = 300, batch: int = 16, price: float = 0.1)
     to itself the gate found no such measure: it opened for all.
     """
     torch.manual_seed(4)
-    cached = [(pairs.Scenes.load(out / f"scenes-{name}.pt"), n) for name, n in (("small", batch), ("full", batch // 4))]
+    cached = [
+        (augment.Scenes.load(out / f"scenes-{name}.pt"), n) for name, n in (("small", batch), ("full", batch // 4))
+    ]
     guidance = GatedColorGuidance.from_pretrained(attention_folder(out))
     gate = guidance.cdga
     gate.to_q.load_state_dict(guidance.cga.to_q.state_dict())
@@ -121,23 +126,24 @@ def train_gate(out: Path, steps: int = 300, batch: int = 16, price: float = 0.1)
     gate.requires_grad_(True)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        kind = pairs.draw_kind(GATE_MIXTURE, generator)
+        kind = augment.draw_kind(GATE_MIXTURE, generator)
         scenes, count = cached[step % 2]
-        sample = pairs.draw_batch(scenes, kind, count, GATE_MIXTURE, generator)
+        sample = augment.draw_batch(scenes, kind, count, GATE_MIXTURE, generator)
         target, gray, ref_gray, ref_color = (sample[n].to(device()) for n in TENSORS)
         hint = guidance(gray, ref_gray, ref_color)
         error, opened = (hint.hint.float() - target).square().mean(), hint.gate.float().mean()
         total = error + price * opened if kind == "mask" else error
         return {"loss": total, f"hint_{kind}": error.detach(), f"gate_{kind}": opened.detach()}
 
-    training.fit(out / "gate", {"guidance": guidance}, loss, steps=steps, learning_rate=5e-4, warmup=20, title="gate")
+    optimizer = replace(MINI.optimizer, learning_rate=5e-4, warmup=20)
+    fit(out / "gate", {"guidance": guidance}, loss, optimizer, steps=steps, title="gate")
     save(guidance, out / "gate/guidance")
 
 
 @torch.no_grad()
-def median_logits(guidance: GatedColorGuidance, scenes: pairs.Scenes, kind: str, samples: int = 8) -> float:
+def median_logits(guidance: GatedColorGuidance, scenes: augment.Scenes, kind: str, samples: int = 8) -> float:
     """Return the median over tokens of the logsumexp of a reference's logits in the gate's softmax."""
-    sample = pairs.draw_batch(scenes, kind, samples, GATE_MIXTURE, torch.Generator().manual_seed(0))
+    sample = augment.draw_batch(scenes, kind, samples, GATE_MIXTURE, torch.Generator().manual_seed(0))
     tokens, ref_tokens = guidance.tokens(sample["gray"]), guidance.tokens(sample["ref_gray"])  # (B, N, f), (B, M, f)
     q, k = guidance.cdga.to_q(tokens), guidance.cdga.to_k(ref_tokens)  # one head: (B, N, d), (B, M, d)
     return float((q @ k.transpose(1, 2) * q.shape[-1] ** -0.5).logsumexp(-1).median())

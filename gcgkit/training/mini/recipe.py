@@ -15,6 +15,7 @@ pipeline stopped.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -24,13 +25,13 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from tqdm.auto import tqdm
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from ... import encoders as conditioning
+from ... import encoders
 from ...control import GuidedControlNet
-from ...data import augment as pairs
-from ...data import footage
+from ...data import augment, footage
 from ...guidance import GatedColorGuidance
 from ...vae import LumaChromaAutoencoder
-from .. import fit as training
+from ..loop import fit
+from ..recipes import MINI
 from .encoders import WIDTH, calibrate, device, drop_shared, save, to_tensor, train_encoders, train_vae
 from .guidance import TENSORS, attention_folder, make_guidance, train_gate, train_hint, train_matching
 
@@ -80,19 +81,19 @@ def cache_scenes(data: Path, out: Path, per_photo: float = 2, per_clip: int = 72
         for source in tqdm(plan, desc=f"scenes, {name}", mininterval=5, disable=None):
             natural = bool(rng.random() < 0.6)
             scene = (
-                pairs.clip_scene(clips[source], views, size, rng)
+                augment.clip_scene(clips[source], views, size, rng)
                 if isinstance(source, str)
-                else pairs.photo_scene(source, views, size, rng)
+                else augment.photo_scene(source, views, size, rng)
             )
-            scene = pairs.augment_hsv(scene, *pairs.random_hsv(rng, natural))
-            texts.append(pairs.caption_scene(scene, source if isinstance(source, str) else source.stem, rng))
-            small = np.stack([cv2.resize(v, (pairs.THUMBNAIL,) * 2, interpolation=cv2.INTER_AREA) for v in scene])
+            scene = augment.augment_hsv(scene, *augment.random_hsv(rng, natural))
+            texts.append(augment.caption_scene(scene, source if isinstance(source, str) else source.stem, rng))
+            small = np.stack([cv2.resize(v, (augment.THUMBNAIL,) * 2, interpolation=cv2.INTER_AREA) for v in scene])
             with torch.no_grad():
                 z = vae.encode(to_tensor(scene).to(device())).latent_dist.mode().cpu().half()
             g = z.clone()
             g[:, vae.config.luma_channels :] = 0
             latents.append(z), grays.append(g), thumbnails.append(torch.from_numpy(small)), kept.append(natural)
-        scenes = pairs.Scenes(
+        scenes = augment.Scenes(
             torch.stack(latents), torch.stack(grays), torch.stack(thumbnails), texts, torch.tensor(kept)
         )
         scenes.save(out / f"scenes-{name}.tmp")
@@ -128,7 +129,7 @@ class Denoising:
     """The frozen side of a loss: captions and thumbnails to tokens, noise, weights (Eq. 11)."""
 
     def __init__(self, out: Path, scenes: str):
-        self.scenes = pairs.Scenes.load(out / f"scenes-{scenes}.pt")
+        self.scenes = augment.Scenes.load(out / f"scenes-{scenes}.pt")
         self.tokenizer = CLIPTokenizer.from_pretrained(out / "parts/tokenizer")
         self.text = CLIPTextModel.from_pretrained(out / "parts/text_encoder").to(device()).eval().requires_grad_(False)
         vision = CLIPVisionModelWithProjection.from_pretrained(out / "parts/image_encoder")
@@ -136,14 +137,14 @@ class Denoising:
         self.scheduler = make_scheduler()
 
     def embed_text(self, texts: list[str]) -> torch.Tensor:
-        return conditioning.text_embeddings(self.tokenizer, self.text, texts, device())  # (B, 16, WIDTH)
+        return encoders.text_embeddings(self.tokenizer, self.text, texts, device())  # (B, 16, WIDTH)
 
     def embed_image(self, thumbnails: torch.Tensor, masked: bool) -> torch.Tensor:
         if masked:
             return torch.zeros(len(thumbnails), 1, WIDTH, device=device())
         batch, tiles = thumbnails.shape[:2]
         x = thumbnails.flatten(0, 1).permute(0, 3, 1, 2).to(device()).float() / 127.5 - 1  # (B*tiles, 3, 64, 64)
-        tokens = conditioning.patch_tokens(self.vision, x)  # (B*tiles, 64, WIDTH)
+        tokens = encoders.patch_tokens(self.vision, x)  # (B*tiles, 64, WIDTH)
         return tokens.unflatten(0, (batch, tiles)).flatten(1, 2)  # (B, tiles*64, WIDTH)
 
     def noised(self, target: torch.Tensor, generator: torch.Generator):
@@ -168,21 +169,22 @@ def train_text2image(out: Path, steps: int = 2500, batch: int = 16) -> None:
     """Train only the UNet, from captions to pictures. A tenth of the captions is dropped, for guidance."""
     torch.manual_seed(2)
     base, unet = Denoising(out, "small"), make_unet().to(memory_format=torch.channels_last)
-    mixture = pairs.Mixture(mask=1.0, single=0.0, grid=0.0, strip_colors=0.0)
+    mixture = augment.Mixture(mask=1.0, single=0.0, grid=0.0, strip_colors=0.0)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        sample = pairs.draw_batch(base.scenes, "mask", batch, mixture, generator)
+        sample = augment.draw_batch(base.scenes, "mask", batch, mixture, generator)
         target = sample["target"].to(device())
         z_t, timestep, weight = base.noised(target, generator)
         prediction = unet(z_t, timestep, base.embed_text(sample["captions"])).sample
         return {"loss": squared_error(prediction, target, weight)}
 
-    options = {"learning_rate": 6e-4, "mixed_precision": unet_precision(), "title": "text to image"}
-    training.fit(out / "text2image", {"unet": unet}, loss, steps=steps, **options)
+    optimizer = replace(MINI.optimizer, learning_rate=6e-4)
+    options = {"steps": steps, "precision": unet_precision(), "title": "text to image"}
+    fit(out / "text2image", {"unet": unet}, loss, optimizer, **options)
     save(unet, out / "text2image/unet")
 
 
-MIXTURE = pairs.Mixture(mask=0.25, single=0.35, grid=0.3, unrelated=0.1, strip_colors=0.5, drop_text=0.15)
+MIXTURE = augment.Mixture(mask=0.25, single=0.35, grid=0.3, unrelated=0.1, strip_colors=0.5, drop_text=0.15)
 
 
 def train_guidance(
@@ -217,8 +219,8 @@ def train_guidance(
     control.to(memory_format=torch.channels_last).guidance.requires_grad_(False)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        kind = pairs.draw_kind(MIXTURE, generator)
-        sample = pairs.draw_batch(base.scenes, kind, batch, MIXTURE, generator)
+        kind = augment.draw_kind(MIXTURE, generator)
+        sample = augment.draw_batch(base.scenes, kind, batch, MIXTURE, generator)
         target, gray, ref_gray, ref_color = (sample[n].to(device()) for n in TENSORS)
         z_t, timestep, weight = base.noised(target, generator)
         tokens = base.embed_image(sample["thumbnails"], sample["masked"])
@@ -234,8 +236,8 @@ def train_guidance(
         return {"loss": error, f"denoising_{kind}": error.detach()}
 
     modules = {"unet": unet, "control": control}
-    options = {"learning_rate": learning_rate, "mixed_precision": unet_precision(), "title": name}
-    training.fit(out / name, modules, loss, steps=steps, **options)
+    optimizer = replace(MINI.optimizer, learning_rate=learning_rate)
+    fit(out / name, modules, loss, optimizer, steps=steps, precision=unet_precision(), title=name)
     save(unet, out / name / "unet")
     save(control, out / name / "control")
 

@@ -15,9 +15,8 @@ import cv2
 import numpy as np
 import torch
 
-from ... import encoders as conditioning
-from ...data import augment as pairs
-from ...data import footage
+from ... import encoders
+from ...data import augment, footage
 from ...srg import make_grid
 
 VIEWS = 6
@@ -43,11 +42,11 @@ class FreshScenes(torch.utils.data.Dataset):
         rng = np.random.default_rng((self.seed, index))
         if self.clips and (not self.photos or rng.random() < 0.5):
             clip = self.clips[rng.integers(len(self.clips))]
-            views, motion = pairs.clip_scene(clip, VIEWS, self.size, rng), 0.25  # filmed scenes already move
+            views, motion = augment.clip_scene(clip, VIEWS, self.size, rng), 0.25  # filmed scenes already move
         else:
             photo = self.photos[rng.integers(len(self.photos))]
-            views, motion = pairs.photo_scene(photo, VIEWS, self.size, rng), 1.0
-        views = pairs.augment_hsv(views, *pairs.random_hsv(rng, natural=bool(rng.random() < 0.6)))
+            views, motion = augment.photo_scene(photo, VIEWS, self.size, rng), 1.0
+        views = augment.augment_hsv(views, *augment.random_hsv(rng, natural=bool(rng.random() < 0.6)))
         return np.stack([camera_view(view, motion, rng) for view in views])
 
 
@@ -85,7 +84,7 @@ def _one_thread(_: int) -> None:
 def encode_scenes(vae, scenes: torch.Tensor) -> torch.Tensor:
     """Encode scenes ``(S, V, H, W, 3)`` uint8 into latents ``(S, V, C, h, w)``."""
     pixels = scenes.to(vae.device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2)  # (S*V, 3, H, W)
-    return conditioning.encode_pixels(vae, pixels).unflatten(0, scenes.shape[:2])
+    return encoders.encode_pixels(vae, pixels).unflatten(0, scenes.shape[:2])
 
 
 def pair_views(latents: torch.Tensor, kind: str, luma: int, generator: torch.Generator) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ from tqdm.auto import tqdm
 from ...data import footage
 from ...semantics import CHANNELS, FeaturePyramid, SemanticEncoder
 from ...vae import LUMA, LumaChromaAutoencoder
-from .. import fit as training
+from ..loop import fit
+from ..recipes import MINI
 from .encoders import device
 
 SHAPES = {"wide": (192, 288), "square": (192, 192), "tall": (288, 192)}  # by the photograph's aspect
@@ -128,10 +130,8 @@ def train(cached: Path, out: Path, steps: int = 2000, batch: int = 16, width: in
         prediction = join(tuple(features))[:, :2].float()
         return {"loss": chroma_error(prediction, chroma), "gray": chroma_error(chroma * 0, chroma)}
 
-    training.fit(
-        out, {"join": join}, loss, steps=steps, learning_rate=1e-3, weight_decay=0.02, warmup=50,
-        ema_decay=0.998, mixed_precision="no", title=way,
-    )  # fmt: skip
+    optimizer = replace(MINI.optimizer, learning_rate=1e-3, weight_decay=0.02, warmup=50, ema_decay=0.998)
+    fit(out, {"join": join}, loss, optimizer, steps=steps, precision="no", title=way)
     save_file({k: v.contiguous() for k, v in join.state_dict().items()}, out / f"{way}.safetensors")
     measure(cached, join)
 

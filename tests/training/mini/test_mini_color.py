@@ -175,6 +175,16 @@ def test_a_run_is_exported_with_its_averaged_weights(trainer, start, tmp_path):
     for name, module in (("unet", trainer.unet), ("text_encoder", trainer.text)):
         for ours, theirs in zip(getattr(pipe, name).parameters(), module.parameters(), strict=True):
             torch.testing.assert_close(ours.half(), theirs.half().contiguous())
+    # A run of the trainer before this one kept averages in a file of its own, without names, in the modules' order.
+    modules = (trainer.unet, trainer.text, *(getattr(trainer.control, n) for n in ("unet_copy", "pyramid", "guidance")))
+    shadows = [parameter.detach() for module in modules for parameter in module.parameters()]
+    (tmp_path / "old").mkdir()
+    torch.save({"step": 2, "ema": {"shadow_params": shadows}}, tmp_path / "old/state.pt")
+    color.export(start, tmp_path / "old", tmp_path / "again", noise_scale=0.25)
+    files = [path.relative_to(tmp_path / "folder") for path in (tmp_path / "folder").rglob("*.safetensors")]
+    assert len(files) >= 3
+    for file in files:
+        assert (tmp_path / "folder" / file).read_bytes() == (tmp_path / "again" / file).read_bytes(), file
     frames = np.random.default_rng(0).integers(0, 256, (1, 64, 96), dtype=np.uint8)
     result = pipe(frames, num_inference_steps=2, working_size=(64, 96), generator=torch.Generator().manual_seed(0))
     assert result.frames.shape == (1, 64, 96, 3)

@@ -49,7 +49,7 @@ def test_a_scene_is_drawn_from_its_seed_and_number_alone(data):
 
 
 def test_scenes_show_photographs_and_clips_for_training_and_nothing_else(data, monkeypatch):
-    monkeypatch.setattr(fresh_scenes.pairs, "random_hsv", lambda rng, natural: (0.0, 1.0, 1.0))  # keep the tints
+    monkeypatch.setattr(fresh_scenes.augment, "random_hsv", lambda rng, natural: (0.0, 1.0, 1.0))  # keep the tints
     scenes = FreshScenes(data, 40, SMALL)
     strongest = [int(scenes[i].mean((0, 1, 2)).argmax()) for i in range(40)]
     assert 2 not in strongest  # blue: held out, or a measuring clip
