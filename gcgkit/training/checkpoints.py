@@ -24,11 +24,6 @@ def list_checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in names if match and path.is_dir())
 
 
-def partial_folder(folder: str | Path, step: int) -> Path:
-    """Return the temporary folder in which a checkpoint is filled."""
-    return Path(folder) / f".step-{step:08d}.tmp"
-
-
 def begin(partial: Path) -> None:
     """Make an empty temporary folder for a checkpoint, and remove unfinished ones of killed runs."""
     partial.parent.mkdir(parents=True, exist_ok=True)

@@ -145,7 +145,7 @@ class Learner:
         if self.done in (step for step, _ in checkpoints.list_checkpoints(folder)):
             return
         accelerator.wait_for_everyone()
-        partial = checkpoints.partial_folder(folder, self.done)
+        partial = Path(folder) / f".step-{self.done:08d}.tmp"
         if accelerator.is_main_process:
             checkpoints.begin(partial)
         accelerator.wait_for_everyone()
