@@ -7,7 +7,9 @@ are left out. They land in OUT/photos/bsds and OUT/photos/imagenet.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
 import _command
 
@@ -42,8 +44,27 @@ def _shrink(args: argparse.Namespace) -> None:
     for photo in tqdm(photos, desc="photos/imagenet", disable=None):
         small = target / f"{photo.stem}.jpg"
         if not small.exists():
-            catalog.shrink_photo(photo, small)
+            shrink(photo, small)
     print(f"{len(photos)} photographs are in {target}.")
+
+
+def shrink(source: Path, target: Path, short_side: int = 320, quality: int = 90) -> None:
+    """Write a photograph as JPEG, reduced to a short side of at most ``short_side`` pixels, never enlarged."""
+    import cv2
+
+    from gcgkit.data.footage import read_image
+
+    image = read_image(source)
+    scale = short_side / min(image.shape[:2])
+    if scale < 1:
+        height, width = (round(side * scale) for side in image.shape[:2])
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    code, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not code:
+        raise ValueError(f"{source} cannot be written as JPEG.")
+    aside = target.with_name(f".{target.name}.partial")
+    aside.write_bytes(data.tobytes())
+    os.replace(aside, target)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 
 import _command
+import _models
 
 
 def main(argv: list[str] | None = None) -> int:
-    from gcgkit.data import catalog
     from gcgkit.metrics.weights import WEIGHT_FILES
 
-    names = [*catalog.MODELS, *WEIGHT_FILES]
+    names = [*_models.MODELS, *WEIGHT_FILES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; all by default")
     parser.add_argument("--id", help="another repository for the one model named")
@@ -41,7 +41,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from gcgkit.data import catalog
     from gcgkit.metrics.weights import WEIGHT_FILES
 
     if len(args.names) > 1 and (args.id or args.revision or args.sha256):
@@ -49,33 +48,33 @@ def _run(args: argparse.Namespace) -> None:
     if args.url and len(args.names) > 1 and set(args.names) & set(WEIGHT_FILES):
         raise ValueError("--url is the address of one file here: give one metric network as NAME.")
     for name in args.names:
-        if name in catalog.MODELS:
-            _model(args, name, catalog.MODELS[name])
+        if name in _models.MODELS:
+            _model(args, name, _models.MODELS[name])
         else:
             _file(args, WEIGHT_FILES[name])
 
 
-def _model(args: argparse.Namespace, name: str, model) -> None:
-    from gcgkit.utils import download, hub
+def _model(args: argparse.Namespace, name: str, model: dict) -> None:
+    from gcgkit.utils import download
     from gcgkit.utils.files import size_text
 
-    repo, revision = args.id or model.repo, args.revision or model.revision
+    repo, revision = args.id or model["repo"], args.revision or "main"
     folder = args.out / name if args.out else None
     if args.url and download.local_path(args.url) is not None:
         raise ValueError(f"{args.url} is a local folder: from_pretrained loads it as it is, nothing has to be fetched.")
     options = {"revision": revision, "folder": folder, "endpoint": args.url}
     if args.dry_run:
         try:
-            files = hub.plan_model(repo, model.parts, **options)
+            files = _models.plan_model(repo, model["parts"], **options)
         except ConnectionError as error:
-            print(f"{model.title}: would fetch {repo} (about {size_text(model.size)}); {error}")
+            print(f"{model['title']}: would fetch {repo} (about {size_text(model['size'])}); {error}")
             return
         missing = [file for file in files if file.here is None]
         size = size_text(sum(file.size for file in missing))
-        print(f"{model.title}: would fetch {len(missing)} of {len(files)} files of {repo} at {revision} ({size}).")
+        print(f"{model['title']}: would fetch {len(missing)} of {len(files)} files of {repo} at {revision} ({size}).")
         return
-    where = hub.fetch_model(repo, model.parts, **options)
-    print(f"{model.title}: {repo} is in {where}. Terms: {model.terms}.")
+    where = _models.fetch_model(repo, model["parts"], **options)
+    print(f"{model['title']}: {repo} is in {where}. Terms: {model['terms']}.")
 
 
 def _file(args: argparse.Namespace, file) -> None:

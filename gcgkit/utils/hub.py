@@ -9,8 +9,9 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from .download import check_and_rename
@@ -23,16 +24,6 @@ _WEIGHTS = re.compile(
 _SMALL = ("*.json", "*.txt")
 
 
-@dataclass(frozen=True)
-class HubFile:
-    """A file of a model repository: path, bytes, SHA-256 (None for small files), and its local path if it is here."""
-
-    name: str
-    size: int
-    sha256: str | None
-    here: Path | None
-
-
 def choose_files(
     names: Iterable[str], parts: Iterable[str], *, variant: str | None = None, pickle: bool = True
 ) -> list[str]:
@@ -41,10 +32,9 @@ def choose_files(
     variant: such as "fp16": weights of that name where a part has them. pickle: take .bin where there is nothing else.
     """
     chosen = []
-    names = sorted(names)
     for part in parts:
-        inside = [name for name in names if str(PurePosixPath(name).parent) == (part or ".")]
-        weights = _weights(inside, pickle, variant) or _weights(inside, pickle)
+        inside = [name for name in sorted(names) if str(PurePosixPath(name).parent) == (part or ".")]
+        weights = weight_files(inside, pickle, variant) or weight_files(inside, pickle)
         small = [name for name in inside if any(fnmatch.fnmatch(name, pattern) for pattern in _SMALL)]
         if not any(name.endswith(".bin") for name in weights):
             small = [name for name in small if ".bin.index." not in name]
@@ -52,77 +42,10 @@ def choose_files(
     return chosen
 
 
-def _weights(names: list[str], pickle: bool, variant: str | None = None) -> list[str]:
+def weight_files(names: list[str], pickle: bool = True, variant: str | None = None) -> list[str]:
     """The weight files among ``names`` that are of the variant (None: of no variant), safetensors before .bin."""
     found = [name for name in names if (m := _WEIGHTS.fullmatch(PurePosixPath(name).name)) and m["variant"] == variant]
     return [n for n in found if n.endswith(".safetensors")] or [n for n in found if pickle and n.endswith(".bin")]
-
-
-def plan_model(
-    repo: str, parts: Iterable[str], *, revision: str = "main", folder: Path | None = None, endpoint: str | None = None
-) -> list[HubFile]:
-    """List the files that `fetch_model` would bring, with their places where they are here. Errors as there."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    with _one_sentence(repo, revision):
-        info = HfApi(endpoint=endpoint).model_info(repo, revision=revision, files_metadata=True)
-    listed = {sibling.rfilename: sibling for sibling in info.siblings or []}
-    for name in listed:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-            raise ValueError(f"{repo} lists the file {name!r}, which leads out of the folder: nothing was fetched.")
-    files = []
-    for name in choose_files(listed, parts):
-        sibling = listed[name]
-        lfs = sibling.lfs or {}
-        digest = lfs.get("sha256") if isinstance(lfs, dict) else lfs.sha256
-        found = folder / name if folder else try_to_load_from_cache(repo, name, revision=info.sha)
-        here = Path(found) if isinstance(found, (str, Path)) and Path(found).is_file() else None
-        if here is not None and here.stat().st_size != (sibling.size or 0):
-            here = None
-        files.append(HubFile(name, sibling.size or 0, digest, here))
-    if not _weights([file.name for file in files], pickle=True):
-        raise ValueError(f"{repo} at revision {revision} holds no weights under the usual names: is the id right?")
-    return files
-
-
-def fetch_model(
-    repo: str, parts: Iterable[str], *, revision: str = "main", folder: Path | None = None, endpoint: str | None = None
-) -> Path:
-    """Download the ``parts`` of a model repository into the hub's own cache, or into ``folder``; return the place.
-
-    Afterwards ``from_pretrained(repo)`` loads from the cache without network, or ``from_pretrained(folder)`` from the
-    folder. endpoint: a mirror of the hub. Large files are compared with the hub's SHA-256; a wrong one is removed.
-    Raises FileNotFoundError for an unknown repository or revision, PermissionError for a closed one, ConnectionError
-    without network, ValueError for a wrong file, OSError for a full disk.
-    """
-    from huggingface_hub import constants, snapshot_download
-
-    parts = list(parts)
-    files = plan_model(repo, parts, revision=revision, folder=folder, endpoint=endpoint)
-    missing = [file for file in files if file.here is None]
-    place = folder or Path(constants.HF_HUB_CACHE)
-    require_space(place, sum(file.size for file in missing), repo)
-    names = [file.name for file in files]
-    with _one_sentence(repo, revision):
-        root = snapshot_download(
-            repo, revision=revision, allow_patterns=names, local_dir=folder, endpoint=endpoint, max_workers=2
-        )
-    for file in missing:
-        _check_model_file(repo, Path(root) / file.name, file)
-    return Path(root)
-
-
-def _check_model_file(repo: str, path: Path, file: HubFile) -> None:
-    """Compare a new file with the hub's size and digest; remove a wrong one, and the target of the cache's link."""
-    wrong = None
-    if not path.is_file() or path.stat().st_size != file.size:
-        wrong = f"{repo}: {file.name} did not arrive with its {file.size} bytes"
-    elif file.sha256 is not None and (found := file_sha256(path)) != file.sha256:
-        wrong = f"{repo}: {file.name} has SHA-256 {found[:12]}…, not the hub's {file.sha256[:12]}…"
-    if wrong is not None:
-        path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        raise ValueError(f"{wrong}: it was removed, run the same again or try another --url.")
 
 
 def fetch_pipeline(repo: str, kind: str, *, variant: str | None = None, **options) -> Path:
@@ -143,34 +66,39 @@ def fetch_pipeline(repo: str, kind: str, *, variant: str | None = None, **option
 
 
 def _fetch_snapshot(repo: str, kind: str, variant: str | None, options: dict) -> Path:
-    """Do the work of `fetch_pipeline`, with the errors of `fetch_model`."""
+    """Do the work of `fetch_pipeline`, with the errors of `one_sentence`."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     place = {key: options[key] for key in ("cache_dir", "token") if key in options}
     revision, fresh, offline = (options.get(key) for key in ("revision", "force_download", "local_files_only"))
-    failing = _one_sentence(repo, revision or "main", cached_only=bool(offline))
+    failing = partial(one_sentence, repo, revision or "main", cached_only=bool(offline))
     api, unreachable = HfApi(token=options.get("token")), None
     if not offline:
         try:
-            with failing:
+            with failing():
                 found = api.model_info(repo, revision=revision, timeout=30)
         except ConnectionError as error:
             offline, unreachable = True, error
             if fresh:
                 raise
     try:
-        with failing:
+        with failing():
             index = hf_hub_download(
                 repo, "model_index.json", revision=revision, force_download=bool(fresh), local_files_only=bool(offline),
                 **place,
             )  # fmt: skip
         root, commit = Path(index).parent, Path(index).parent.name
         parts = [part for part in _pipeline_parts(repo, Path(index), kind) if part not in options]
-        if offline:
-            return _complete(repo, root, parts)
+        lacking = [part for part in parts if not any(root.joinpath(part).glob("*"))]
+        if offline and lacking:
+            raise ConnectionError(
+                f"{repo} lies in the hub's cache without its {lacking[0]}: load it once without local_files_only."
+            )
     except ConnectionError as error:
         raise (unreachable or error) from None
-    with failing:
+    if offline:
+        return root
+    with failing():
         if commit != found.sha:  # somebody has pushed since
             found = api.model_info(repo, revision=commit, timeout=30)
         listed = [sibling.rfilename for sibling in found.siblings or []]
@@ -201,68 +129,54 @@ def _pipeline_parts(repo: str, index: Path, kind: str) -> list[str]:
     return [name for name, value in lists.items() if len(value) == 2 and value[1] is not None]
 
 
-def _complete(repo: str, root: Path, parts: Iterable[str]) -> Path:
-    """The cached folder ``root`` if every part has files in it; ConnectionError otherwise."""
-    missing = [part for part in parts if not any(root.joinpath(part).glob("*"))]
-    if missing:
-        raise ConnectionError(
-            f"{repo} lies in the hub's cache without its {missing[0]}: load it once without local_files_only."
-        )
-    return root
+@contextmanager
+def one_sentence(repo: str, revision: str, *, cached_only: bool = False) -> Iterator[None]:
+    """Turn an error of the hub's client into one sentence.
+
+    FileNotFoundError for an unknown repository or revision, PermissionError for a closed one, ConnectionError without
+    network, ValueError for a wrong id or file, OSError for a full disk. cached_only: the network was not wanted.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise _translated(error, repo, revision, cached_only) from None
 
 
-class _one_sentence:
-    """Turn an error of the hub's client into one sentence of the kinds that `fetch_model` names."""
+def _translated(error: Exception, repo: str, revision: str, cached_only: bool) -> Exception:
+    from huggingface_hub import constants, errors
 
-    def __init__(self, repo: str, revision: str, *, cached_only: bool = False):
-        self.repo, self.revision, self.cached_only = repo, revision, cached_only
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, trace) -> None:
-        if not isinstance(error, Exception):
-            return
-        from huggingface_hub import constants, errors
-
-        if type(error) is ValueError and error.__cause__ is not None:  # so with force_download
-            error = error.__cause__
-        answers = [getattr(e, "response", None) for e in (error, error.__cause__)]
-        status = next((answer.status_code for answer in answers if answer is not None), None)
-        if isinstance(error, errors.GatedRepoError):
-            raise PermissionError(
-                f"{self.repo} asks for its terms to be accepted on the hub first: accept them there, then log in here "
-                "with 'hf auth login'."
-            ) from None
-        if isinstance(error, errors.RevisionNotFoundError):
-            raise FileNotFoundError(f"{self.repo} has no revision {self.revision!r} on the hub.") from None
-        if isinstance(error, errors.RepositoryNotFoundError):
-            raise FileNotFoundError(
-                f"{self.repo} is not on the hub, or is private: check the name, or log in with 'hf auth login'."
-            ) from None
-        if isinstance(error, errors.HFValidationError):
-            raise ValueError(f"{self.repo!r} is no id of a model (owner/name).") from None
-        if status in (401, 403):
-            raise PermissionError(
-                f"The hub does not give {self.repo} to this token ({status}): log in again with 'hf auth login'."
-            ) from None
-        if isinstance(error, errors.EntryNotFoundError) and status == 404:
-            name = str(error.response.url).rsplit("/", 1)[-1]
-            raise ValueError(f"{self.repo} on the hub holds no {name}: give the id of another model.") from None
-        if self.cached_only:
-            raise ConnectionError(
-                f"{self.repo} is not in the hub's cache on this machine: load it once without local_files_only."
-            ) from None
-        if constants.HF_HUB_OFFLINE:
-            raise ConnectionError(f"{self.repo} cannot be fetched while HF_HUB_OFFLINE is set: unset it.") from None
-        if isinstance(error, errors.LocalEntryNotFoundError):
-            raise ConnectionError(
-                f"{self.repo} cannot be fetched from the hub now: check the network and run the same again."
-            ) from None
-        if isinstance(error, OSError) and error.errno is not None and type(error) is OSError:
-            raise OSError(f"{self.repo} cannot be written: {error.strerror}.") from None
-        text = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ConnectionError(f"{self.repo} cannot be fetched from the hub ({text}): run the same again.") from None
+    if type(error) is ValueError and error.__cause__ is not None:  # so with force_download
+        error = error.__cause__
+    answers = [getattr(e, "response", None) for e in (error, error.__cause__)]
+    answer = next((answer for answer in answers if answer is not None), None)
+    status = getattr(answer, "status_code", None)
+    is_a = partial(isinstance, error)
+    name = str(getattr(answer, "url", "")).rsplit("/", 1)[-1]
+    text = " ".join(str(error).split())[:160] or type(error).__name__
+    for applies, kind, sentence in (  # the first that applies
+        (is_a(errors.GatedRepoError), PermissionError,
+         f"{repo} asks for its terms to be accepted on the hub first: accept them there, then log in here with "
+         "'hf auth login'."),
+        (is_a(errors.RevisionNotFoundError), FileNotFoundError, f"{repo} has no revision {revision!r} on the hub."),
+        (is_a(errors.RepositoryNotFoundError), FileNotFoundError,
+         f"{repo} is not on the hub, or is private: check the name, or log in with 'hf auth login'."),
+        (is_a(errors.HFValidationError), ValueError, f"{repo!r} is no id of a model (owner/name)."),
+        (status in (401, 403), PermissionError,
+         f"The hub does not give {repo} to this token ({status}): log in again with 'hf auth login'."),
+        (is_a(errors.EntryNotFoundError) and status == 404, ValueError,
+         f"{repo} on the hub holds no {name}: give the id of another model."),
+        (cached_only, ConnectionError,
+         f"{repo} is not in the hub's cache on this machine: load it once without local_files_only."),
+        (constants.HF_HUB_OFFLINE, ConnectionError,
+         f"{repo} cannot be fetched while HF_HUB_OFFLINE is set: unset it."),
+        (is_a(errors.LocalEntryNotFoundError), ConnectionError,
+         f"{repo} cannot be fetched from the hub now: check the network and run the same again."),
+        (type(error) is OSError and error.errno is not None, OSError,
+         f"{repo} cannot be written: {getattr(error, 'strerror', '')}."),
+        (True, ConnectionError, f"{repo} cannot be fetched from the hub ({text}): run the same again."),
+    ):  # fmt: skip
+        if applies:
+            return kind(sentence)
 
 
 # --- Google Drive -----------------------------------------------------------------------------------------------------
@@ -329,21 +243,17 @@ def _watch(bar, path: Path, room: float) -> Callable[[int, int | None], None]:
     return progress
 
 
-class _drive_sentence:
-    def __init__(self, gdown, url: str):
-        self.gdown, self.url = gdown, url
+@contextmanager
+def _drive_sentence(gdown, url: str) -> Iterator[None]:
+    import requests
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, trace) -> None:
-        import requests
-
-        if isinstance(error, self.gdown.exceptions.FileURLRetrievalError):
-            raise ConnectionError(
-                f"{self.url} gives no file: the link is dead, or too many people have downloaded it today; try again "
-                "tomorrow, or a mirror with --url."
-            ) from None
-        if isinstance(error, (self.gdown.exceptions.DownloadError, requests.RequestException)):
-            text = " ".join(str(error).split())[:120]
-            raise ConnectionError(f"{self.url} broke off ({text}): run again to continue.") from None
+    try:
+        yield
+    except gdown.exceptions.FileURLRetrievalError:
+        raise ConnectionError(
+            f"{url} gives no file: the link is dead, or too many people have downloaded it today; try again tomorrow, "
+            "or a mirror with --url."
+        ) from None
+    except (gdown.exceptions.DownloadError, requests.RequestException) as error:
+        text = " ".join(str(error).split())[:120]
+        raise ConnectionError(f"{url} broke off ({text}): run again to continue.") from None
