@@ -73,11 +73,10 @@ class ObjectFinder:
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
-        self.network = EfficientNetLite0()
-        self.network.load_state_dict(torch.load(networks._efficientnet_files()[0], weights_only=True))
-        self.network = self.network.eval().to(memory_format=torch.channels_last)
-        self.network._bn1.register_forward_hook(lambda _module, _inputs, output: setattr(self, "map", output))
-        weight = self.network._fc.weight.detach().numpy()  # (1000, 1280)
+        weights = torch.load(networks._efficientnet_files()[0], weights_only=True)
+        self.network = EfficientNetLite0(weights).eval().to(memory_format=torch.channels_last)
+        self.network.head.register_forward_hook(lambda _module, _inputs, output: setattr(self, "map", output))
+        weight = self.network.classifier.weight.detach().numpy()  # (1000, 1280)
         self.weight = weight - weight.mean(axis=0)
 
     def __call__(self, image: np.ndarray, classes: list[int], siblings) -> dict:

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from gcgkit import GCGPipeline, metrics, profiles
 from gcgkit.color import to_gray
 from gcgkit.control import GuidedControlNet
+from gcgkit.metrics.efficientnet import EfficientNetLite0, folded_trunk
 from gcgkit.semantics import CHANNELS, TAPS, FeaturePyramid, SemanticEncoder
 from gcgkit.settings import Settings
 from gcgkit.stages import Run
-from gcgkit.training.mini.semantics import from_efficientnet
 
 
 def packaged_network() -> torch.nn.Module:
@@ -32,7 +32,7 @@ def packaged_network() -> torch.nn.Module:
 
 def test_features_are_those_of_the_package():
     network, gray = packaged_network(), torch.rand(2, 1, 192, 256, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    encoder = from_efficientnet(network.state_dict()).eval()
+    encoder = folded_trunk(network.state_dict()).eval()
     seen = []
     for index in TAPS:
         network._blocks[index].register_forward_hook(lambda module, given, result: seen.append(result))
@@ -42,6 +42,15 @@ def test_features_are_those_of_the_package():
     assert [tuple(f.shape) for f in found] == [(2, 40, 24, 32), (2, 112, 12, 16), (2, 320, 6, 8)]
     for ours, theirs in zip(found, seen, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_head_and_classes_are_those_of_the_package():
+    network, images = packaged_network(), torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(2))
+    ours = EfficientNetLite0(network.state_dict()).eval()
+    with torch.no_grad():
+        features = network.extract_features(images).mean(dim=(2, 3))
+        torch.testing.assert_close(ours(images), features, rtol=1e-3, atol=1e-3 * float(features.abs().max()))
+        torch.testing.assert_close(ours.classify(images), network._fc(ours(images)))
 
 
 def test_frames_are_seen_at_one_size():

@@ -282,9 +282,7 @@ def _build_efficientnet(device: str):
 
     from .efficientnet import EfficientNetLite0
 
-    network = EfficientNetLite0()
-    network.load_state_dict(torch.load(_efficientnet_files()[0], map_location="cpu", weights_only=True))
-    return network
+    return EfficientNetLite0(torch.load(_efficientnet_files()[0], map_location="cpu", weights_only=True))
 
 
 def _build_pyiqa(name: str, device: str):

