@@ -73,7 +73,7 @@ class ObjectFinder:
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
-        weights = torch.load(networks._efficientnet_files()[0], weights_only=True)
+        weights = torch.load(networks.weight_files("fd_efficientnet")[0], weights_only=True)
         self.network = EfficientNetLite0(weights).eval().to(memory_format=torch.channels_last)
         self.network.head.register_forward_hook(lambda _module, _inputs, output: setattr(self, "map", output))
         weight = self.network.classifier.weight.detach().numpy()  # (1000, 1280)

@@ -8,14 +8,14 @@ own value too. The metrics that are neural networks are in `networks`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
 
 from ..baselines import optical_flow, warp
 from ..color import lightness, lightness_of_gray, rgb_to_lab, to_gray
-from ..utils.checks import check_frame, check_frames, each_frame, frame_pairs
+from ..utils.checks import each_frame, frame_pairs
 from .networks import clip_iqa, fd_efficientnet, fid, lpips, musiq, st_lpips
 
 __all__ = [
@@ -132,21 +132,13 @@ def flow_warp_error(frames, gray) -> float:
     mean is over pairs. Raises ValueError if sizes or lengths differ, for fewer than 2 frames, or if no pair can be
     compared.
     """
-    values, previous, count = [], None, 0
-    source = _each_gray(gray)
-    for frame in each_frame(frames, "frames"):
-        gray_frame = next(source, None)
-        if gray_frame is None:
-            raise ValueError(f"frames has more frames than gray ({count}); both must have the same number.")
-        if frame.shape[:2] != gray_frame.shape:
-            raise ValueError(f"frames and gray differ in size: {frame.shape[:2]} and {gray_frame.shape}.")
+    values, previous = [], None
+    for pair in frame_pairs(frames, gray, ("frames", "gray"), gray=True):
         if previous is not None:
-            values.append(_warp_error(previous[0], frame, previous[1], gray_frame))
-        previous, count = (frame, gray_frame), count + 1
-    if next(source, None) is not None:
-        raise ValueError(f"gray has more frames than frames ({count}); both must have the same number.")
-    if count < 2:
-        raise ValueError(f"gray holds {count} frame(s), too few: 2 are needed.")
+            values.append(_warp_error(previous[0], pair[0], previous[1], pair[1]))
+        previous = pair
+    if not values:
+        raise ValueError("gray holds 1 frame, too few: 2 are needed.")
     values = [value for value in values if value is not None]
     if not values:
         raise ValueError("flow_warp_error is undefined for this clip: no pixel is seen in two frames running.")
@@ -161,31 +153,19 @@ def swapped_channels(frames, gray) -> bool:
     quarter. A tint cannot do that, since red has three times the weight of blue in both. Gray frames give False. Raises
     ValueError if the clips differ in length or size.
     """
-    straight, swapped, count = np.zeros(2), np.zeros(2), 0
-    source = _each_gray(gray)
-    for frame in each_frame(frames, "frames"):
-        wanted = next(source, None)
-        if wanted is None or wanted.shape != frame.shape[:2]:
-            raise ValueError("frames and gray must have the same number of frames and one size.")
-        straight += _lightness_gaps(frame, wanted)
-        swapped += _lightness_gaps(frame[..., ::-1], wanted)
-        count += 1
+    gaps = [
+        (_lightness_gaps(frame, wanted), _lightness_gaps(frame[..., ::-1], wanted))
+        for frame, wanted in frame_pairs(frames, gray, ("frames", "gray"), gray=True)
+    ]
+    straight, swapped = np.mean(gaps, axis=0)  # (2,) each
     nearer = int(np.argmin(swapped))
-    return count > 0 and bool(swapped[nearer] < straight[nearer] / 4 and straight.min() > 0.25 * count)
+    return bool(swapped[nearer] < straight[nearer] / 4 and straight.min() > 0.25)
 
 
 def _lightness_gaps(frame: np.ndarray, gray: np.ndarray) -> np.ndarray:
     """Return the mean absolute differences of a frame's luma and L* from a gray frame's, both on a scale of 100."""
     luma = np.abs(to_gray(frame).astype(np.int16) - gray).mean() / 2.55
     return np.array([luma, np.abs(rgb_to_lab(frame)[..., 0] - lightness_of_gray(gray)).mean()])
-
-
-def _each_gray(gray) -> Iterator[np.ndarray]:
-    """Yield the checked gray frames ``(H, W)`` of an array or of any iterable."""
-    if isinstance(gray, (np.ndarray, list, tuple)):
-        gray = check_frames(gray, "gray", color=False)
-    for index, frame in enumerate(gray):
-        yield check_frame(frame, f"gray[{index}]", color=False)
 
 
 def _warp_error(previous: np.ndarray, frame: np.ndarray, previous_gray: np.ndarray, gray: np.ndarray) -> float | None:

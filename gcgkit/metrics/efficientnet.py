@@ -14,13 +14,11 @@ from torch.nn import functional
 
 from ..semantics import SemanticEncoder
 
-INPUT_SIZE = 224
-MEAN, DEVIATION = 127.0, 128.0  # inputs are (x - 127) / 128 for x in 0..255, as in the training of these weights
 _EPSILON = 1e-3
 
 
 class EfficientNetLite0(nn.Module):
-    """ImageNet network from images ``(B, 3, 224, 224)``, (x - 127)/128, to features ``(B, 1280)``.
+    """ImageNet network from images ``(B, 3, 224, 224)``, (x - 127) / 128 for x in 0..255, to features ``(B, 1280)``.
 
     weights: the package's state dict. Raises KeyError for weights of another network.
     """

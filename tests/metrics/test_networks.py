@@ -255,7 +255,7 @@ def test_identity_names_versions_and_hashes():
     import hashlib
 
     identity = networks.identity("st_lpips")
-    (path,) = networks._st_lpips_files()
+    (path,) = networks.weight_files("st_lpips")
     assert identity["alex_shift_tolerant.pth"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert identity["stlpips_pytorch"] == importlib.metadata.version("stlpips_pytorch")
 

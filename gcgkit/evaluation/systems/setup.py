@@ -33,7 +33,7 @@ import numpy as np
 from ... import video
 from ...utils import download
 from ...utils.commands import run_reporting_errors
-from ...utils.files import file_sha256
+from ...utils.files import known_sha256
 from ...video.images import RANDOM_WEIGHTS, check_names, write_frames
 from ..clips import fit
 from .adapters import ADAPTERS, RUNNERS
@@ -181,7 +181,7 @@ def identity(name: str, root: str | Path = "systems") -> dict:
     """Return everything that determines a system's result: its commit and the digests of its weights."""
     system, repository = get(name), _place(name, root) / "repository"
     files = {w["path"]: repository / w["path"] for w in system.weights}
-    digests = {path: _sha256(file, file.stat().st_mtime_ns) for path, file in files.items() if file.is_file()}
+    digests = {path: known_sha256(file) for path, file in files.items() if file.is_file()}
     return {"system": name, "commit": system.commit, "weights": digests}
 
 
@@ -311,11 +311,6 @@ def _check_md5(path: Path, md5: str | None) -> None:
     if found != md5:
         path.unlink()
         raise ValueError(f"{path.name} has MD5 {found}, not the authors' {md5}: it came damaged; try again.")
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: Path, changed: int) -> str:
-    return file_sha256(path, progress=False)
 
 
 def main(argv: list[str] | None = None) -> int:
