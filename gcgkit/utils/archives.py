@@ -18,7 +18,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from .files import BLOCK, bytes_bar, require_space, size_text, write_error, write_text
 
@@ -28,10 +30,11 @@ HARMLESS = 100 * 10**6  # bytes below which the ratio does not matter
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in an archive: its path there, with forward slashes, and its unpacked bytes."""
+    """A file in an archive: its path there, with forward slashes, its unpacked bytes, and a function that opens it."""
 
     name: str
     size: int
+    open: Callable[[], IO[bytes]]
 
 
 def contents(archive: str | Path) -> list[Entry]:
@@ -42,7 +45,7 @@ def contents(archive: str | Path) -> list[Entry]:
     """
     archive = Path(archive)
     with _archive_errors(archive):
-        entries = _zip_contents(archive) if zipfile.is_zipfile(archive) else _tar_contents(archive)
+        entries = list(_entries(archive))
     if len({PurePosixPath(entry.name) for entry in entries}) < len(entries):
         raise ValueError(f"{archive} holds two files of the same path.")
     return entries
@@ -81,9 +84,9 @@ def extract(
     require_space(folder, sum(sizes[n] for n in missing), f"what {archive.name} holds")
     inside = folder.resolve()
     with _archive_errors(archive), bytes_bar(sum(sizes.values()), f"unpacking {archive.name}") as bar:
-        for entry, read in _zip_files(archive) if zipfile.is_zipfile(archive) else _tar_files(archive):
-            if entry in targets:
-                _write_file(targets[entry], inside, sizes[entry], read, bar)
+        for entry in _entries(archive):
+            if entry.name in targets:
+                _write_file(targets[entry.name], inside, entry, bar)
     done = {target.relative_to(folder).as_posix(): sizes[entry] for entry, target in targets.items()}
     write_text(_list_file(name or archive.name, folder), json.dumps({"archive": archive.name, "files": done}))
     return list(targets.values())
@@ -102,45 +105,33 @@ def extracted(name: str, folder: str | Path) -> list[Path] | None:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _zip_contents(archive: Path) -> list[Entry]:
-    with zipfile.ZipFile(archive) as file:
-        infos = file.infolist()
-    packed = archive.stat().st_size
-    if sum(info.compress_size for info in infos) > packed:
-        raise ValueError(f"{archive} describes more than its own {size_text(packed)}: its entries overlap.")
-    entries, total = [], 0
-    for info in infos:
-        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise ValueError(f"{archive} holds a link or a device, {info.filename!r}, which is not unpacked.")
-        if info.flag_bits & 1:
-            raise ValueError(f"{archive} is encrypted ({info.filename!r}); a public data set is not.")
-        _safe_path(info.filename, archive)
-        total += info.file_size
-        _check_bomb(total, packed, archive)
-        if not info.is_dir():
-            entries.append(Entry(info.filename, info.file_size))
-    return entries
-
-
-def _tar_contents(archive: Path) -> list[Entry]:
-    entries, total, packed = [], 0, archive.stat().st_size
-    with tarfile.open(archive) as file:
-        for member in file:  # reading the whole file finds one that is cut off
-            if not (member.isreg() or member.isdir()):
-                raise ValueError(f"{archive} holds a link or a device, {member.name!r}, which is not unpacked.")
-            _safe_path(member.name, archive)
-            total += member.size
-            _check_bomb(total, packed, archive)
-            if member.isreg():
-                entries.append(Entry(member.name, member.size))
-        while file.fileobj.read(BLOCK):  # the end marker may come early; a gzip's checksum lies at the very end
+def _entries(archive: Path) -> Iterator[Entry]:
+    """Yield the files of an archive, checked; each opens until the next one is asked for."""
+    packed, total, is_zip = archive.stat().st_size, 0, zipfile.is_zipfile(archive)
+    with zipfile.ZipFile(archive) if is_zip else tarfile.open(archive) as file:
+        if is_zip and sum(info.compress_size for info in file.infolist()) > packed:
+            raise ValueError(f"{archive} describes more than its own {size_text(packed)}: its entries overlap.")
+        for member in file.infolist() if is_zip else file:
+            if is_zip:
+                name, size, is_folder = member.filename, member.file_size, member.is_dir()
+                plain = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+            else:
+                name, size, is_folder = member.name, member.size, member.isdir()
+                plain = member.isreg() or is_folder
+            if not plain:
+                raise ValueError(f"{archive} holds a link or a device, {name!r}, which is not unpacked.")
+            if is_zip and member.flag_bits & 1:
+                raise ValueError(f"{archive} is encrypted ({name!r}); a public data set is not.")
+            _safe_path(name, archive)
+            total += size
+            if total > max(HARMLESS, MAX_RATIO * packed):
+                sizes = f"{archive} of {size_text(packed)} would unpack to {size_text(total)}"
+                raise ValueError(f"{sizes} or more: a zip bomb.")
+            if not is_folder:
+                yield Entry(name, size, partial(file.open if is_zip else file.extractfile, member))
+        # Reading a tar whole finds one that is cut off: the end marker may come early, a gzip's checksum lies behind.
+        while not is_zip and file.fileobj.read(BLOCK):
             pass
-    return entries
-
-
-def _check_bomb(total: int, packed: int, archive: Path) -> None:
-    if total > max(HARMLESS, MAX_RATIO * packed):
-        raise ValueError(f"{archive} of {size_text(packed)} would unpack to {size_text(total)} or more: a zip bomb.")
 
 
 def _safe_path(name: str, archive: Path) -> PurePosixPath:
@@ -149,20 +140,6 @@ def _safe_path(name: str, archive: Path) -> PurePosixPath:
     if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
         raise ValueError(f"{archive} holds the path {name!r}, which leads out of the folder: nothing was unpacked.")
     return path
-
-
-def _zip_files(archive: Path) -> Iterator[tuple[str, Callable]]:
-    with zipfile.ZipFile(archive) as file:
-        for info in file.infolist():
-            if not info.is_dir():
-                yield info.filename, lambda info=info: file.open(info)
-
-
-def _tar_files(archive: Path) -> Iterator[tuple[str, Callable]]:
-    with tarfile.open(archive) as file:
-        for member in file:
-            if member.isreg():
-                yield member.name, lambda member=member: file.extractfile(member)
 
 
 @contextmanager
@@ -180,21 +157,21 @@ def _archive_errors(archive: Path):
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _write_file(target: Path, inside: Path, size: int, read: Callable, bar) -> None:
+def _write_file(target: Path, inside: Path, entry: Entry, bar) -> None:
     """Write one file under a temporary name and rename it, unless an earlier run has written it."""
-    if target.is_file() and not target.is_symlink() and target.stat().st_size == size:
-        bar.update(size)
+    if target.is_file() and not target.is_symlink() and target.stat().st_size == entry.size:
+        bar.update(entry.size)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.parent.resolve().is_relative_to(inside):
         raise ValueError(f"{target.parent} is a link that leads out of {inside}: remove it and run again.")
     aside = target.with_name(f".{target.name}.partial")
     try:
-        with read() as source, aside.open("wb") as file:
+        with entry.open() as source, aside.open("wb") as file:
             while block := source.read(BLOCK):
                 file.write(block)
                 bar.update(len(block))
-        if aside.stat().st_size != size:
+        if aside.stat().st_size != entry.size:
             raise EOFError(f"{target.name} has fewer bytes than announced")
         os.replace(aside, target)
     except OSError as error:

@@ -16,7 +16,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
@@ -189,7 +190,7 @@ def _transfer(session, url, partial, state, size, room, timeout, exact, bar):
         total = size if total is None else total
         if total is not None:
             require_space(partial.parent, total - have + room * total, f"{url} ({size_text(total)})")
-        _write_state(state, {"url": url, "total": total, "validator": _validator(answer.headers)})
+        write_text(state, json.dumps({"url": url, "total": total, "validator": _validator(answer.headers)}))
         bar.total = total
         bar.reset(total)
         digest = _hash_start(partial, bar) if resumed else hashlib.sha256()
@@ -204,37 +205,38 @@ def _append(answer, partial: Path, resumed: bool, digest, bar, url: str) -> int:
 
     The bytes stay undecoded, because some servers call a .tgz a gzip-encoded .tar.
     """
-    import requests
-    import urllib3
-
-    written, ended = 0, None
-    try:
-        file = partial.open("ab" if resumed else "wb", buffering=0)  # a killed run loses nothing
-    except OSError as error:
-        raise write_error(error, partial) from None
-    with file:
-        blocks = answer.raw.stream(_READ, decode_content=False)
-        while True:
-            try:
-                block = next(blocks, None)
-            except (urllib3.exceptions.HTTPError, requests.RequestException, OSError) as error:
-                ended = error
-                break
-            if block is None:
-                break
-            try:
+    written, blocks = 0, answer.raw.stream(_READ, decode_content=False)
+    with _write_errors(partial), partial.open("ab" if resumed else "wb", buffering=0) as file:  # a kill loses nothing
+        try:
+            for block in _from_network(blocks):
                 rest = memoryview(block)
                 while rest:
                     rest = rest[file.write(rest) :]
-            except OSError as error:
-                raise write_error(error, partial) from None
-            digest.update(block)
-            bar.update(len(block))
-            written += len(block)
-        os.fsync(file.fileno())
-    if ended is not None:
-        raise _Broken(_reason(ended))
+                digest.update(block)
+                bar.update(len(block))
+                written += len(block)
+        finally:
+            os.fsync(file.fileno())
     return written
+
+
+def _from_network(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the blocks; raise _Broken where the connection ends."""
+    import requests
+    import urllib3
+
+    try:
+        yield from blocks
+    except (urllib3.exceptions.HTTPError, requests.RequestException, OSError) as error:
+        raise _Broken(_reason(error)) from None
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise write_error(error, path) from None
 
 
 def _hash_start(partial: Path, bar):
@@ -286,42 +288,33 @@ def _check_status(url: str, status: int, retry: bool = False) -> None:
     raise ConnectionError(f"{url} cannot be fetched: the server answers {status}.")
 
 
-class _request_errors:
+@contextmanager
+def _request_errors(url: str, retry: bool = False) -> Iterator[None]:
     """Turn errors of requests before the first byte into one sentence, or into _Broken where tries are left."""
+    import requests
 
-    def __init__(self, url: str, retry: bool = False):
-        self.url, self.retry = url, retry
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, trace) -> None:
-        import requests
-
-        if not isinstance(error, requests.RequestException):
-            return
-        if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.TooManyRedirects)):
-            raise ValueError(f"{self.url} is not an address that can be fetched ({_reason(error)}).") from None
-        if self.retry:
+    try:
+        yield
+    except (requests.exceptions.InvalidURL, requests.exceptions.TooManyRedirects) as error:
+        raise ValueError(f"{url} is not an address that can be fetched ({_reason(error)}).") from None
+    except requests.RequestException as error:
+        if retry:
             raise _Broken(_reason(error)) from None
-        raise ConnectionError(_broken_message(self.url, 0, None, _reason(error))) from None
+        raise ConnectionError(_broken_message(url, 0, None, _reason(error))) from None
+
+
+_REASONS = {
+    "timed out": "no answer in time", "timeout": "no answer in time",
+    "name or service": "the host is unknown or there is no network",
+    "nameresolution": "the host is unknown or there is no network",
+    "refused": "connection refused", "certificate": "the certificate is not trusted", "ssl": "no secure connection",
+}  # fmt: skip
 
 
 def _reason(error: BaseException) -> str:
     """Return a few words on a failed connection; the libraries' own messages are nested objects."""
     text = f"{type(error).__name__} {error}".lower()
-    for sign, words in (
-        ("timed out", "no answer in time"),
-        ("timeout", "no answer in time"),
-        ("name or service", "the host is unknown or there is no network"),
-        ("nameresolution", "the host is unknown or there is no network"),
-        ("refused", "connection refused"),
-        ("certificate", "the certificate is not trusted"),
-        ("ssl", "no secure connection"),
-    ):
-        if sign in text:
-            return words
-    return "the connection ended early"
+    return next((words for sign, words in _REASONS.items() if sign in text), "the connection ended early")
 
 
 def _broken_message(url: str, reached: int, total: int | None, reason: str) -> str:
@@ -383,7 +376,3 @@ def _read_state(state: Path) -> dict:
         return json.loads(state.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-
-
-def _write_state(state: Path, content: dict) -> None:
-    write_text(state, json.dumps(content))
