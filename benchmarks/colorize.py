@@ -39,12 +39,12 @@ import torch
 from gcgkit import GCGPipeline, compilation, video
 from gcgkit import stages as coloring
 from gcgkit.lessons import demo, flops
-from gcgkit.lessons.notebook import device
 from gcgkit.lessons.random_networks import SHAPES, random_pipeline
 from gcgkit.lessons.timing import clock, compare, line, load, machine, now, peak_memory
 from gcgkit.settings import NO_SHORTCUTS, Shortcuts
 from gcgkit.training.loss import OF_PRECISION
 from gcgkit.utils import files
+from gcgkit.utils.commands import best_device
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import plot  # noqa: E402
@@ -59,7 +59,7 @@ def pipeline(args: argparse.Namespace) -> GCGPipeline:
     """Load the weights to measure, or make random ones of a size."""
     if args.shapes == "mini":
         return load(args.weights)
-    return random_pipeline(args.shapes, OF_PRECISION[args.precision], args.height, args.width, device())
+    return random_pipeline(args.shapes, OF_PRECISION[args.precision], args.height, args.width, best_device())
 
 
 def footage(args: argparse.Namespace, frames: int) -> np.ndarray:

@@ -6,11 +6,11 @@ torch and the rest load when a method needs them, so ``--help`` is quick.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
+from ..utils.commands import read_options
 from .common import run_standalone
 
 ABOUT = "Measure methods and write Table 1; the same command goes on where it was."
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     evalset = open_set(
         args.data, args.name, split=args.split, clips=args.clips, limit=args.frames, size=_size(args.size)
     )
-    shared = _options(args.options)
+    shared = read_options(args.options)
     if args.method:
         methods = [parse(text, seed=args.seed, systems_root=args.systems) for text in args.method]
         for method in methods:
@@ -94,20 +94,6 @@ def _size(text: str) -> tuple[int, int] | None:
     if not (by and width.isdecimal() and height.isdecimal() and int(width) > 0 and int(height) > 0):
         raise ValueError(f"--size takes WIDTHxHEIGHT, such as 448x256, or keep, not '{text}'.")
     return int(height), int(width)
-
-
-def _options(pairs: list[str]) -> dict:
-    """Parse ``key=value`` into options of the pipeline; values are read as JSON if possible."""
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"--set takes K=V, such as num_inference_steps=16, not '{pair}'.")
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
-    return options
 
 
 def main(argv: list[str] | None = None) -> int:

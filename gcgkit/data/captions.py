@@ -17,6 +17,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..color import to_gray
+from ..utils.commands import best_device
 from . import prepare as preparation
 from .color_words import remove_color_words
 from .footage import read_image
@@ -184,7 +185,7 @@ class Blip:
         import torch
         from transformers import BlipForConditionalGeneration, BlipProcessor
 
-        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(best_device(self.device))
         dtype = torch.float16 if device.type == "cuda" else torch.float32
         try:
             self.processor = BlipProcessor.from_pretrained(self.name, revision=self.revision)

@@ -277,9 +277,7 @@ def load_clips(
         if not found:
             raise ValueError(f"{data} holds none of the measuring clips: lay it out as gcgkit/data/footage.py says.")
         return found
-    return {
-        name: load_clip(name, count=frames, **shot(name, first, stride)) for name in names or [CLIP]
-    }
+    return {name: load_clip(name, count=frames, **shot(name, first, stride)) for name in names or [CLIP]}
 
 
 def shot(name: str, first: int | None = None, stride: int | None = None) -> dict[str, int]:
@@ -311,11 +309,8 @@ def _slug(text: str) -> str:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from ..pipeline import GCGPipeline
-
     clips = load_clips(args.clip, args.frames, args.first, args.stride, args.data)
-    pipe = GCGPipeline.from_pretrained(args.weights).to("cuda" if torch.cuda.is_available() else "cpu")
-    pipe.set_progress_bar_config(disable=True)
+    pipe = methods.load_pipeline(args.weights)
     options = {} if args.steps is None else {"num_inference_steps": args.steps}
     label = args.label or Path(args.weights).name
     sources = {name: {} if args.data else shot(name, args.first, args.stride) for name in clips}

@@ -10,7 +10,6 @@ describes it. ``words`` and ``keyframes`` look at the six measuring clips and th
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +21,12 @@ from tqdm.auto import tqdm
 
 from .. import metrics
 from ..color import rgb_to_lab, to_gray
-from ..data import footage, naming
-from ..metrics import networks
+from ..data import footage
 from ..pipeline import GCGPipeline
 from ..utils.files import write_text
+from .methods import load_pipeline
+from .model_card import WORDS, part_parser, spread, toward
 
-WORDS = ("red", "orange", "yellow", "green", "blue", "purple")
 THINGS = {
     "blackswan": "swan", "cows": "cow", "dog": "dog", "drift-straight": "car", "horsejump-high": "horse",
     "soapbox": "car",
@@ -42,13 +41,6 @@ def list_photos(folder: str | Path, count: int | None = None) -> list[Path]:
     if not paths:
         raise FileNotFoundError(f"{folder} holds no photographs ({', '.join(SUFFIXES)}): give another folder.")
     return spread(paths, count)
-
-
-def spread(paths: Sequence[Path], count: int | None) -> list[Path]:
-    """Return ``count`` evenly spread paths; all for None or if there are no more."""
-    if count is None or count >= len(paths):
-        return list(paths)
-    return [paths[i] for i in np.linspace(0, len(paths) - 1, count).round().astype(int)]
 
 
 def blotchiness(frame: np.ndarray, gray: np.ndarray) -> float:
@@ -88,7 +80,7 @@ def photo_quality(
             "blotches_truth": blotchiness(truth[0], gray[0]),
         }
         if perceptual:
-            row |= {"st_lpips": _st_lpips(ours, truth), "st_lpips_gray": _st_lpips(plain, truth)}
+            row |= {"st_lpips": metrics.st_lpips(ours, truth), "st_lpips_gray": metrics.st_lpips(plain, truth)}
         rows.append(row)
         pictures.append((plain[0], ours[0], truth[0]))
     mean = {key: float(np.nanmean([row[key] for row in rows])) for key in rows[0] if key != "file"}
@@ -102,10 +94,6 @@ def photo_quality(
         **mean,
     }
     return {"summary": summary, "photographs": rows}, pictures
-
-
-def _st_lpips(frames: np.ndarray, truth: np.ndarray) -> float:
-    return networks.st_lpips(frames, truth)
 
 
 def contact_sheet(pictures: Sequence[tuple[np.ndarray, ...]], columns: int = 4, width: int = 150) -> np.ndarray:
@@ -155,12 +143,8 @@ def word_quality(
             row.append(run(f"{word} {THINGS[name]}"))
             shift = rgb_to_lab(row[-1])[..., 1:] - before
             inside, outside = shift[mask].mean(0), shift[~mask].mean(0)
-            toward = rgb_to_lab(np.uint8([[naming.WORD_RGB[word]]]))[0, 0, 1:]
-            cosine = float(inside @ toward / (np.linalg.norm(inside) * np.linalg.norm(toward) + 1e-9))
-            cases.append(
-                {"clip": name, "word": word, "cosine": cosine, "inside": float(np.linalg.norm(inside)),
-                 "outside": float(np.linalg.norm(outside))}
-            )  # fmt: skip
+            lengths = {"inside": float(np.linalg.norm(inside)), "outside": float(np.linalg.norm(outside))}
+            cases.append({"clip": name, "word": word, "cosine": toward(inside, word), **lengths})
         pictures.append(tuple(row))
     mean = lambda key: float(np.mean([case[key] for case in cases]))  # noqa: E731
     summary = {
@@ -218,23 +202,17 @@ def keyframe_quality(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("photos", "words", "keyframes"))
+    parser = part_parser(__doc__, ("photos", "words", "keyframes"))
     parser.add_argument("--photos", type=Path, help="photos: any folder of photographs")
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id")
     parser.add_argument("--count", type=int, default=48, help="photos: how many, evenly spread")
-    parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--guess-strength", type=float)
     parser.add_argument("--noise-scale", type=float)
     parser.add_argument("--guidance-scale", type=float)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-perceptual", action="store_true", help="photos: without ST-LPIPS")
     parser.add_argument("--sheet", type=Path, help="photos, words: write a sheet of the pictures here, 24 at most")
-    parser.add_argument("--json", type=Path, help="write the result here too")
     args = parser.parse_args(argv)
-    pipe = GCGPipeline.from_pretrained(args.weights)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = load_pipeline(args.weights, "cpu")
     options = {
         "num_inference_steps": args.steps, "guess_strength": args.guess_strength, "noise_scale": args.noise_scale,
         "guidance_scale": args.guidance_scale,
@@ -252,8 +230,7 @@ def main(argv: list[str] | None = None) -> None:
         result = keyframe_quality(pipe, args.data, **options)
     print(json.dumps(result["summary"], indent=1))
     if args.sheet and pictures:
-        chosen = [pictures[i] for i in np.linspace(0, len(pictures) - 1, min(24, len(pictures))).round().astype(int)]
-        sheet = contact_sheet(chosen, columns=4 if args.part == "photos" else 1)
+        sheet = contact_sheet(spread(pictures, 24), columns=4 if args.part == "photos" else 1)
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(args.sheet), sheet[..., ::-1])
     if args.json:

@@ -20,6 +20,7 @@ import numpy as np
 from .. import baselines, profiles
 from ..color import to_gray
 from ..profiles import weights_digest
+from ..utils.commands import best_device, read_options
 from ..video.images import RANDOM_WEIGHTS, check_names, write_frames
 from .clips import Frames
 from .systems import setup as systems
@@ -51,15 +52,14 @@ class Request:
 
 
 @dataclass
-class Baseline:
-    """A classical method (`baselines`), or "gray", which returns the input."""
+class Method:
+    """What `run.evaluate` needs of a method; each kind below fills in its own."""
 
     name: str
-    kind: str
 
     def identity(self) -> dict:
         """Return everything that determines the result, to tell old results from new ones."""
-        return {"kind": "baseline", "function": self.kind}
+        raise NotImplementedError
 
     def missing(self) -> str | None:
         """Return the reason why the method cannot run here, or None."""
@@ -67,7 +67,7 @@ class Baseline:
 
     def run(self, request: Request, folder: Path) -> Path:
         """Colour a clip into a folder that does not exist yet, and return the folder of the frames."""
-        return write_frames(_BASELINES[self.kind](request), folder)
+        raise NotImplementedError
 
     def facts(self) -> dict:
         """Return facts to record with the frames that were just made."""
@@ -78,14 +78,26 @@ class Baseline:
 
 
 @dataclass
-class Pipeline:
+class Baseline(Method):
+    """A classical method (`baselines`), or "gray", which returns the input."""
+
+    kind: str
+
+    def identity(self) -> dict:
+        return {"kind": "baseline", "function": self.kind}
+
+    def run(self, request: Request, folder: Path) -> Path:
+        return write_frames(_BASELINES[self.kind](request), folder)
+
+
+@dataclass
+class Pipeline(Method):
     """`GCGPipeline` with a profile and options; reference "first" gives it the true first frame, "none" nothing.
 
     options: those of the pipeline, and chunk, the number of frames in memory (None for all). prompts: a prompt for each
-    clip, by its name.
+    clip, by its name. The digest of the files identifies the weights, or the name of a hub id.
     """
 
-    name: str
     profile: str = "mini"
     options: dict = field(default_factory=dict)
     reference: str = "first"
@@ -98,19 +110,10 @@ class Pipeline:
             raise ValueError(f"reference must be 'first' or 'none', not {self.reference!r}.")
 
     def identity(self) -> dict:
-        """As for `Baseline`; the digest of the files identifies the weights, or the name of a hub id."""
-        return {
-            "kind": "gcg",
-            "profile": Path(self.profile).name,
-            "weights": weights_digest(self.profile),
-            "options": self.options,
-            "reference": self.reference,
-            "prompts": self.prompts,
-            "seed": self.seed,
-        }
+        own = {name: getattr(self, name) for name in ("options", "reference", "prompts", "seed")}
+        return {"kind": "gcg", "profile": Path(self.profile).name, "weights": weights_digest(self.profile), **own}
 
     def missing(self) -> str | None:
-        """As for `Baseline`."""
         try:
             profiles.resolve(self.profile)
         except FileNotFoundError as error:
@@ -118,57 +121,40 @@ class Pipeline:
         return None
 
     def run(self, request: Request, folder: Path) -> Path:
-        """As for `Baseline`."""
         import torch
 
-        pipe, gray = self._load(request.device), request.gray()
+        if self._pipe is None:
+            self._pipe = load_pipeline(self.profile, request.device)
+        gray = request.gray()
         options = {"prompt": self.prompts.get(request.clip, ""), **self.options}
         chunk = options.pop("chunk", None) or len(gray)
         options["generator"] = torch.Generator().manual_seed(self.seed)  # on the CPU: the same noise on every device
         options["reference"] = {0: request.first()} if self.reference == "first" else None
-        return write_frames(pipe.stream(gray, chunk, **options), folder)
+        return write_frames(self._pipe.stream(gray, chunk, **options), folder)
 
     def facts(self) -> dict:
-        """As for `Baseline`: the number of the UNet's parameters, which marks a small model."""
+        """Return the number of the UNet's parameters, which marks a small model."""
         return {} if self._pipe is None else {"unet_parameters": sum(p.numel() for p in self._pipe.unet.parameters())}
 
     def close(self) -> None:
-        """As for `Baseline`."""
         self._pipe = None
-
-    def _load(self, device: str | None):
-        if self._pipe is None:
-            import torch
-
-            from ..pipeline import GCGPipeline
-
-            pipe = GCGPipeline.from_pretrained(self.profile)
-            pipe.set_progress_bar_config(disable=True)
-            self._pipe = pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return self._pipe
 
 
 @dataclass
-class Folder:
-    """Frames that were made elsewhere: ``<clip>/00000.png``, measured in place."""
+class Folder(Method):
+    """Frames that were made elsewhere: ``<clip>/00000.png``, measured in place, where nothing is written."""
 
-    name: str
     path: Path
 
     def identity(self) -> dict:
-        """As for `Baseline`; the frames themselves are compared at measuring."""
-        return {"kind": "folder"}
+        return {"kind": "folder"}  # the frames themselves are compared at measuring
 
     def missing(self) -> str | None:
-        """As for `Baseline`."""
         if not Path(self.path).is_dir():
             return f"{self.path} is no folder: give one that holds <clip>/00000.png for every clip."
-        if (Path(self.path) / RANDOM_WEIGHTS).is_file():
-            return _worthless(self.path)
-        return None
+        return _worthless(self.path) if (Path(self.path) / RANDOM_WEIGHTS).is_file() else None
 
     def run(self, request: Request, folder: Path) -> Path:
-        """Return the clip's own folder after a check of its names; nothing is written."""
         place = Path(self.path) / request.clip
         if not place.is_dir():
             raise FileNotFoundError(f"{self.name}: {place} does not exist; put the frames of {request.clip} there.")
@@ -177,32 +163,21 @@ class Folder:
         check_names(place)
         return place
 
-    def facts(self) -> dict:
-        """As for `Baseline`."""
-        return {}
-
-    def close(self) -> None:
-        """As for `Baseline`."""
-
 
 @dataclass
-class System:
+class System(Method):
     """One of the compared systems (`systems`), run by its authors' code in its own environment."""
 
-    name: str
     system: str
     root: Path
 
     def identity(self) -> dict:
-        """As for `Baseline`."""
         return {"kind": "system", **systems.identity(self.system, self.root)}
 
     def missing(self) -> str | None:
-        """As for `Baseline`."""
         return systems.obstacle(self.system, self.root)
 
     def run(self, request: Request, folder: Path) -> Path:
-        """As for `Baseline`."""
         aside = folder.with_name(f".{folder.name}.gray-{os.getpid()}")
         try:
             gray = (np.repeat(to_gray(frame)[..., None], 3, axis=-1) for frame in request.truth)
@@ -210,16 +185,6 @@ class System:
             return systems.run(self.system, aside, request.first(), folder, root=self.root, device=request.device)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-
-    def facts(self) -> dict:
-        """As for `Baseline`."""
-        return {}
-
-    def close(self) -> None:
-        """As for `Baseline`."""
-
-
-Method = Baseline | Pipeline | Folder | System
 
 
 def parse(text: str, *, seed: int = 0, systems_root: str | Path = "systems") -> Method:
@@ -234,13 +199,7 @@ def parse(text: str, *, seed: int = 0, systems_root: str | Path = "systems") -> 
         form = f"[NAME=]KIND[:ARGUMENT][,option=value...] with KIND one of {', '.join(kinds)}"
         raise ValueError(f"'{text}' is no method: write {form}.")
     name, kind, argument = found[1], found[2], found[3]
-    options = {}
-    for pair in found[4].split(",")[1:]:
-        key, value = pair.split("=", 1)
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
+    options = read_options(found[4].split(",")[1:])
     if kind == "gcg":
         reference = options.pop("reference", "first")
         file, profile = options.pop("prompts", None), argument or "mini"
@@ -254,6 +213,15 @@ def parse(text: str, *, seed: int = 0, systems_root: str | Path = "systems") -> 
     if kind == "system":
         return System(name or systems.get(argument).label, argument, Path(systems_root))
     return Baseline(name or kind, kind)
+
+
+def load_pipeline(profile: str, device: str | None = None):
+    """Load a profile's pipeline without progress bars, on the best device by default. Errors as its own."""
+    from ..pipeline import GCGPipeline
+
+    pipe = GCGPipeline.from_pretrained(profile).to(best_device(device))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def table1_methods(*, seed: int = 0, **options) -> list[Method]:

@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -20,15 +21,15 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .. import baselines, metrics
-from .. import encoders as conditioning
+from .. import baselines, encoders, metrics
 from ..color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
 from ..data import footage, naming
 from ..pipeline import GCGPipeline
 from ..utils.commands import parse_size
 from ..utils.files import write_text
+from .methods import load_pipeline
 
-PROMPT_WORDS = ("red", "orange", "yellow", "green", "blue", "purple")
+WORDS = ("red", "orange", "yellow", "green", "blue", "purple")
 
 
 def vae_quality(pipe: GCGPipeline, data: str | Path, frames: int = 40) -> dict[str, float]:
@@ -38,10 +39,10 @@ def vae_quality(pipe: GCGPipeline, data: str | Path, frames: int = 40) -> dict[s
         through = []
         for frame in clip:
             with torch.no_grad():
-                decoded = conditioning.decode(pipe.vae, conditioning.encode(pipe.vae, frame))
+                decoded = encoders.decode(pipe.vae, encoders.encode(pipe.vae, frame))
             through.append(merge_luminance(to_gray(frame), decoded))
         result[name] = metrics.psnr_rgb(np.stack(through), clip)
-    return _with_mean(result)
+    return {**result, "mean": float(np.mean(list(result.values())))}
 
 
 def exemplar_quality(
@@ -101,7 +102,7 @@ def prompt_quality(
     pipe: GCGPipeline,
     data: str | Path,
     photos: int = 30,
-    words: tuple[str, ...] = PROMPT_WORDS,
+    words: tuple[str, ...] = WORDS,
     seed: int = 0,
     **options,
 ) -> dict:
@@ -112,9 +113,8 @@ def prompt_quality(
     within the picture, over that without the word; ``tinted`` the share of cases where it is below a half.
     """
     paths = footage.photo_paths(data, held_out=True)
-    paths = [paths[i] for i in np.linspace(0, len(paths) - 1, photos).round().astype(int)]
     cosines, ratios = [], []
-    for path in tqdm(paths, desc="prompts", disable=None):
+    for path in tqdm(spread(paths, photos), desc="prompts", disable=None):
         gray = to_gray(footage.cover(footage.read_image(path))[None])
         run = lambda prompt: rgb_to_lab(  # noqa: E731
             pipe(gray, prompt=prompt, generator=torch.Generator().manual_seed(seed), **options).frames[0]  # noqa: B023
@@ -122,9 +122,7 @@ def prompt_quality(
         plain = run("")
         for word in words:
             colored = run(word)
-            toward = rgb_to_lab(np.uint8([[naming.WORD_RGB[word]]]))[0, 0, 1:]
-            shift = colored.mean(0) - plain.mean(0)
-            cosines.append(float(shift @ toward / (np.linalg.norm(shift) * np.linalg.norm(toward) + 1e-9)))
+            cosines.append(toward(colored.mean(0) - plain.mean(0), word))
             ratios.append(float(colored.var(0).sum() / plain.var(0).sum()))
     cosines, ratios = np.array(cosines), np.array(ratios)
     by_word = {w: float((cosines[i :: len(words)] > 0).mean()) for i, w in enumerate(words)}
@@ -147,7 +145,7 @@ def gate_quality(pipe: GCGPipeline, data: str | Path, pairs: int = 30) -> dict[s
         if other is clip:
             other = clips[(i + 1) % len(clips)][1]
         frame, ref = rng.choice(len(clip), 2, replace=False)
-        code = lambda image: conditioning.encode(pipe.vae, image)  # noqa: E731
+        code = lambda image: encoders.encode(pipe.vae, image)  # noqa: E731
         with torch.no_grad():
             g = code(to_gray(clip[frame]))
             sums["masked"].append(pipe.control.hint(g, g * 0, g * 0).gate.mean())
@@ -178,27 +176,40 @@ def _peak_memory(weights: str, count: int, steps: int) -> float:
 
     x, y = np.arange(footage.SIZE[1]), np.arange(footage.SIZE[0])[:, None]
     gray = np.stack([np.uint8(127 + 60 * np.sin(x / 30 + t / 9) + 60 * np.cos(y / 20)) for t in range(count)])
-    pipe = GCGPipeline.from_pretrained(weights)
-    pipe.set_progress_bar_config(disable=True)
-    pipe(gray, num_inference_steps=steps, generator=torch.Generator().manual_seed(0))
+    load_pipeline(weights, "cpu")(gray, num_inference_steps=steps, generator=torch.Generator().manual_seed(0))
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def _with_mean(values: dict[str, float]) -> dict[str, float]:
-    return {**values, "mean": float(np.mean(list(values.values())))}
+def toward(shift: np.ndarray, word: str) -> float:
+    """Return the cosine between a shift of AB ``(2,)`` and the AB of a colour's word."""
+    hue = rgb_to_lab(np.uint8([[naming.WORD_RGB[word]]]))[0, 0, 1:]
+    return float(shift @ hue / (np.linalg.norm(shift) * np.linalg.norm(hue) + 1e-9))
+
+
+def spread(items: Sequence, count: int | None) -> list:
+    """Return ``count`` evenly spread items; all for None or if there are no more."""
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
+def part_parser(about: str, parts: Sequence[str]) -> argparse.ArgumentParser:
+    """Return a parser with the options that figures of the weights share; the part comes first."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=parts)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id")
+    parser.add_argument("--steps", type=int, default=32, help="denoising steps")
+    parser.add_argument("--json", type=Path, help="write the result here too")
+    return parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["vae", "exemplar", "prompt", "gate", "memory"])
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id")
-    parser.add_argument("--json", type=Path, help="write the result here too")
+    parser = part_parser(__doc__, ("vae", "exemplar", "prompt", "gate", "memory"))
     parser.add_argument("--clips", nargs="*", help="exemplar: only these measuring clips")
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--mask", action="store_true", help="exemplar: with the reference masked")
-    parser.add_argument("--steps", type=int, default=32, help="denoising steps")
     parser.add_argument("--keyframes", type=int, default=4, help="exemplar: m, the exemplar among them (4)")
     parser.add_argument("--tau", type=float, help="exemplar: how fast the grid slides (the profile's own)")
     parser.add_argument("--strength", type=float, help="exemplar: share of the steps, 1 from noise (the profile's own)")
@@ -208,16 +219,13 @@ def main() -> None:
     parser.add_argument("--without-unet", action="store_true", help="exemplar: with zeros for all the UNet says")
     parser.add_argument("--exemplar-alone", action="store_true", help="exemplar: nothing else guides, no sliding grid")
     args = parser.parse_args()
-    pipe = None if args.part == "memory" else GCGPipeline.from_pretrained(args.weights)
-    if pipe is not None:
-        pipe.set_progress_bar_config(disable=True)
+    pipe = None if args.part == "memory" else load_pipeline(args.weights, "cpu")
     steps = {"num_inference_steps": args.steps}
     if args.part == "vae":
         result = vae_quality(pipe, args.data, args.frames)
     elif args.part == "exemplar":
         clips = tuple(args.clips) if args.clips else None
-        own = {"tau": args.tau, "strength": args.strength, "hint_weight": args.hint_weight}
-        own["noise_scale"] = args.noise_scale
+        own = {name: getattr(args, name) for name in ("tau", "strength", "hint_weight", "noise_scale")}
         if args.without_unet:
             silence(pipe.unet)
         guiding = {"num_keyframes": 1, "use_srg": False} if args.exemplar_alone else {"num_keyframes": args.keyframes}
@@ -231,6 +239,7 @@ def main() -> None:
         result = memory_quality(args.weights)
     print(json.dumps(result, indent=1))
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         write_text(args.json, json.dumps(result, indent=1) + "\n")
 
 

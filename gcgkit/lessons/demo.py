@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,9 @@ import numpy as np
 from .. import baselines, color, metrics, video
 from ..data import clips
 from ..data.clips import CLIP, FRAMES, STRIDE, load_clip
+from ..utils.commands import best_device
 from ..utils.files import write_text
+from . import plots
 
 PROMPTS = ("orange and brown street", "gray and blue street")
 
@@ -51,30 +52,12 @@ def side_by_side(rows: dict[str, np.ndarray], columns: int = 3) -> np.ndarray:
     return np.concatenate(lines, 1)
 
 
-def contact_sheet(rows: dict[str, np.ndarray], numbers: dict[str, dict], title: str, path: Path, shown: int = 4):
-    """Write a PNG at ``path`` with ``shown`` frames of each way of colouring, one row each, and its numbers."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    count = len(next(iter(rows.values())))
-    picks = np.linspace(0, count - 1, shown).round().astype(int)
-    figure, axes = pyplot.subplots(len(rows), shown, figsize=(3.1 * shown, 1.95 * len(rows)), squeeze=False)
-    for row, (line, (label, frames)) in enumerate(zip(axes, rows.items(), strict=True)):
-        for axis, i in zip(line, picks, strict=True):
-            axis.imshow(frames[i])
-            axis.set_xticks([]), axis.set_yticks([])
-            if row == 0:
-                axis.set_title(f"frame {i}", fontsize=11)
-        note = numbers.get(label, {})
-        text = f"\n{note['psnr_rgb']:.1f} dB" if note else ""
-        line[0].set_ylabel(textwrap.fill(label, 18) + text, fontsize=9)
-    figure.suptitle(title, fontsize=12)
-    figure.tight_layout()
+def contact_sheet(rows: dict[str, np.ndarray], numbers: dict[str, dict], title: str, path: Path) -> None:
+    """Write a PNG at ``path`` with frames of each way of colouring, one row each, and its numbers."""
+    decibels = {label: f" {numbers[label]['psnr_rgb']:.1f} dB" if label in numbers else "" for label in rows}
+    picture = plots.frames({label + decibels[label]: frames for label, frames in rows.items()}, caption=title)
     partial = path.with_suffix(".partial.png")
-    figure.savefig(partial, dpi=110)
-    pyplot.close(figure)
+    picture.savefig(partial, dpi=160)
     os.replace(partial, path)
 
 
@@ -96,7 +79,7 @@ def run(out: Path, weights: str = "mini", steps: int = 32, frames: int = FRAMES)
 
         from ..pipeline import GCGPipeline
 
-        pipe = GCGPipeline.from_pretrained(weights).to("cuda" if torch.cuda.is_available() else "cpu")
+        pipe = GCGPipeline.from_pretrained(weights).to(best_device())
         truth = load_clip(count=frames)
         gray = color.to_gray(truth)
         shown_gray = np.repeat(gray[..., None], 3, -1)

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .. import attention, encoders
 from ..pipeline import GCGPipeline
-from .notebook import device
+from ..utils.commands import best_device
 from .timing import clock
 
 FPS = 24
@@ -149,7 +149,7 @@ def per_frame(
 
 def peaks(dtype: torch.dtype, repeats: int = 10) -> dict[str, float]:
     """Measure this device's operations per second in a large matrix product and in a convolution as of a UNet."""
-    place = device()
+    place = best_device()
     size = 8192 if place == "cuda" else 1536
     a, b = (torch.randn(size, size, device=place, dtype=dtype) for _ in range(2))
     channels, rows = (640, 64) if place == "cuda" else (96, 32)
@@ -164,7 +164,7 @@ def peaks(dtype: torch.dtype, repeats: int = 10) -> dict[str, float]:
 
 def bandwidth(repeats: int = 10) -> float:
     """Measure the bytes per second that this device's memory reads and writes, by the fastest of some copies."""
-    source = torch.zeros(2**28 if device() == "cuda" else 2**25, device=device())  # 1 GiB, or 128 MiB
+    source = torch.zeros(2**28 if best_device() == "cuda" else 2**25, device=best_device())  # 1 GiB, or 128 MiB
     target = torch.empty_like(source)
     return 2 * source.numel() * source.element_size() / _best(lambda: target.copy_(source), repeats)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import __version__, profiles
 from ..data import clips
+from ..utils.commands import best_device
 
 # The series in reading order: file, and the skill that the reader gains.
 SERIES: dict[str, str] = {
@@ -34,14 +35,10 @@ SERIES: dict[str, str] = {
     "14_speed": "say where the time of a colouring goes, how far it is from what the machine allows, and what it costs",
 }
 # Who reads, and which notebooks serve them, by number.
-PATHS: dict[str, tuple[str, ...]] = {
-    "You know PyTorch and want to understand the paper": (
-        "00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "12", "14",
-    ),  # fmt: skip
-    "You review or compare, and want to see each equation at work": (
-        "00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12", "14",
-    ),  # fmt: skip
-    "You have a film to colour": ("00", "01", "13"),
+PATHS: dict[str, list[str]] = {
+    "You know PyTorch and want to understand the paper": "00 01 02 03 04 05 06 07 08 09 10 12 14".split(),
+    "You review or compare, and want to see each equation at work": "00 01 02 03 04 05 06 07 08 09 10 11 12 14".split(),
+    "You have a film to colour": "00 01 13".split(),
 }
 STATIC = "GCGKIT_STATIC"  # in the environment, and not empty: pictures in place of widgets, no progress bars
 
@@ -57,7 +54,7 @@ def ready() -> None:
     quiet()
     names = ("torch", "diffusers", "transformers", "numpy", "matplotlib", "ipywidgets")
     found = ", ".join(f"{name} {text}" for name in names if (text := _version(name)))
-    print(f"gcgkit {__version__}, Python {platform.python_version()}, {found}\ndevice: {device()}")
+    print(f"gcgkit {__version__}, Python {platform.python_version()}, {found}\ndevice: {best_device()}")
 
 
 def load_pipeline(profile: str = "mini"):
@@ -72,12 +69,12 @@ def load_pipeline(profile: str = "mini"):
     from ..paper import build_paper
     from ..pipeline import GCGPipeline
 
-    half = torch.float16 if device() == "cuda" and profile not in profiles.BUNDLED else torch.float32
+    half = torch.float16 if best_device() == "cuda" and profile not in profiles.BUNDLED else torch.float32
     if profile == "paper":
         pipe = build_paper(dtype=half)
     else:
         pipe = GCGPipeline.from_pretrained(profile, dtype=half)
-    pipe = pipe.to(device())
+    pipe = pipe.to(best_device())
     pipe.set_progress_bar_config(disable=static())
     networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     count = sum(weights.numel() for network in networks for weights in network.parameters())
@@ -161,13 +158,6 @@ def paths() -> Text:
 def static() -> bool:
     """Return True if pictures replace widgets and progress bars, as in runs with stored outputs."""
     return bool(os.environ.get(STATIC))
-
-
-def device() -> str:
-    """Return the device for notebooks and measurements of speed: "cuda" if there is one, else "cpu"."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def quiet() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from ..pipeline import GCGPipeline
-from .notebook import device
+from ..utils.commands import best_device
 
 
 def machine() -> dict:
@@ -96,6 +96,6 @@ def line(name: str, seconds: list[float], frames: int, more: str = "") -> str:
 
 def load(weights: str) -> GCGPipeline:
     """Load the pipeline to measure on the best device here, without progress bars."""
-    pipe = GCGPipeline.from_pretrained(weights).to(device())
+    pipe = GCGPipeline.from_pretrained(weights).to(best_device())
     pipe.set_progress_bar_config(disable=True)
     return pipe

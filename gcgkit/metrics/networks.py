@@ -24,6 +24,7 @@ import numpy as np
 
 from ..utils import download
 from ..utils.checks import each_frame, frame_pairs
+from ..utils.commands import best_device
 from ..utils.files import known_sha256
 from .weights import WEIGHT_FILES, torch_hub_folder
 
@@ -172,7 +173,7 @@ def identity(name: str) -> dict[str, str]:
 
 def load(name: str, device=None) -> Callable:
     """Return a metric's network on a device, cached for the next call. Raises MetricUnavailable if it is missing."""
-    return _load(name, str(_device(device)))
+    return _load(name, str(best_device(device)))
 
 
 @lru_cache(maxsize=8)
@@ -188,14 +189,8 @@ def _load(name: str, device: str) -> Callable:
 
 
 def _ready(name: str, network, device):
-    device = _device(device)
+    device = best_device(device)
     return (load(name, device) if network is None else network), device
-
-
-def _device(device):
-    import torch
-
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _batches(items: Iterable, size: int) -> Iterator[list]:

@@ -1,11 +1,12 @@
-"""Helpers that all commands share: sizes as options, and errors as one sentence."""
+"""Helpers that all commands share: options with sizes and pairs, the device, errors as one sentence, results."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 def read_size(text: str) -> tuple[int, int] | None:
@@ -24,6 +25,35 @@ def parse_size(text: str) -> tuple[int, int]:
         wanted = "WIDTHxHEIGHT in pixels, each from 8 to 99999, such as 560x320"
         raise argparse.ArgumentTypeError(f"must be {wanted}, not {text!r}")
     return size
+
+
+def read_pairs(pairs: Iterable[str], example: str = "K=V") -> dict[str, str]:
+    """Return the texts ``key=value`` of ``--set`` as a dictionary; ValueError, with the example, for another text."""
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes {example}, not '{pair}'.")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def read_options(pairs: Iterable[str]) -> dict:
+    """Return ``key=value`` as options of the pipeline: values are JSON (``false``, ``32``) if possible, else text."""
+    options: dict = read_pairs(pairs, "K=V, such as num_inference_steps=16")
+    for key, value in options.items():
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            continue
+    return options
+
+
+def best_device(wanted: str | None = None) -> str:
+    """Return the device that is wanted, or else "cuda" if there is a GPU and "cpu" if not."""
+    import torch
+
+    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def run_reporting_errors(work: Callable[[], None]) -> int:
