@@ -15,9 +15,10 @@ from __future__ import annotations
 import argparse
 import html as escaping
 import json
+import re
 import string
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache
@@ -80,15 +81,15 @@ class Table:
 
     def markdown(self) -> str:
         """Return GitHub's Markdown."""
-        return _markdown(self)
+        return _write(self, _FORMS["markdown"])
 
     def latex(self) -> str:
         """Return a ``tabular`` for each section, with booktabs rules."""
-        return _latex(self)
+        return _write(self, _FORMS["latex"])
 
     def html(self) -> str:
         """Return HTML tables, without scripts."""
-        return _html(self)
+        return _write(self, _FORMS["html"])
 
     _repr_html_ = html
 
@@ -309,90 +310,68 @@ def _explain(records: list[dict], level: float, marked: bool) -> list[str]:
     return texts
 
 
-def _markdown(table: Table) -> str:
-    arrows = {"more": " ↑", "less": " ↓"}
-    lines = []
+def _write(table: Table, form: Mapping) -> str:
+    """Write the table in one of `_FORMS`."""
+    escape, arrows, count = form["escape"], {"more": form["up"], "less": form["down"]}, len(table.columns)
+    labels = [form["label"](label) + arrows.get(better, "") for _, label, better in table.columns]
+    about = {"labels": form["heads"].join(labels), "each": form["each"] * count, "gaps": " |" * count}
+    lines = [form["first"]]
     for title, groups in table.sections:
-        lines += [f"### {title}", ""]
-        lines.append("| | " + " | ".join(label + arrows.get(better, "") for _, label, better in table.columns) + " |")
-        lines.append("| --- |" + " ---: |" * len(table.columns))
+        lines.append(form["head"] % {**about, "title": escape(title)})
         for group in groups:
-            lines.append(f"| *{_plain(group.title)}* |" + " |" * len(table.columns))
+            lines.append(form["group"] % {**about, "title": escape(group.title), "width": count + 1})
             for row in group.rows:
-                lines.append(f"| {_plain(row.name)} | " + " | ".join(_markdown_cell(cell) for cell in row.cells) + " |")
-        lines.append("")
-    return "\n".join([*lines, *(f"- {_plain(note)}" for note in table.notes)]) + "\n"
+                cells = form["join"].join(_write_cell(cell, form) for cell in row.cells)
+                style = ' style="color:#666;font-style:italic"' if row.marked else ""
+                lines.append(form["row"] % {"name": escape(row.name), "cells": cells, "style": style})
+        lines.append(form["end"])
+    notes = (form["note"] % escape(note) for note in table.notes)
+    return "\n".join(line for line in [*lines, *notes, form["last"]] if line is not None) + "\n"
 
 
-def _plain(text: str) -> str:
-    """Escape text for Markdown."""
-    return text.replace("|", "\\|").replace("*", "\\*")
-
-
-def _markdown_cell(cell: Cell) -> str:
-    text = f"**{cell.text}**" if cell.best else cell.text
-    return " ".join(part for part in (text, cell.interval, f"({cell.note})" if cell.note else "") if part)
+def _write_cell(cell: Cell, form: Mapping) -> str:
+    text = form["escape"](cell.text)
+    small = " ".join(filter(None, (form["escape"](cell.interval), f"({cell.note})" if cell.note else "")))
+    return form["cell"] % ((form["bold"] % text if cell.best else text) + (form["small"] % small if small else ""))
 
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", DAGGER: r"$\dagger$", "–": "--", "×10⁻²": r"$\times10^{-2}$",
-    "×10⁻³": r"$\times10^{-3}$", "é": r"\'e", "*": r"$^*$", "[": "{[}", "]": "{]}",
+    "×10⁻²": r"$\times10^{-2}$", "×10⁻³": r"$\times10^{-3}$", "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%",
+    "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    DAGGER: r"$\dagger$", "–": "--", "é": r"\'e", "*": r"$^*$", "[": "{[}", "]": "{]}",
 }  # fmt: skip
 
 
 def _tex(text: str) -> str:
-    for whole in ("×10⁻²", "×10⁻³"):
-        text = text.replace(whole, {"×10⁻²": "\0", "×10⁻³": "\1"}[whole])
-    text = "".join(_LATEX.get(letter, letter) for letter in text)
-    return text.replace("\0", _LATEX["×10⁻²"]).replace("\1", _LATEX["×10⁻³"])
+    return re.sub("|".join(map(re.escape, _LATEX)), lambda found: _LATEX[found[0]], text)
 
 
-def _latex(table: Table) -> str:
-    arrows = {"more": r" $\uparrow$", "less": r" $\downarrow$"}
-    width = len(table.columns) + 1
-    lines = ["% needs \\usepackage{booktabs}"]
-    for title, groups in table.sections:
-        lines += [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
-        heads = (_tex(label) + arrows.get(better, "") for _, label, better in table.columns)
-        lines.append(f"{_tex(title)} & " + " & ".join(heads) + r" \\")
-        for group in groups:
-            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{_tex(group.title)}}}}} \\"]
-            for row in group.rows:
-                cells = []
-                for cell in row.cells:
-                    text = rf"\textbf{{{_tex(cell.text)}}}" if cell.best else _tex(cell.text)
-                    note = f"({cell.note})" if cell.note else ""
-                    cells.append(" ".join(part for part in (text, _tex(cell.interval), note) if part))
-                lines.append(f"{_tex(row.name)} & " + " & ".join(cells) + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}", ""]
-    return "\n".join([*lines, *(rf"\par\footnotesize {_tex(note)}" for note in table.notes)]) + "\n"
-
-
-def _html(table: Table) -> str:
-    arrows = {"more": " ↑", "less": " ↓"}
-    parts = ['<div class="gcgkit-table">']
-    for title, groups in table.sections:
-        heads = "".join(
-            f"<th>{escaping.escape(label)}{arrows.get(better, '')}</th>" for _, label, better in table.columns
-        )
-        parts.append(f"<h4>{escaping.escape(title)}</h4><table><thead><tr><th></th>{heads}</tr></thead><tbody>")
-        for group in groups:
-            about = escaping.escape(group.title)
-            parts.append(f'<tr><th colspan="{len(table.columns) + 1}" style="text-align:left"><i>{about}</i></th></tr>')
-            for row in group.rows:
-                style = ' style="color:#666;font-style:italic"' if row.marked else ""
-                cells = "".join(_html_cell(cell) for cell in row.cells)
-                parts.append(f"<tr{style}><th>{escaping.escape(row.name)}</th>{cells}</tr>")
-        parts.append("</tbody></table>")
-    parts += [f"<p>{escaping.escape(note)}</p>" for note in table.notes]
-    return "\n".join([*parts, "</div>"]) + "\n"
-
-
-def _html_cell(cell: Cell) -> str:
-    text = f"<b>{escaping.escape(cell.text)}</b>" if cell.best else escaping.escape(cell.text)
-    small = " ".join(part for part in (escaping.escape(cell.interval), f"({cell.note})" if cell.note else "") if part)
-    return f"<td>{text}{f'<br><small>{small}</small>' if small else ''}</td>"
+_FORMS = {
+    "markdown": {
+        "escape": lambda text: text.replace("|", "\\|").replace("*", "\\*"), "up": " ↑", "down": " ↓",
+        "label": str, "heads": " | ", "join": " | ", "each": " ---: |", "first": None, "last": None,
+        "head": "### %(title)s\n\n| | %(labels)s |\n| --- |%(each)s", "group": "| *%(title)s* |%(gaps)s",
+        "row": "| %(name)s | %(cells)s |", "cell": "%s", "bold": "**%s**", "small": " %s", "end": "", "note": "- %s",
+    },
+    "latex": {
+        "escape": _tex, "up": r" $\uparrow$", "down": r" $\downarrow$", "label": _tex, "heads": " & ", "join": " & ",
+        "each": "r",
+        "first": "% needs \\usepackage{booktabs}", "last": None,
+        "head": "\\begin{tabular}{l%(each)s}\n\\toprule\n%(title)s & %(labels)s \\\\",
+        "group": "\\midrule\n\\multicolumn{%(width)d}{l}{\\emph{%(title)s}} \\\\",
+        "row": r"%(name)s & %(cells)s \\", "cell": "%s", "bold": r"\textbf{%s}", "small": " %s",
+        "end": "\\bottomrule\n\\end{tabular}\n", "note": r"\par\footnotesize %s",
+    },
+    "html": {
+        "escape": escaping.escape, "up": " ↑", "down": " ↓", "label": escaping.escape, "heads": "</th><th>",
+        "join": "", "each": "",
+        "first": '<div class="gcgkit-table">', "last": "</div>",
+        "head": "<h4>%(title)s</h4><table><thead><tr><th></th><th>%(labels)s</th></tr></thead><tbody>",
+        "group": '<tr><th colspan="%(width)d" style="text-align:left"><i>%(title)s</i></th></tr>',
+        "row": "<tr%(style)s><th>%(name)s</th>%(cells)s</tr>", "cell": "<td>%s</td>", "bold": "<b>%s</b>",
+        "small": "<br><small>%s</small>", "end": "</tbody></table>", "note": "<p>%s</p>",
+    },
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
