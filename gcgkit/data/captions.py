@@ -18,28 +18,9 @@ from tqdm.auto import tqdm
 
 from ..color import to_gray
 from ..utils.commands import best_device
-from . import prepare as preparation
-from .color_words import remove_color_words
+from . import prepare
 from .footage import read_image
-from .naming import COLOR_WORDS, WORD_RGB, caption, main_colors, name_colors, thing_of
-
-__all__ = [
-    "BLIP",
-    "COLOR_WORDS",
-    "Blip",
-    "ColorCaptions",
-    "WORD_RGB",
-    "caption",
-    "caption_folder",
-    "main_colors",
-    "missing_captions",
-    "name_colors",
-    "nearest_caption",
-    "read_captions",
-    "remove_color_words",
-    "sampled_frames",
-    "thing_of",
-]
+from .naming import caption, thing_of
 
 BLIP = "Salesforce/blip-image-captioning-base"
 
@@ -100,7 +81,7 @@ def caption_folder(
     frames, as at test time. Raises ValueError for a folder or file that cannot be read (see `prepare`).
     """
     folder = Path(folder)
-    path = Path(path) if path else folder / preparation.CAPTIONS
+    path = Path(path) if path else folder / prepare.CAPTIONS
     missing = missing_captions(folder, every=every, path=path)
     _end_line(path)
     with path.open("a", encoding="utf-8") as file, tqdm(total=len(missing), desc=path.name, disable=None) as bar:
@@ -120,11 +101,11 @@ def missing_captions(
     folder: str | Path, *, every: int = 30, path: str | Path | None = None
 ) -> list[tuple[str, int, Path]]:
     """Return the sampled frames of a prepared folder that have no caption yet: clip, index, image."""
-    manifest = preparation.read_manifest(folder)
-    known = read_captions(path or Path(folder) / preparation.CAPTIONS)
+    manifest = prepare.read_manifest(folder)
+    known = read_captions(path or Path(folder) / prepare.CAPTIONS)
     missing = []
     for clip in manifest["clips"]:
-        images = preparation.frame_paths(folder, clip, manifest["format"])
+        images = prepare.frame_paths(folder, clip, manifest["format"])
         done = known.get(clip["clip"], {})
         missing += [(clip["clip"], i, images[i]) for i in sampled_frames(len(images), every) if i not in done]
     return missing

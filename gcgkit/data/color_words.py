@@ -29,29 +29,10 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-_ALWAYS = """red orange yellow green cyan blue purple pink brown black gray grey white
-    amaranth aqua aquamarine auburn azure beige blond blonde brunette burgundy cerise cerulean chartreuse cobalt crimson
-    cyan ecru fuchsia gold golden grayscale greyscale indigo khaki lilac magenta maroon mauve monochrome monochromatic
-    navy ochre ocher periwinkle puce scarlet sepia sienna silver silvery tan taupe teal turquoise ultramarine umber
-    vermilion vermillion violet viridian"""
-# Things that lend their names: colours only beside a colour.
-_THINGS = """almond amber apple apricot army ash avocado banana barn blood blush bone brick bronze bubblegum butter
-    camel canary candy caramel carnation carrot celery champagne charcoal cherry chestnut chocolate cinnamon claret clay
-    coal coffee copper coral cornflower cream denim dust dusty ebony eggplant eggshell emerald fern fire flame flesh
-    forest ginger grape grass hazel heather honey honeydew hunter ice ink iron ivory jade jet jungle kelly leaf lemon
-    lavender lime lipstick mahogany mango mint moss mulberry mushroom mustard neon nude oatmeal ocean olive orchid
-    oxblood pea peach peacock pearl pine pistachio pitch platinum plum poppy powder pumpkin racing raspberry rose royal
-    ruby russet rust saffron sage salmon sand sandy sapphire sea seafoam seaweed shamrock sky slate smoke snow spruce
-    steel stone straw strawberry sunflower tangerine tawny tea terracotta tomato topaz vanilla walnut watermelon wheat
-    wine wisteria"""
-_SHADES = """acid bright brilliant burnt cool dark darker darkish deep dirty dull dusky electric faded faint fluorescent
-    hot intense light lighter lightish medium metallic mid midnight muddy muted off pale pastel pure really rich rusty
-    shocking soft solid very vibrant vivid warm"""
-_FORMS = {  # how the short names take endings
-    "red": "redd", "blue": "blu", "white": "whit", "orange": "orang", "purple": "purpl", "gray": "gray", "grey": "grey",
-    "green": "green", "yellow": "yellow", "pink": "pink", "brown": "brown", "black": "black",
-}  # fmt: skip
-_PLURALS = "reds yellows greens cyans blues purples pinks browns blacks grays greys whites golds silvers blondes blonds"
+from ..utils.files import read_table
+
+_LISTED = read_table(__package__, "color_words.toml")
+_FORMS = _LISTED["forms"]
 _COLORED = r"colou?r(?:ed|s)?|hued?|tinted|toned|tinged|tones?"
 # Phrases where the word is no colour, or where its removal would name another thing.
 _KEPT = (
@@ -83,11 +64,6 @@ def remove_color_words(text: str) -> str:
     while (shorter := _remove_once(text)) != text:
         text = shorter
     return text
-
-
-def is_color_word(word: str) -> bool:
-    """Return True if a word names a colour by itself: ``"reddish"`` and ``"dark-blue"``, not ``"salmon"``."""
-    return _kind(word.lower()) == "color"
 
 
 def _remove_once(text: str) -> str:
@@ -211,11 +187,7 @@ def _kind(token: str) -> str | None:
     return next((kind for kind in ("thing", "shade") if word in _WORDS[kind]), None)
 
 
-_WORDS = {
-    "color": set((_ALWAYS + " " + _PLURALS).split()),
-    "thing": set(_THINGS.split()),
-    "shade": set(_SHADES.split()),
-}
+_WORDS = {kind: set(_LISTED[kind].split()) for kind in ("color", "thing", "shade")}
 _BASIC = "red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y"
 _ENDINGS = re.compile(
     rf"(?:{'|'.join(sorted(set(_FORMS.values()) | set(_FORMS)))})(?:ish|er|est|en|ened|ening|ed|ing|ness|y|ly)"

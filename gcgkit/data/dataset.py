@@ -19,13 +19,12 @@ import numpy as np
 import torch
 
 from .. import color
-from . import augment as pairs
-from . import captions, footage
-from . import prepare as preparation
+from . import augment, captions, footage, prepare
+from .color_words import remove_color_words
 from .config import DataConfig
 from .sampling import Draw, Positions, SampleStream
 
-CLIP_JITTER, PHOTO_JITTER = 0.03, 0.5  # variation of the place of a scene's views, see pairs.cut_views
+CLIP_JITTER, PHOTO_JITTER = 0.03, 0.5  # variation of the place of a scene's views, see augment.cut_views
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ def read_clips(root: str | Path, sets: Sequence[str], exclude: Sequence[str] = (
     found = []
     for name in sets:
         folder = Path(root) / name
-        manifest = preparation.read_manifest(folder)
-        texts = captions.read_captions(folder / preparation.CAPTIONS)
+        manifest = prepare.read_manifest(folder)
+        texts = captions.read_captions(folder / prepare.CAPTIONS)
         for entry in manifest["clips"]:
             if entry["clip"] not in exclude:
                 place = folder / "frames" / entry["clip"]
@@ -154,7 +153,7 @@ class Batch:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Join samples into a batch, in order, with their references grouped by kind."""
     groups = []
-    for kind in pairs.KINDS:
+    for kind in augment.KINDS:
         rows = [i for i, sample in enumerate(samples) if sample.kind == kind]
         if rows:
             stack = lambda name, rows=rows: torch.stack([getattr(samples[i], name) for i in rows])  # noqa: E731
@@ -171,7 +170,20 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-class FrameDataset(torch.utils.data.Dataset):
+class SampleDataset(torch.utils.data.Dataset):
+    """Base of the data sets: ``dataset[position]`` is any position of ``stream``, ``len`` the length of an epoch."""
+
+    stream: SampleStream
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield the samples of one epoch; without this method, Python would never stop counting positions."""
+        return (self[position] for position in range(len(self)))
+
+
+class FrameDataset(SampleDataset):
     """Samples as pixels, read and augmented on access: ``dataset[position]`` for any position from 0 on.
 
     ``len`` is the length of an epoch. root, data: see ``read_clips`` and ``DataConfig``. exclude: clips to leave out in
@@ -183,13 +195,6 @@ class FrameDataset(torch.utils.data.Dataset):
         views = [None if clip.frames == 1 else clip.frames for clip in self.clips]
         self.stream = SampleStream(views, targets(self.clips, data), data, seed)
 
-    def __len__(self) -> int:
-        return len(self.stream)
-
-    def __iter__(self) -> Iterator[Sample]:
-        """Yield the samples of one epoch; without this method, Python would never stop counting positions."""
-        return (self[position] for position in range(len(self)))
-
     def __getitem__(self, position: int) -> Sample:
         draw = self.stream.draw(position)
         clip, source = self.clips[draw.clip], self.clips[draw.source]
@@ -199,10 +204,10 @@ class FrameDataset(torch.utils.data.Dataset):
             views = read_views(clip, [number for _, number in numbers], self.data, rng)
         else:
             views = np.concatenate([read_views(c, [number], self.data, rng) for c, number in numbers])
-        views = pairs.augment_hsv(views, *draw.hsv)  # target and references alike
+        views = augment.augment_hsv(views, *draw.hsv)  # target and references alike
         text = clip.caption(draw.target if clip.frames > 1 else 0)
         if self.data.captions == "own":
-            text = pairs.caption_scene(views, clip.name, rng)
+            text = augment.caption_scene(views, clip.name, rng)
         pixels = torch.from_numpy(views).permute(0, 3, 1, 2).contiguous()  # (1 + n, H, W, 3) -> (1 + n, 3, H, W)
         gray = torch.from_numpy(color.to_gray(views))[:, None]  # (1 + n, 1, H, W)
         return Sample(
@@ -216,7 +221,7 @@ def caption_of(text: str, draw: Draw) -> str:
     """Return a sample's caption: unchanged, without its colour words, or empty."""
     if draw.drop:
         return ""
-    return captions.remove_color_words(text) if draw.strip else text
+    return remove_color_words(text) if draw.strip else text
 
 
 def read_views(clip: Clip, numbers: Sequence[int], data: DataConfig, rng: np.random.Generator) -> np.ndarray:
@@ -224,14 +229,11 @@ def read_views(clip: Clip, numbers: Sequence[int], data: DataConfig, rng: np.ran
     size = (data.height, data.width)
     if clip.frames == 1:
         photo = clip.read(0)[None]
-        return pairs.cut_views(_at_least(photo, size), len(numbers), size, rng, PHOTO_JITTER)
+        return augment.cut_views(_at_least(photo, size), len(numbers), size, rng, PHOTO_JITTER)
     frames = np.stack([clip.read(number) for number in numbers])
     if data.crops:
-        return pairs.cut_views(_at_least(frames, size), len(frames), size, rng, CLIP_JITTER)
-    if frames.shape[1:3] == size:
-        return frames
-    way = cv2.INTER_AREA if frames.shape[1] >= size[0] and frames.shape[2] >= size[1] else cv2.INTER_CUBIC
-    return np.stack([cv2.resize(frame, size[::-1], interpolation=way) for frame in frames])
+        return augment.cut_views(_at_least(frames, size), len(frames), size, rng, CLIP_JITTER)
+    return np.stack([footage.stretch(frame, size) for frame in frames])
 
 
 def _at_least(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:

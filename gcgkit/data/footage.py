@@ -25,6 +25,14 @@ def read_image(path: str | Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def stretch(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """Stretch ``(H, W, 3)`` to ``size`` (height, width), by area when it gets smaller; None changes nothing."""
+    if size is None or image.shape[:2] == tuple(size):
+        return image
+    smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+
+
 def cover(image: np.ndarray, size: tuple[int, int] = SIZE, at: float = 0.5) -> np.ndarray:
     """Scale ``(H, W, 3)`` to cover ``size`` and crop to ``size``; ``at``: crop position, 0 top left, 1 bottom right."""
     height, width = size

@@ -28,7 +28,7 @@ from .. import color, encoders
 from ..utils import files
 from . import augment
 from .config import DataConfig
-from .dataset import Clip, Sample, caption_of, read_views, targets
+from .dataset import Clip, Sample, SampleDataset, caption_of, read_views, targets
 from .sampling import Draw, SampleStream
 
 FORMAT = 2  # of the files; another number gives another folder
@@ -144,7 +144,7 @@ def scenes(clip: Clip, data: DataConfig) -> Iterator[tuple[list[int], np.ndarray
         yield frames, views, augment.caption_scene(views, clip.name, rng)
 
 
-class LatentDataset(torch.utils.data.Dataset):
+class LatentDataset(SampleDataset):
     """Samples as latents, from a cache: ``dataset[position]``, as with ``FrameDataset``."""
 
     def __init__(self, folder: Path, clips: Sequence[Clip], data: DataConfig, seed: int = 0):
@@ -157,13 +157,6 @@ class LatentDataset(torch.utils.data.Dataset):
                 views.append(file.get_slice("frames").get_shape()[1])
         # all views of a variant already lie within the window
         self.stream = SampleStream(views, targets(clips, data), dataclasses.replace(data, window=0), seed)
-
-    def __len__(self) -> int:
-        return len(self.stream)
-
-    def __iter__(self) -> Iterator[Sample]:
-        """Yield the samples of one epoch; without this method, Python would never stop counting positions."""
-        return (self[position] for position in range(len(self)))
 
     def variant(self, draw: Draw, clip: int) -> int:
         """Draw the number of a sample's variant of a clip, among those with or without new colours as in ``draw``."""

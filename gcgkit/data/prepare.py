@@ -222,8 +222,9 @@ def _prepare_clip(source: Source, frames: Path, settings: dict) -> dict:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         count = 0
+        fit = footage.cover if settings["fit"] == "cover" else footage.stretch
         for count, frame in enumerate(video.iterate(source.path), 1):  # noqa: B007  the count is wanted
-            data = _encode(_fit(frame, size, settings["fit"]), suffix)
+            data = _encode(fit(frame, size), suffix)
             try:
                 (aside / f"{count - 1:05d}.{suffix}").write_bytes(data)
             except OSError as error:
@@ -258,13 +259,6 @@ def _check_count(source: Source, count: int) -> None:
 def _count_packets(path: Path) -> int:
     with av.open(str(path)) as container:
         return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
-
-
-def _fit(frame: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
-    if fit == "cover":
-        return footage.cover(frame, size)
-    smaller = size[0] * size[1] < frame.shape[0] * frame.shape[1]
-    return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
 
 
 def _encode(frame: np.ndarray, suffix: str) -> bytes:

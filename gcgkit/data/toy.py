@@ -16,8 +16,7 @@ import numpy as np
 
 from .. import video
 from ..utils import files
-from . import captions, catalog, clips, footage
-from . import prepare as preparation
+from . import captions, catalog, clips, footage, prepare
 
 # Name in the toy set: installed clip and its first frame.
 CLIPS: dict[str, tuple[str, int]] = {"rabbit": ("bigbuckbunny", 30), "skyline": ("city", 20), "street": ("bikes", 106)}
@@ -77,7 +76,7 @@ def prepared(root: str | Path, count: int = 12, stride: int = 2) -> Path:
     if not (root / "toy.zip").is_file():
         write_archive(root / "toy.zip", {name: frames_of(*place, count, stride) for name, place in CLIPS.items()})
     unpack(root / "toy.zip", root, say=lambda text: None)
-    preparation.prepare(preparation.davis_sources(root, "train"), folder, about="installed clips")
+    prepare.prepare(prepare.davis_sources(root, "train"), folder, about="installed clips")
     captions.caption_folder(folder, captions.ColorCaptions())
     return root / "prepared"
 

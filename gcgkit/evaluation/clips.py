@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from .. import video
 from ..data import clips as installed_clips
-from ..data import prepare as preparation
-from ..data.footage import SIZE
+from ..data import prepare
+from ..data.footage import SIZE, stretch
 from ..utils.checks import check_frame
 
 INSTALLED = "installed"
@@ -37,7 +36,8 @@ class Frames:
     def __iter__(self) -> Iterator[np.ndarray]:
         if self._held is not None:
             return iter(self._held)
-        return islice((fit(frame, self.size) for frame in video.iterate(self.path, 0, self.limit)), self.first, None)
+        fitted = (stretch(frame, self.size) for frame in video.iterate(self.path, 0, self.limit))
+        return islice(fitted, self.first, None)
 
     def keep_in_memory(self) -> Frames:
         """Keep the frames in memory from now on if they are few enough; return the object itself."""
@@ -112,14 +112,14 @@ def open_set(
     root = Path(source)
     if str(source) == INSTALLED:
         paths = {key: installed_clips.find(key) for key in installed_clips.NAMES}
-    elif (root / preparation.MANIFEST).is_file():
-        manifest = preparation.read_manifest(root)
+    elif (root / prepare.MANIFEST).is_file():
+        manifest = prepare.read_manifest(root)
         paths = {clip["clip"]: root / "frames" / clip["clip"] for clip in manifest["clips"]}
     elif davis := next((d for d in (root, root / "DAVIS") if (d / "JPEGImages/480p").is_dir()), None):
         root = davis
         paths = _davis(davis, split)
     else:
-        paths = {found.clip: found.path for found in preparation.folder_sources(root)}
+        paths = {found.clip: found.path for found in prepare.folder_sources(root)}
     if split is not None and not (root / "ImageSets").is_dir():
         raise ValueError(f"{source} has no ImageSets: split='{split}' is for DAVIS's own layout.")
     if clips is not None:
@@ -133,14 +133,6 @@ def open_set(
     if not title or set(title) & set('/\\:*?"<>|'):
         raise ValueError(f"name must be fit for a folder, not {title!r}.")
     return EvalSet(title, paths, size, limit, chosen)
-
-
-def fit(frame: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """Stretch ``(H, W, 3)`` to ``size`` (height, width), by area when it gets smaller; None changes nothing."""
-    if size is None or frame.shape[:2] == tuple(size):
-        return frame
-    smaller = size[0] * size[1] < frame.shape[0] * frame.shape[1]
-    return cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
 
 
 def digest(frames: Iterable[np.ndarray]) -> tuple[str, int]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .. import color, metrics
-from ..data import captions
+from ..data.color_words import remove_color_words
 from ..data.dataset import read_clips
 from .config import TrainConfig
 from .log import TrainingLog
@@ -49,7 +49,7 @@ def load_clips(config: TrainConfig, root: str | Path) -> list[ValidationClip]:
         clip = have[name]
         frames = np.stack([clip.read(i) for i in range(min(clip.frames, wanted.frames))])
         # §4.1, under the mask: the true frame's caption without its colour words.
-        found.append(ValidationClip(name, frames, captions.remove_color_words(clip.caption(0))))
+        found.append(ValidationClip(name, frames, remove_color_words(clip.caption(0))))
     return found
 
 

@@ -22,7 +22,7 @@ from gcgkit.data.augment import (
     photo_scene,
     random_hsv,
 )
-from gcgkit.data.captions import COLOR_WORDS
+from gcgkit.data.naming import COLOR_WORDS
 
 COUNT, VIEWS, SIZE = 9, 5, (3, 4)
 PLAIN = Mixture(drop_text=0.0, strip_colors=0.0)

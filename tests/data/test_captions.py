@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from gcgkit.data import captions
 from gcgkit.data import prepare as preparation
-from gcgkit.data.captions import COLOR_WORDS, WORD_RGB, caption, main_colors, name_colors, remove_color_words, thing_of
-from gcgkit.data.color_words import is_color_word
+from gcgkit.data.color_words import remove_color_words
+from gcgkit.data.naming import COLOR_WORDS, WORD_RGB, caption, main_colors, name_colors, thing_of
 
 PAINT = {**WORD_RGB, "black": (0, 0, 0), "gray": (128, 128, 128), "white": (255, 255, 255)}
 
@@ -273,11 +273,6 @@ def test_survey_of_color_names():
     assert [n for n in names if basic.search(left[n]) and n not in plants | {"pinky"}] == []
     whole = [n for n in names if left[n] == "a car"]
     assert len(whole) > 580  # the rest are things (lichen, mustard) and opinions (an ugly blue)
-
-
-def test_is_color_word():
-    assert all(map(is_color_word, [*COLOR_WORDS, "reddish", "dark-blue", "Grey", "lightgreen", "blackened"]))
-    assert not any(map(is_color_word, ["salmon", "dark", "t-shirt", "car", "redshank", "pinky", "", "-"]))
 
 
 @given(st.text(alphabet="abz ,-", max_size=30), st.lists(st.sampled_from([*COLOR_WORDS, "grey"]), max_size=5))

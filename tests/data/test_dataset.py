@@ -16,7 +16,8 @@ from PIL import Image
 from scipy.stats import chisquare
 from skimage.color import rgb2hsv
 
-from gcgkit.data import augment, captions
+from gcgkit.data import augment
+from gcgkit.data.color_words import remove_color_words
 from gcgkit.data.dataset import FrameDataset, collate, loader, read_clips, show_batch
 from gcgkit.data.sampling import Positions, SampleStream
 from gcgkit.training.recipes import MINI, PAPER
@@ -375,4 +376,4 @@ def test_captions_are_read_anew_from_an_edited_file(tmp_path):
         file.write(json.dumps({"clip": "a", "frame": 5, "caption": "a blue boat"}) + "\n")
     (clip,) = read_clips(tmp_path, ["davis-train"])
     assert [clip.caption(i) for i in (0, 2, 3, 5)] == [CAPTION, CAPTION, "a blue boat", "a blue boat"]
-    assert captions.remove_color_words(clip.caption(5)) == "a boat"
+    assert remove_color_words(clip.caption(5)) == "a boat"

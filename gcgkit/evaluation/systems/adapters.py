@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from ... import video
+from ...data.footage import stretch
 from ...video.images import write_frames
-from ..clips import fit
 
 RUNNERS = Path(__file__).parent / "runners"
 _CROP = (16, 9)  # DExemplar's shape
@@ -83,7 +83,7 @@ def _deepexemplar(repository: Path, frames: Path, exemplar, work: Path, cpu: boo
     arguments = ["--clip_path", str(work / "in" / "clip"), "--ref_path", str(work / "reference")]
     arguments += ["--output_path", str(work / "out")]
     collect = lambda: (  # noqa: E731
-        _cut(fit(frame, padded), (height, width)) for frame in _images(work / "out" / "clip_00000")
+        _cut(stretch(frame, padded), (height, width)) for frame in _images(work / "out" / "clip_00000")
     )
     return Job(repository, launcher, "test.py", arguments, collect)
 

@@ -31,11 +31,11 @@ from pathlib import Path
 import numpy as np
 
 from ... import video
+from ...data.footage import stretch
 from ...utils import download
 from ...utils.commands import run_reporting_errors
 from ...utils.files import known_sha256
 from ...video.images import RANDOM_WEIGHTS, check_names, write_frames
-from ..clips import fit
 from .adapters import ADAPTERS, RUNNERS
 
 
@@ -228,7 +228,7 @@ def run(
         if done.returncode < 0:
             raise OSError(f"{system.label} was ended by signal {-done.returncode}; its output is in {log}.")
         try:
-            result = [fit(frame, size) for frame in job.collect()]
+            result = [stretch(frame, size) for frame in job.collect()]
         except (ValueError, OSError) as error:
             raise OSError(f"{system.label} left no frames ({_last_line(log)}); its output is in {log}.") from error
         if done.returncode != 0 or len(result) != count:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gcgkit.color import rgb_to_lab
-from gcgkit.data import captions
+from gcgkit.data import naming
 from gcgkit.training.mini import device_scenes
 from gcgkit.training.mini.device_scenes import Scenes
 
@@ -84,7 +84,7 @@ def test_turned_hues_keep_luma_and_half_a_turn_is_the_opposite(scenes):
     torch.testing.assert_close(recolored(scenes, rgb, mask), rgb)
 
 
-@pytest.mark.parametrize("word", sorted(captions.WORD_RGB))
+@pytest.mark.parametrize("word", sorted(naming.WORD_RGB))
 def test_a_named_colour_is_the_objects_alone(scenes, word):
     rgb = torch.full((1, 3, 16, 16), 0.5)
     mask = torch.zeros(1, 1, 16, 16)
@@ -92,7 +92,7 @@ def test_a_named_colour_is_the_objects_alone(scenes, word):
     tinted = recolored(scenes, rgb, mask, colors=((word, True),))
     torch.testing.assert_close(tinted[..., 8:], rgb[..., 8:])
     lab = rgb_to_lab((tinted[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
-    wanted = rgb_to_lab(np.uint8([[captions.WORD_RGB[word]]]))[0, 0, 1:]
+    wanted = rgb_to_lab(np.uint8([[naming.WORD_RGB[word]]]))[0, 0, 1:]
     found = lab[:, :8, 1:].reshape(-1, 2).mean(0)
     assert found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted) > 0.85
 
@@ -101,7 +101,7 @@ def test_scenes_that_were_given_a_colour_say_so(scenes):
     batch = scenes.draw(40, 1, (64, 96), np.random.default_rng(6), tint=0.5, drop_text=1.0)
     for text, natural in zip(batch.captions, batch.natural, strict=True):
         assert (text == "") == bool(natural)
-        assert natural or any(word in text for word in captions.WORD_RGB)
+        assert natural or any(word in text for word in naming.WORD_RGB)
 
 
 def test_views_without_motion_are_one_picture(scenes):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gcgkit import color, encoders, metrics, profiles
-from gcgkit.data import captions, clips
+from gcgkit.data import clips, naming
 from gcgkit.lessons import demo
 from gcgkit.pipeline import GCGPipeline
 
@@ -105,5 +105,5 @@ def test_a_colour_word_moves_the_picture_towards_its_hue(pipe, clip):
 
     plain = mean_ab("")
     for word in ("red", "blue", "green"):
-        toward = color.rgb_to_lab(np.uint8([[captions.WORD_RGB[word]]]))[0, 0, 1:]
+        toward = color.rgb_to_lab(np.uint8([[naming.WORD_RGB[word]]]))[0, 0, 1:]
         assert (mean_ab(word) - plain) @ toward > 0, word
