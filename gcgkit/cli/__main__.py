@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 
 import gcgkit
 from gcgkit.cli import colorize, doctor, evaluate, train
+from gcgkit.cli.common import SCREEN
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,29 +35,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    screen = partial(argparse.HelpFormatter, max_help_position=27, width=80)  # an option a line
-    shared = {"formatter_class": screen, "allow_abbrev": False}
     about = "Video colorization with gated colour-guided diffusion."
-    parser = argparse.ArgumentParser(prog="gcgkit", description=about, **shared)
+    parser = argparse.ArgumentParser(prog="gcgkit", description=about, **SCREEN)
     parser.add_argument("--version", action="version", version=f"gcgkit {gcgkit.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    about = {"usage": colorize.USAGE, "description": colorize.ABOUT, "epilog": colorize.EPILOG}
-    command = commands.add_parser("colorize", help="colour films", **about, **shared)
-    command.set_defaults(run=colorize.run)
-    colorize.add_options(command)
-    command.add_argument("--help-all", action=colorize.HelpAll)
-    checkup = commands.add_parser("doctor", help="say what this machine can do", description=doctor.ABOUT, **shared)
-    checkup.set_defaults(run=doctor.run)
-    trainer = commands.add_parser("train", help="train, or go on with a run", description=train.ABOUT, **shared)
-    trainer.set_defaults(run=train.run)
-    train.add_options(trainer)
-    about = {"usage": evaluate.USAGE, "description": evaluate.ABOUT, "epilog": evaluate.EPILOG}
-    evaluator = commands.add_parser("evaluate", help="measure methods, write Table 1", **about, **shared)
-    evaluator.set_defaults(run=evaluate.run)
-    evaluate.add_options(evaluator)
-    for each in (command, checkup, trainer, evaluator):
-        about = argparse.SUPPRESS if each is command else "show the full traceback of an error"
-        each.add_argument("--debug", action="store_true", help=about)
+    for name, part, short in (
+        ("colorize", colorize, "colour films"),
+        ("doctor", doctor, "say what this machine can do"),
+        ("train", train, "train, or go on with a run"),
+        ("evaluate", evaluate, "measure methods, write Table 1"),
+    ):
+        texts = {key: getattr(part, key.upper(), None) for key in ("usage", "epilog")}
+        command = commands.add_parser(name, help=short, description=part.ABOUT, **texts, **SCREEN)
+        command.set_defaults(run=part.run)
+        part.add_options(command)
+        rare = part is colorize  # which lists such options with --help-all
+        about = argparse.SUPPRESS if rare else "show the full traceback of an error"
+        command.add_argument("--debug", action="store_true", help=about)
     return parser
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..utils.commands import parse_size
+from .common import SCREEN
 
 ABOUT = "Colour films. Stopped at any moment, the same command goes on where it was."
 USAGE = "gcgkit colorize IN [IN ...] OUT [options]"
@@ -54,6 +55,8 @@ def add_options(parser: argparse.ArgumentParser, everything: bool = False) -> No
     rare("--only-shots", metavar="LIST", type=_numbers, help="only these shots, such as 1,4-6")
     rare("--restart", action="store_true", help="forget what the job's folder holds, colour anew")
     rare("--clean", action="store_true", help="remove the job's folder once OUT is written")
+    if not everything:
+        add("--help-all", action=HelpAll)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -152,9 +155,7 @@ class HelpAll(argparse.Action):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=argparse.SUPPRESS)
 
     def __call__(self, parser, namespace, values, option_string=None):
-        full = argparse.ArgumentParser(
-            prog=parser.prog, usage=USAGE, description=ABOUT, formatter_class=parser.formatter_class, allow_abbrev=False
-        )
+        full = argparse.ArgumentParser(prog=parser.prog, usage=USAGE, description=ABOUT, **SCREEN)
         add_options(full, everything=True)
         full.add_argument("--debug", action="store_true", help="show the full traceback of an error")
         full.print_help()

@@ -8,6 +8,11 @@ from functools import partial
 
 from ..utils.commands import run_reporting_errors
 
+SCREEN = {
+    "formatter_class": partial(argparse.HelpFormatter, max_help_position=27, width=80),  # an option a line
+    "allow_abbrev": False,
+}
+
 
 def run_standalone(
     name: str,
@@ -18,10 +23,7 @@ def run_standalone(
     epilog: str | None = None,
 ) -> int:
     """Run a subcommand of ``gcgkit`` by itself, as ``accelerate launch -m`` needs it, and return the exit code."""
-    screen = partial(argparse.HelpFormatter, max_help_position=27, width=80)
-    parser = argparse.ArgumentParser(
-        prog=name, description=about, epilog=epilog, formatter_class=screen, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(prog=name, description=about, epilog=epilog, **SCREEN)
     add_options(parser)
     args = parser.parse_args(argv)
     return run_reporting_errors(lambda: run(args))

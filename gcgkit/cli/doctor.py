@@ -8,6 +8,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +18,10 @@ ABOUT = "Say what this machine has and can do, and what to do about what is miss
 # Common codecs of films, by FFmpeg's names of the decoders.
 READ_CODECS = ("h264", "hevc", "vp9", "av1", "mpeg2video", "mpeg4", "mjpeg", "prores", "ffv1")
 LITTLE_ROOM = 10e9  # bytes: the finished frames of some minutes of a film at 1080p
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add no options: this command has none of its own."""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -105,8 +110,8 @@ def _h264(advice: list[str]) -> str:
     return "can be written"
 
 
-def _codecs(mode: str) -> tuple[list[str], list[str]]:
-    """Return the codecs that FFmpeg reads ("r") or writes ("w") here, and the missing ones."""
+def _codecs(advice: list[str], mode: str) -> str:
+    """Return the codecs that FFmpeg reads ("r") or writes ("w") here, and advise on the missing ones."""
     import av
 
     from gcgkit.video.codecs import ENCODERS
@@ -119,20 +124,9 @@ def _codecs(mode: str) -> tuple[list[str], list[str]]:
             have.append(name)
         except ValueError:  # PyAV's UnknownCodecError is one
             lack.append(name)
-    return have, lack
-
-
-def _reads(advice: list[str]) -> str:
-    have, lack = _codecs("r")
     if lack:
-        advice.append(f"Films in {', '.join(lack)} cannot be read: install PyAV's own wheel (pip install av).")
-    return ", ".join(have)
-
-
-def _writes(advice: list[str]) -> str:
-    have, lack = _codecs("w")
-    if lack:
-        advice.append(f"Films in {', '.join(lack)} cannot be written: install PyAV's own wheel (pip install av).")
+        done = "read" if mode == "r" else "written"
+        advice.append(f"Films in {', '.join(lack)} cannot be {done}: install PyAV's own wheel (pip install av).")
     return ", ".join(have)
 
 
@@ -148,5 +142,5 @@ def _cuts(advice: list[str]) -> str:
 CHECKS: dict[str, Callable[[list[str]], str]] = {
     **{name: lambda advice, name=name: metadata.version(name) for name in ("torch", "diffusers", "transformers")},
     **{"GPU": _gpu, "Computer": _computer, "Disk": _disk, "Weights": _weights, "Clips": _clips, "H.264 video": _h264},
-    **{"Reads": _reads, "Writes": _writes, "Cuts": _cuts},
+    **{"Reads": partial(_codecs, mode="r"), "Writes": partial(_codecs, mode="w"), "Cuts": _cuts},
 }

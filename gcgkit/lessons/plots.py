@@ -367,39 +367,25 @@ def plot_losses(log: str | Path | Mapping[str, str | Path], smooth: int = 5, nam
     its loss by kind of reference; ``names`` picks other entries instead. Returns a matplotlib figure. Raises
     FileNotFoundError for a folder without a log, ValueError for a log without such entries.
     """
-    from matplotlib import pyplot
-
     runs = dict(log) if isinstance(log, Mapping) else {"": log}
-    with pyplot.rc_context({"font.size": FONT_SIZE}):
-        figure, axis = pyplot.subplots(figsize=(WIDTH, 4))
-    styles = ["-", "--", "-.", ":"]  # distinguishable without colours
-    drawn = 0
+    kinds = ("loss_mask", "loss_single", "loss_grid", "loss_unrelated") if len(runs) == 1 else ()
+    curves: dict[str, np.ndarray] = {}
     for label, folder in runs.items():
         if not (Path(folder) / "log.jsonl").is_file():
-            pyplot.close(figure)
             raise FileNotFoundError(f"{folder} holds no log.jsonl: give the folder that a training run wrote to.")
-        lines = read_log(folder)
-        kinds = ("loss_mask", "loss_single", "loss_grid", "loss_unrelated") if len(runs) == 1 else ()
+        entries = read_log(folder)
         for name in names or ("loss", *kinds):
-            points = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), (int, float))]
-            if not points:
-                continue
-            steps, values = np.array(points).T
-            style, shade = styles[drawn % 4], COLORS[drawn % len(COLORS)]
-            axis.plot(steps, values, color=shade, linewidth=0.6, alpha=0.4)
-            title = " ".join(part for part in (label, name.replace("_", ", ")) if part)
-            axis.plot(steps, running_mean(values, smooth), style, color=shade, linewidth=1.8, label=title)
-            drawn += 1
-    if not drawn:
-        pyplot.close(figure)
+            points = [(entry["step"], entry[name]) for entry in entries if isinstance(entry.get(name), (int, float))]
+            if points:
+                curves[f"{label} {name.replace('_', ', ')}".strip()] = np.array(points).T
+    if not curves:
         raise ValueError(f"the log has no entry named {', '.join(names or ('loss',))}.")
-    axis.set_xlabel("training step", fontsize=FONT_SIZE)
-    axis.set_ylabel("loss (mean squared error)" if not names else ", ".join(names), fontsize=FONT_SIZE)
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=FONT_SIZE - 2)
-    figure.tight_layout()
-    pyplot.close(figure)  # or a notebook would show it twice
-    return figure
+    means = {label: (steps, running_mean(values, smooth)) for label, (steps, values) in curves.items()}
+    ylabel = ", ".join(names) or "loss (mean squared error)"
+    picture = lines(means, xlabel="training step", ylabel=ylabel, height=4.0, marks=False)
+    for i, (steps, values) in enumerate(curves.values()):
+        picture.axes[0].plot(steps, values, color=COLORS[i % len(COLORS)], linewidth=0.6, alpha=0.4)
+    return picture.figure
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
