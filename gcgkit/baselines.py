@@ -9,7 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .color import join_lab, lightness_of_gray, resize_ab, rgb_to_lab
+from .color import join_lab, lightness_of_gray, resize, rgb_to_lab
 from .utils.checks import check_frame, check_frames
 
 _SMALLEST_SIDE = 32  # DIS builds a pyramid of 8-pixel patches and reads outside of very small images
@@ -26,7 +26,7 @@ def propagate_by_flow(gray, reference) -> np.ndarray:
     """
     gray = check_frames(gray, "gray", color=False)
     reference = check_frame(reference, "reference", color=True)
-    ab = resize_ab(rgb_to_lab(reference)[..., 1:], *gray.shape[1:])  # (H, W, 2)
+    ab = resize(rgb_to_lab(reference)[..., 1:], *gray.shape[1:])  # (H, W, 2)
     frames = np.empty((*gray.shape, 3), np.uint8)
     for index, frame in enumerate(gray):
         if index > 0:

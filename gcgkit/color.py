@@ -26,12 +26,7 @@ def to_gray(frames) -> np.ndarray:
         frame = check_frame(frames)
         return frame if frame.ndim == 2 else cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
     array = check_frames(frames)
-    if array.ndim == 3:
-        return array
-    gray = np.empty(array.shape[:3], np.uint8)
-    for index, frame in enumerate(array):
-        gray[index] = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
-    return gray
+    return array if array.ndim == 3 else np.stack([to_gray(frame) for frame in array])
 
 
 def merge_luminance(gray, color, *, gamut: str = "clip") -> np.ndarray:
@@ -129,16 +124,16 @@ def fit_chroma(lab: np.ndarray) -> np.ndarray:
     return flat.reshape(lab.shape)
 
 
-def resize_ab(ab: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize an image ``(h, w, C)``: by area when both sides shrink, linearly otherwise."""
-    if ab.shape[:2] == (height, width):
-        return ab
-    shrinks = height <= ab.shape[0] and width <= ab.shape[1]
-    return cv2.resize(ab, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize an image ``(h, w)`` or ``(h, w, C)``: by area when both sides shrink, linearly otherwise."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = height <= image.shape[0] and width <= image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def _merge_frame(gray: np.ndarray, color: np.ndarray, gamut: str) -> np.ndarray:
-    ab = resize_ab(rgb_to_lab(color)[..., 1:], *gray.shape)
+    ab = resize(rgb_to_lab(color)[..., 1:], *gray.shape)
     return join_lab(lightness_of_gray(gray), ab, gamut)
 
 

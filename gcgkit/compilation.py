@@ -32,8 +32,7 @@ def compile_networks(
     """
     on_gpu = pipe.unet.device.type == "cuda"
     replayable = on_gpu and backend in ("inductor", "cudagraphs")
-    if cuda_graphs is None or backend == "cudagraphs":
-        cuda_graphs = replayable or backend == "cudagraphs"
+    cuda_graphs = backend == "cudagraphs" or (replayable if cuda_graphs is None else cuda_graphs)
     if cuda_graphs and not replayable:
         raise ValueError(
             'cuda_graphs needs the backend inductor or cudagraphs and a pipeline on a GPU: move it with .to("cuda").'

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import torch
 
+from .color import resize
+
 IMAGE_CONDITIONS = ("patch", "pooled", "none")
 
 
@@ -29,9 +31,7 @@ class Canvas:
     def place(self, image: np.ndarray, padded: bool = True) -> np.ndarray:
         """Frame on the canvas: uint8 ``(H, W)`` or ``(H, W, 3)`` -> the same of size ``outer`` (``inner`` unpadded)."""
         height, width = self.inner
-        shrinks = height * width < image.shape[0] * image.shape[1]
-        if image.shape[:2] != self.inner:
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        image = resize(image, height, width)
         below, right = self.outer[0] - height, self.outer[1] - width
         if not padded or (below == 0 and right == 0):
             return image
@@ -59,14 +59,16 @@ def fit_canvas(frame_size: tuple[int, int], working_size: tuple[int, int], multi
 
 def canvas_multiple(vae, unet) -> int:
     """Pixels that a canvas side must be a multiple of: the autoencoder's factor times the UNet's."""
-    factor = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
-    return factor * 2 ** (len(unet.config.block_out_channels) - 1)
+    return _factor(vae) * 2 ** (len(unet.config.block_out_channels) - 1)
 
 
 def latent_size(vae, canvas: Canvas) -> tuple[int, int]:
     """Latents' (h, w) for a canvas."""
-    factor = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
-    return canvas.outer[0] // factor, canvas.outer[1] // factor
+    return canvas.outer[0] // _factor(vae), canvas.outer[1] // _factor(vae)
+
+
+def _factor(vae) -> int:
+    return getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def encode(vae, images: np.ndarray | list[np.ndarray], device: torch.device | str | None = None) -> torch.Tensor:

@@ -281,8 +281,7 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
             if features.shape[-2:] != size:
                 features = F.interpolate(features, size=size, **way)  # (B, 2C, h, w)
             color = features[:, gray.shape[1] :]
-            gate = torch.ones_like(gray)
-            return GuidanceOutput(hint=gray * (1 - gate) + color * gate, color=color, gate=gate, features=features)
+            return GuidanceOutput(hint=color, color=color, gate=torch.ones_like(gray), features=features)
 
         tokens, ref_tokens = self.tokens(gray, semantics), self.tokens(ref_gray, ref_semantics)
         to_map = lambda x: x.transpose(1, 2).unflatten(2, size)  # noqa: E731  (B, h*w, C) -> (B, C, h, w)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from .color import to_gray
-from .utils.checks import check_frames
+from .utils.checks import check_frames, is_whole, to_numpy
 
 MEASURES = ("mse", "histogram", "ssim", "latent", "lpips")
 METHODS = ("auto", "exact", "greedy", "uniform", "random")
@@ -57,13 +57,9 @@ def small_gray(frames, width: int = SMALL_WIDTH) -> np.ndarray:
         return frames
     frames = check_frames(frames)
     height, full_width = frames.shape[1:3]
-    new_width = min(width, full_width)
-    new_height = max(1, round(height * new_width / full_width))
-    small = np.empty((len(frames), new_height, new_width), np.float32)
-    for index, frame in enumerate(frames):
-        gray = to_gray(frame[None])[0].astype(np.float32)
-        small[index] = cv2.resize(gray, (new_width, new_height), interpolation=cv2.INTER_AREA) / 255
-    return small
+    size = min(width, full_width), max(1, round(height * min(width, full_width) / full_width))
+    grays = (to_gray(frame[None])[0].astype(np.float32) for frame in frames)
+    return np.stack([cv2.resize(gray, size, interpolation=cv2.INTER_AREA) / 255 for gray in grays])
 
 
 def describe(
@@ -166,12 +162,11 @@ def _search_steps(total: int, count: int) -> int:
 def _exact(distance: np.ndarray, count: int) -> list[int]:
     """Try every set with both ends: a loop over all but the last two inner frames, one matrix for these two."""
     total = len(distance)
-    if count == 2:
-        return [0, total - 1]
     ends = [0, total - 1]
+    if count == 2:
+        return ends
     if count == 3:
-        gain = distance[ends].sum(axis=0)
-        return sorted([*ends, 1 + int(np.argmax(gain[1:-1]))])
+        return [0, 1 + int(np.argmax(distance[ends, 1:-1].sum(axis=0))), total - 1]
     best_sum, best = -np.inf, []
     upper = np.triu(np.ones((total, total), dtype=bool), 1)
     for prefix in combinations(range(1, total - 1), count - 4):
@@ -269,15 +264,3 @@ def _one_minus_ssim(a: np.ndarray, b: np.ndarray) -> float:
     ssim = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     ssim /= (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
     return max(0.0, 1.0 - float(ssim.mean()))
-
-
-def is_whole(value) -> bool:
-    """Return True for a Python or NumPy integer that is not a bool."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def to_numpy(values) -> np.ndarray:
-    """Convert a torch tensor on any device, or anything that NumPy takes, to a float64 array."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().double().numpy()
-    return np.asarray(values, dtype=np.float64)

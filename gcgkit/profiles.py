@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 
 from .utils.files import folder_sha256
+from .utils.hub import pipeline_parts
 
 WEIGHTS = Path(__file__).parent / "weights"
 # Bundled profiles, and the one whose parts each shares: the ablation variants of §4.5 are a copy each, trained alike
@@ -36,7 +36,9 @@ def resolve(name: str | Path) -> str:
         if not folder.is_dir():
             raise FileNotFoundError(f"The weights of profile '{name}' are not in this installation ({_choices()}).")
     if folder.is_dir():
-        _check_pipeline_folder(folder)
+        if not (folder / "model_index.json").is_file():
+            raise FileNotFoundError(f"The folder '{folder}' holds no model_index.json: save a pipeline there first.")
+        pipeline_parts(f"The folder '{folder}'", folder / "model_index.json", "GCGPipeline")
         return str(folder)
     if _HUB_ID.fullmatch(name) and not name.startswith("."):
         return name
@@ -74,17 +76,3 @@ def weights_digest(profile: str | Path) -> str:
 
 def _choices() -> str:
     return "available: " + (", ".join(available()) or "none")
-
-
-def _check_pipeline_folder(folder: Path) -> None:
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise FileNotFoundError(f"The folder '{folder}' holds no model_index.json: save a pipeline there first.")
-    try:
-        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"'{index}' is not a pipeline's index: save the pipeline again.") from error
-    if kind != "GCGPipeline":
-        raise ValueError(
-            f"The folder '{folder}' holds a {kind}, not a GCGPipeline: paper.build_paper(base=...) makes one of it."
-        )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .keyframes import is_whole, to_numpy
+from .utils.checks import is_whole, to_numpy
 
 
 def select_references(key_distance, past_distance, t: float, count: int = 4) -> tuple[list[int], list[int]]:

@@ -1,4 +1,4 @@
-"""Shape and type checks for all functions that take frames.
+"""Checks of shapes, types and numbers, above all for functions that take frames.
 
 A clip is a NumPy uint8 array: RGB ``(T, H, W, 3)`` or gray ``(T, H, W)``. Every public function turns a wrong array
 into one ``ValueError`` that names the argument. The messages are written here, once.
@@ -83,6 +83,18 @@ def each_frame(frames: Iterable, name: str = "frames", *, color: bool = True) ->
             raise ValueError(f"{name}[{index}] has size {frame.shape[:2]}, those before it {shape[:2]}; use one size.")
         shape = frame.shape
         yield frame
+
+
+def is_whole(value) -> bool:
+    """Return True for an int, Python's or NumPy's, that is no bool."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def to_numpy(values) -> np.ndarray:
+    """float64 array of a torch tensor on any device, or of anything NumPy takes."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().double().numpy()
+    return np.asarray(values, dtype=np.float64)
 
 
 def _as_array(frames, name: str) -> np.ndarray:

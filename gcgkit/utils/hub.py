@@ -88,7 +88,7 @@ def _fetch_snapshot(repo: str, kind: str, variant: str | None, options: dict) ->
                 **place,
             )  # fmt: skip
         root, commit = Path(index).parent, Path(index).parent.name
-        parts = [part for part in _pipeline_parts(repo, Path(index), kind) if part not in options]
+        parts = [part for part in pipeline_parts(f"{repo} on the hub", Path(index), kind) if part not in options]
         lacking = [part for part in parts if not any(root.joinpath(part).glob("*"))]
         if offline and lacking:
             raise ConnectionError(
@@ -113,17 +113,20 @@ def _fetch_snapshot(repo: str, kind: str, variant: str | None, options: dict) ->
     return root
 
 
-def _pipeline_parts(repo: str, index: Path, kind: str) -> list[str]:
-    """Names of the parts that a repository's model_index.json lists; ValueError for another pipeline's."""
+def pipeline_parts(what: str, index: Path, kind: str) -> list[str]:
+    """Return the names of the parts that a model_index.json lists; ValueError for another pipeline's than ``kind``.
+
+    what: names its repository or folder.
+    """
     try:
         listed = json.loads(index.read_text(encoding="utf-8"))
         found = listed.get("_class_name")
     except (ValueError, AttributeError):
-        raise ValueError(f"The model_index.json of {repo} is no pipeline's index: give another id.") from None
+        raise ValueError(f"{what} holds a model_index.json that is no pipeline's index: save it again.") from None
     if found != kind:
         raise ValueError(
-            f"{repo} on the hub holds a {found}, not a {kind}: give another id; paper.build_paper(base=...) makes one "
-            "from Stable Diffusion."
+            f"{what} holds a {found}, not a {kind}: give another; paper.build_paper(base=...) makes one from Stable "
+            "Diffusion."
         )
     lists = {name: value for name, value in listed.items() if isinstance(value, list) and name.isidentifier()}
     return [name for name, value in lists.items() if len(value) == 2 and value[1] is not None]

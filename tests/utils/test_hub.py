@@ -141,7 +141,7 @@ def test_every_refusal_is_one_sentence(hub, files, clip, wanted, tmp_path):
         ({"name": "owner/name", "token": "wrong"}, "FileNotFoundError", "does not give owner/name to this token (401)"),
         ({"name": "owner/name", "revision": "v9"}, "FileNotFoundError", "owner/name has no revision 'v9' on the hub"),
         ({"name": "owner/other"}, "ValueError", "owner/other on the hub holds a StableDiffusionPipeline, not a GCGPip"),
-        ({"name": "owner/broken"}, "ValueError", "The model_index.json of owner/broken is no pipeline's index"),
+        ({"name": "owner/broken"}, "ValueError", "owner/broken on the hub holds a model_index.json that is no pipe"),
         ({"name": "owner/model"}, "ValueError", "owner/model on the hub holds no model_index.json"),
         ({"name": "owner/a--b"}, "ValueError", "'owner/a--b' is no id of a model"),
         ({"name": "owner/name", "local_files_only": True}, "FileNotFoundError", "is not in the hub's cache on this"),
