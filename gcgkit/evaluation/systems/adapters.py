@@ -1,10 +1,20 @@
-"""Adapters for the compared systems: each one's run on a folder of frames, and the way back of its frames (`setup`)."""
+"""A compared system's run on a folder of frames, and the way back of its frames, as ``systems.json`` says (`setup`).
+
+Under "run" a system has its ``script``, in a ``folder`` of its repository, and the lists ``launcher`` and ``arguments``
+of options, with ``cpu`` or ``gpu`` behind them. ``input`` is the place of the frames in a working folder, as PNG or as
+a video; without it they are read where they are. ``references`` are the folders for the exemplar, one frame for each
+time that a folder is named; ``output`` is where the frames come out. A system with a ``shape`` wants frames of these
+proportions: edges are repeated, and cut off again. ``make`` names folders that its repository lacks.
+
+The replaced lines of DeepRemaster would delete its PNG frames and make H.264 of them. BiSTNet's segmentation refuses a
+file without weights: where they are absent, none is named to it.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,110 +26,55 @@ from ...data.footage import stretch
 from ...video.images import write_frames
 
 RUNNERS = Path(__file__).parent / "runners"
-_CROP = (16, 9)  # DExemplar's shape
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run of a system's script: launcher options, script, arguments, folder, and a collector of the frames."""
+    """A run of a system's script: launcher options, script, arguments, folder; and where its frames come out.
+
+    size: (height, width) of the frames. padded: their size with the edges that the system wants.
+    """
 
     folder: Path
     launcher: list[str]
     script: str
     arguments: list[str]
-    collect: Callable[[], Iterator[np.ndarray]]
+    output: Path
+    size: tuple[int, int]
+    padded: tuple[int, int]
+
+    def collect(self) -> Iterator[np.ndarray]:
+        """Yield the PNG frames that came out, in order of their names; ValueError if there are none."""
+        paths = sorted(self.output.glob("*.png"))
+        if not paths:
+            raise ValueError(f"{self.output} holds no frames.")
+        for path in paths:
+            for frame in video.iterate(path):
+                yield frame if self.padded == self.size else _cut(stretch(frame, self.padded), self.size)
 
 
-def _deoldify(repository: Path, frames: Path, exemplar, work: Path, cpu: bool) -> Job:
-    (repository / "models").mkdir(exist_ok=True)
-    arguments = [str(frames), str(work / "out"), *(["--cpu"] if cpu else [])]
-    script = str(RUNNERS / "deoldify_frames.py")
-    return Job(repository, ["--stand-in", "no-trunk-download"], script, arguments, lambda: _images(work / "out"))
-
-
-def _tcvc(repository: Path, frames: Path, exemplar, work: Path, cpu: bool) -> Job:
-    (work / "in").mkdir()
-    shutil.copytree(frames, work / "in" / "clip")
-    launcher = [
-        "--stand-in", "flownet2-extensions",
-        "--replace", '"/data2/yhliu/old_film"', repr(str(work / "in")),
-        "--replace", '"../results/TCVC_{}_interlen{}_output"', repr(str(work / "out")),
-        "--replace", 'os.environ["CUDA_VISIBLE_DEVICES"] = "6"', "pass",
-    ]  # fmt: skip
-    script = "test_TCVC_onesampling_noGT.py"
-    return Job(repository / "codes", launcher, script, [], lambda: _images(work / "out" / "clip"))
-
-
-def _vcgan(repository: Path, frames: Path, exemplar, work: Path, cpu: bool) -> Job:
-    arguments = ["--videopath", str(frames), "--savepath", f"{work / 'out'}{os.sep}"]
-    script = "test_model_second_stage_by_folder.py"
-    launcher = ["--stand-in", "vcgan-correlation"]
-    return Job(repository / "train", launcher, script, arguments, lambda: _images(work / "out"))
-
-
-def _deepremaster(repository: Path, frames: Path, exemplar, work: Path, cpu: bool) -> Job:
-    video.write(work / "clip.mkv", video.iterate(frames), video.IMAGE_FPS, lossless=True)
-    write_frames([exemplar], work / "reference")
-    launcher = [
-        "--replace", "outputdir = 'tmp/'", f"outputdir = {str(work / 'tmp') + os.sep!r}",
-        "--replace", "shutil.rmtree(outputdir)", "None",  # it holds the PNG frames
-        "--replace", "subprocess.call( cmd, shell=True )", "None",  # ffmpeg, which makes H.264 of them
-    ]  # fmt: skip
-    arguments = ["--input", str(work / "clip.mkv"), "--reference_dir", str(work / "reference")]
-    arguments += [] if cpu else ["--gpu"]
-    return Job(repository, launcher, "remaster.py", arguments, lambda: _images(work / "tmp" / "output"))
-
-
-def _deepexemplar(repository: Path, frames: Path, exemplar, work: Path, cpu: bool) -> Job:
-    height, width = exemplar.shape[:2]
-    scale = max(-(-width // _CROP[0]), -(-height // _CROP[1]))
-    padded = (scale * _CROP[1], scale * _CROP[0])
-    write_frames((_pad(frame, padded) for frame in video.iterate(frames)), work / "in" / "clip")
-    write_frames([_pad(exemplar, padded)], work / "reference")
-    launcher = [
-        "--replace", "save_frames(IA_predict_rgb, output_path, index)",
-        'save_frames(IA_predict_rgb, output_path, image_name=str(index).zfill(5) + ".png")',
-    ]  # fmt: skip
-    arguments = ["--clip_path", str(work / "in" / "clip"), "--ref_path", str(work / "reference")]
-    arguments += ["--output_path", str(work / "out")]
-    collect = lambda: (  # noqa: E731
-        _cut(stretch(frame, padded), (height, width)) for frame in _images(work / "out" / "clip_00000")
-    )
-    return Job(repository, launcher, "test.py", arguments, collect)
-
-
-def _bistnet(repository: Path, frames: Path, exemplar, work: Path, cpu: bool) -> Job:
-    shutil.copytree(frames, work / "in" / "clip")
-    write_frames([exemplar, exemplar], work / "reference" / "clip")
-    # One of the modules that it imports reads the command line too and knows none of these options.
-    launcher = ["--stand-in", "mmediting"]
-    # Its segmentation refuses a file without weights; with random ones (`setup.run`) none is named to it.
-    begin, resume = "model = Tester(configer)", "configer.get('network', 'resume')"
-    forget = f"os.path.exists({resume}) or configer.update(['network', 'resume'], None)"
-    launcher += ["--replace", begin, f"{forget}; {begin}"]
-    for part, place in (("input", "in"), ("ref", "reference"), ("output", "out")):
-        launcher += ["--replace", f'"../demo_dataset2/{part}"', repr(str(work / place))]
-    folder = repository / "BiSTNet-NTIRE2023"
-    return Job(folder, launcher, "test_BiSTNet.py", [], lambda: _images(work / "out" / "clip"))
-
-
-ADAPTERS: dict[str, Callable[..., Job]] = {
-    "deoldify": _deoldify,
-    "tcvc": _tcvc,
-    "vcgan": _vcgan,
-    "deepremaster": _deepremaster,
-    "deepexemplar": _deepexemplar,
-    "bistnet": _bistnet,
-}
-
-
-def _images(folder: Path) -> Iterator[np.ndarray]:
-    """Return the PNG frames of a folder in order of their names."""
-    paths = sorted(folder.glob("*.png"))
-    if not paths:
-        raise ValueError(f"{folder} holds no frames.")
-    for path in paths:
-        yield from video.iterate(path)
+def make_job(about: dict, repository: Path, frames: Path, exemplar: np.ndarray | None, work: Path, cpu: bool) -> Job:
+    """Lay a system's input into the folder ``work``, and return the job. about: "run" in ``systems.json``."""
+    height, width = size = next(video.iterate(frames)).shape[:2]
+    wide, high = about.get("shape", (width, height))
+    scale = max(-(-width // wide), -(-height // high))
+    padded = (scale * high, scale * wide)
+    for name in about.get("make", ()):
+        (repository / name).mkdir(exist_ok=True)
+    place, source = work / about.get("input", ""), video.iterate(frames)
+    if place.suffix:
+        video.write(place, source, video.IMAGE_FPS, lossless=True)
+    elif place != work:
+        write_frames((_pad(frame, padded) for frame in source), place)
+    for name, count in Counter(about.get("references", ())).items():
+        write_frames([_pad(exemplar, padded)] * count, work / name)
+    places = {name: str(work / name) for name in ("in", "out", "reference")}
+    places |= {"frames": str(frames), "video": str(place), "runners": str(RUNNERS)}
+    places |= {"tmp": f"{work / 'tmp'}{os.sep}", "sep": os.sep}
+    filled = lambda texts: [text.format_map(places) for text in texts]  # noqa: E731
+    arguments = filled([*about.get("arguments", ()), *about.get("cpu" if cpu else "gpu", ())])
+    (script,), folder = filled([about["script"]]), repository / about.get("folder", "")
+    return Job(folder, filled(about["launcher"]), script, arguments, work / about["output"], size, padded)
 
 
 def _pad(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:

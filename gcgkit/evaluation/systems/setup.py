@@ -36,7 +36,7 @@ from ...utils import download
 from ...utils.commands import run_reporting_errors
 from ...utils.files import known_sha256
 from ...video.images import RANDOM_WEIGHTS, check_names, write_frames
-from .adapters import ADAPTERS, RUNNERS
+from .adapters import RUNNERS, make_job
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,20 @@ class System:
     licence: str
     exemplar: bool
     python: str
-    packages: tuple[str, ...]
-    files: tuple[str, ...]
-    weights: tuple[dict, ...]
+    packages: list[str]
+    files: list[str]
+    weights: list[dict]
     command: str
     notes: str
     checked: str
+    run: dict
 
 
 @lru_cache(maxsize=1)
 def known() -> dict[str, System]:
     """Return all systems by name."""
     text = resources.files(__package__).joinpath("systems.json").read_text(encoding="utf-8")
-    return {
-        name: System(name=name, **{k: tuple(v) if isinstance(v, list) else v for k, v in about.items()})
-        for name, about in json.loads(text).items()
-    }
+    return {name: System(name=name, **about) for name, about in json.loads(text).items()}
 
 
 def get(name: str) -> System:
@@ -216,7 +214,7 @@ def run(
     out.parent.mkdir(parents=True, exist_ok=True)
     log = out.with_name(f"{out.name}.log")
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as work:
-        job = ADAPTERS[name](place / "repository", frames, exemplar, Path(work), cpu)
+        job = make_job(system.run, place / "repository", frames, exemplar, Path(work), cpu)
         switches = [*(["--cpu"] if cpu else []), *(["--random-weights"] if random_weights else [])]
         launcher = [str(_interpreter(place)), str(RUNNERS / "launch.py"), *switches, *job.launcher]
         with log.open("w", encoding="utf-8") as output:
