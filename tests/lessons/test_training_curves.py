@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,10 @@ from hypothesis import strategies as st
 
 from gcgkit.lessons import training_curves
 
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "data_scripts"))
+import training_curves as script  # noqa: E402
+
 CARD = Path(training_curves.__file__).parents[1] / "weights/mini/README.md"
 
 
@@ -18,7 +23,7 @@ CARD = Path(training_curves.__file__).parents[1] / "weights/mini/README.md"
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=150), st.integers(1, 60))
 def test_summary_keeps_means_of_equal_groups(values, points):
     lines = [{"step": 20 * (i + 1), "seconds": 1.0 * i, "loss": value} for i, value in enumerate(values)]
-    found = training_curves.summarize(lines, points)
+    found = script.summarize(lines, points)
     size = -(-len(values) // points)
     assert list(found) == ["step", "loss"] and len(found["step"]) <= points
     assert found["step"][-1] == 20 * len(values)
@@ -33,7 +38,7 @@ def test_entries_that_some_lines_lack_are_averaged_over_the_others():
         {"step": 3, "loss": 5.0},
         {"step": 4, "loss": 7.0},
     ]
-    found = training_curves.summarize(lines, points=2)
+    found = script.summarize(lines, points=2)
     assert found == {"step": [2, 4], "loss": [2.0, 6.0], "a": [2.0, None]}
     stage = {"points": found}
     assert training_curves.curve(stage) == ([2, 4], [2.0, 6.0])
@@ -42,31 +47,31 @@ def test_entries_that_some_lines_lack_are_averaged_over_the_others():
     with pytest.raises(ValueError, match="no entry 'b'"):
         training_curves.curve(stage, "b")
     with pytest.raises(ValueError, match="log is empty"):
-        training_curves.summarize([])
+        script.summarize([])
 
 
 def test_the_clock_of_a_resumed_run_starts_anew():
-    assert training_curves.minutes([{"seconds": s} for s in (30.0, 60.0, 90.0)]) == 1.5
-    assert training_curves.minutes([{"seconds": s} for s in (60.0, 120.0, 30.0, 60.0)]) == 3.0
+    assert script.minutes([{"seconds": s} for s in (30.0, 60.0, 90.0)]) == 1.5
+    assert script.minutes([{"seconds": s} for s in (60.0, 120.0, 30.0, 60.0)]) == 3.0
 
 
 def test_a_runs_folder_becomes_the_file(tmp_path, capsys):
-    for number, (folder, _, _) in enumerate(training_curves.STAGES.values()):
+    for number, (folder, _, _) in enumerate(script.STAGES.values()):
         (tmp_path / "run" / folder).mkdir(parents=True)
         lines = [{"step": 20 * (i + 1), "seconds": 6.0 * (i + 1), "loss": number + i} for i in range(2)]
         (tmp_path / "run" / folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    training_curves.main([str(tmp_path / "run"), "--out", str(tmp_path / "made.json")])
+    script.main([str(tmp_path / "run"), "--out", str(tmp_path / "made.json")])
     made = training_curves.read(tmp_path / "made.json")
-    assert list(made) == list(training_curves.STAGES)
+    assert list(made) == list(script.STAGES)
     with pytest.raises(FileNotFoundError):
-        training_curves.main([str(tmp_path / "run"), "--variants", "--out", str(tmp_path / "variants.json")])
+        script.main([str(tmp_path / "run"), "--variants", "--out", str(tmp_path / "variants.json")])
     assert made["gate"]["steps"] == 40 and made["gate"]["minutes"] == 0.2
     assert made["gate"]["points"] == {"step": [20, 40], "loss": [2.0, 3.0]}  # the third of the stages
 
 
 def test_the_packages_curves_are_of_the_run_that_the_card_tells_of():
     stages, card = training_curves.read(), " ".join(CARD.read_text(encoding="utf-8").replace(",", "").split())
-    assert list(stages) == list(training_curves.STAGES)
+    assert list(stages) == list(script.STAGES)
     told = re.search(
         r"colour attention alone (\d+) steps.*?and (\d+) of 8 fresh scenes; its gate alone (\d+) steps; "
         r"then the copy on pairs (\d+).*?and (\d+) of",
@@ -77,7 +82,7 @@ def test_the_packages_curves_are_of_the_run_that_the_card_tells_of():
     assert stages["text2image"]["steps"] == int(re.search(r"text to image (\d+) steps", card)[1])
     for name, stage in stages.items():
         points = stage["points"]
-        assert len({len(values) for values in points.values()}) == 1 and len(points["step"]) <= training_curves.POINTS
+        assert len({len(values) for values in points.values()}) == 1 and len(points["step"]) <= script.POINTS
         assert points["step"] == sorted(set(points["step"])) and points["step"][-1] == stage["steps"]
         assert all(np.isfinite(v) and v >= 0 for values in points.values() for v in values if v is not None)
         if name in ("hint", "text2image", "guidance"):  # these started from scratch

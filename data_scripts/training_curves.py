@@ -1,0 +1,98 @@
+"""Keep the curves of a run of gcgkit.training.mini in a small file, which the notebooks draw: each stage's errors.
+
+python data_scripts/training_curves.py runs/mini
+python data_scripts/training_curves.py runs/variants --variants
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import _command  # noqa: F401  it puts gcgkit on the path
+import numpy as np
+
+from gcgkit.lessons.training_curves import FILE, VARIANTS, VARIANTS_FILE
+from gcgkit.training.log import read_log
+from gcgkit.utils.files import write_text
+
+POINTS = 60  # of a curve, at most
+NO_CURVES = ("step", "seconds", "steps_per_second", "learning_rate", "gradient_norm")
+# Stage -> its log's folder, the trained parts, the data. In the order of the run.
+STAGES: dict[str, tuple[str, str, str]] = {
+    "hint": ("hint", "the colour attention alone", "16 pairs at 224x128; the last quarter 4 at 448x256"),
+    "matching": ("matching", "the colour attention again, on fresh scenes", "8 scenes of 6 views at 448x256"),
+    "gate": ("gate", "the gate alone", "16 pairs at 224x128 and 4 at 448x256 in turn"),
+    "text2image": ("text2image", "the UNet alone, from captions", "16 frames at 224x128"),
+    "guidance": ("guidance", "UNet copy and UNet, on pairs", "16 pairs at 224x128"),
+    "fullsize": ("guidance-full", "the same two, at full size", "4 pairs at 448x256"),
+}
+
+
+def _variant_stages() -> dict[str, tuple[str, str, str]]:
+    stages = {}
+    for name, mode in VARIANTS.items():
+        folder = "guidance-frozen" + ("" if mode == "gated" else f"-{mode}")
+        stages[name] = (folder, f"a fresh copy, mode {mode}, UNet frozen", STAGES["guidance"][2])
+        stages[f"{name}, full size"] = (f"{folder}-full", "the same copy", STAGES["fullsize"][2])
+    return stages
+
+
+def summarize(lines: Sequence[dict], points: int = POINTS) -> dict[str, list]:
+    """Average a log's lines in at most ``points`` groups of equal size: each entry's mean, None for none.
+
+    Raises ValueError for an empty log.
+    """
+    if not lines:
+        raise ValueError("the log is empty: give a run that has trained.")
+    size = -(-len(lines) // points)
+    groups = [lines[i : i + size] for i in range(0, len(lines), size)]
+    names = [name for name in dict.fromkeys(key for line in lines for key in line) if name not in NO_CURVES]
+    result: dict[str, list] = {"step": [group[-1]["step"] for group in groups]}
+    for name in names:
+        found = [[line[name] for line in group if name in line] for group in groups]
+        result[name] = [float(f"{np.mean(values):.4g}") if values else None for values in found]
+    return result
+
+
+def minutes(lines: Sequence[dict]) -> float:
+    """Return the minutes that a run took by its log, whose clock restarts with each resumption."""
+    seconds = [line["seconds"] for line in lines]
+    ends = [a for a, b in zip(seconds, seconds[1:], strict=False) if b < a] + seconds[-1:]
+    return round(sum(ends) / 60, 1)
+
+
+def collect(run: str | Path, variants: bool = False) -> dict:
+    """Collect the content of `read` from a run's folder. Raises FileNotFoundError for a stage without a log."""
+    stages = {}
+    for name, (folder, learned, batch) in (_variant_stages() if variants else STAGES).items():
+        lines = read_log(Path(run) / folder)
+        stages[name] = {
+            "learned": learned, "batch": batch, "steps": lines[-1]["step"], "minutes": minutes(lines),
+            "points": summarize(lines),
+        }  # fmt: skip
+    what = "ablation variants" if variants else "bundled mini weights"
+    where = "two CPU cores beside other work" + ("" if variants else ", the stage matching on a GPU")
+    about = f"Training of the {what} on {where}; gcgkit.training.mini has the recipe."
+    return {"about": about, "stages": stages}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of the run, as given to gcgkit.training.mini as --out")
+    parser.add_argument("--variants", action="store_true", help="the run is that of the ablation variants")
+    parser.add_argument("--out", type=Path, help="file to write (the package's own)")
+    args = parser.parse_args(argv)
+    args.out = args.out or (VARIANTS_FILE if args.variants else FILE)
+    kept = collect(args.run, args.variants)
+    for stage in kept["stages"].values():  # a curve to a line
+        stage["points"] = {name: json.dumps(values) for name, values in stage["points"].items()}
+    text = json.dumps(kept, indent=1)
+    write_text(args.out, text.replace('"[', "[").replace(']"', "]") + "\n")
+    print(f"The curves: {args.out}")
+
+
+if __name__ == "__main__":
+    main()
