@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..utils.commands import read_options
+from ..utils.commands import read_options, read_size
 from .common import run_standalone
 
 ABOUT = "Measure methods and write Table 1; the same command goes on where it was."
@@ -44,6 +44,9 @@ def run(args: argparse.Namespace) -> None:
     table = args.table or args.out / "table.md"
     if table.suffix not in suffixes:
         raise ValueError(f"--table {table} must end in {', '.join(suffixes)}.")
+    size = read_size(args.size)
+    if size is None and args.size != "keep":
+        raise ValueError(f"--size takes WIDTHxHEIGHT, such as 448x256, or keep, not '{args.size}'.")
     if args.device is not None and args.device.startswith("cuda"):
         import torch
 
@@ -55,9 +58,7 @@ def run(args: argparse.Namespace) -> None:
     from ..evaluation.table import render
     from ..utils.files import write_text
 
-    evalset = open_set(
-        args.data, args.name, split=args.split, clips=args.clips, limit=args.frames, size=_size(args.size)
-    )
+    evalset = open_set(args.data, args.name, split=args.split, clips=args.clips, limit=args.frames, size=size)
     shared = read_options(args.options)
     if args.method:
         methods = [parse(text, seed=args.seed, systems_root=args.systems) for text in args.method]
@@ -84,16 +85,6 @@ def run(args: argparse.Namespace) -> None:
         print(f"\nThe table: {table}\nEvery number and where it came from: {args.out / 'results.jsonl'}")
     if failure is not None:
         raise failure
-
-
-def _size(text: str) -> tuple[int, int] | None:
-    """Parse "448x256" into (height, width), "keep" into None."""
-    if text == "keep":
-        return None
-    width, by, height = text.partition("x")
-    if not (by and width.isdecimal() and height.isdecimal() and int(width) > 0 and int(height) > 0):
-        raise ValueError(f"--size takes WIDTHxHEIGHT, such as 448x256, or keep, not '{text}'.")
-    return int(height), int(width)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -60,10 +60,16 @@ def find(name: str) -> Path:
     )
 
 
-def load_clip(name: str = CLIP, first: int = FIRST, count: int = FRAMES, stride: int = STRIDE) -> np.ndarray:
-    """Read up to ``count`` frames of a clip, every ``stride``-th, at 448x256: ``(T, 256, 448, 3)`` RGB."""
+def load_clip(
+    name: str = CLIP,
+    first: int = FIRST,
+    count: int = FRAMES,
+    stride: int = STRIDE,
+    size: tuple[int, int] = footage.SIZE,
+) -> np.ndarray:
+    """Read up to ``count`` frames of a clip, every ``stride``-th, at ``size``: ``(T, height, width, 3)`` RGB."""
     frames = video.read(find(name), first, first + count * stride, audio=False).frames[::stride]
-    return np.stack([footage.cover(frame) for frame in frames])
+    return np.stack([footage.cover(frame, size) for frame in frames])
 
 
 def _candidates(carrier: Distribution, clip: Clip) -> list[Path]:

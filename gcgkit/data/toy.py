@@ -14,9 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .. import video
 from ..utils import files
-from . import captions, catalog, clips, footage, prepare
+from . import captions, catalog, clips, prepare
 
 # Name in the toy set: installed clip and its first frame.
 CLIPS: dict[str, tuple[str, int]] = {"rabbit": ("bigbuckbunny", 30), "skyline": ("city", 20), "street": ("bikes", 106)}
@@ -29,8 +28,7 @@ def frames_of(clip: str, first: int, count: int, stride: int = 2, size: tuple[in
 
     Errors as ``clips.find``.
     """
-    frames = video.read(clips.find(clip), first, first + count * stride, audio=False).frames[::stride]
-    return np.stack([footage.cover(frame, size) for frame in frames])
+    return clips.load_clip(clip, first, count, stride, size)
 
 
 def write_archive(path: str | Path, frames: Mapping[str, np.ndarray], split: str = "train") -> Path:

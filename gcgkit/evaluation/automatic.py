@@ -25,7 +25,7 @@ from ..data import footage
 from ..pipeline import GCGPipeline
 from ..utils.files import write_text
 from .methods import load_pipeline
-from .model_card import WORDS, part_parser, spread, toward
+from .model_card import WORDS, color_first, part_parser, spread, toward
 
 THINGS = {
     "blackswan": "swan", "cows": "cow", "dog": "dog", "drift-straight": "car", "horsejump-high": "horse",
@@ -133,14 +133,10 @@ def word_quality(
     cases, pictures = [], []
     for name, clip in footage.measuring_clips(data, 1):
         gray, mask = to_gray(clip), object_masks(data, name, clip.shape[1:3])[0]
-
-        def run(prompt: str) -> np.ndarray:
-            return pipe(gray, prompt=prompt, generator=torch.Generator().manual_seed(seed), **options).frames[0]  # noqa: B023
-
-        plain = run("")
-        before, row = rgb_to_lab(plain)[..., 1:], [plain]
+        row = [color_first(pipe, gray, "", seed, **options)]
+        before = rgb_to_lab(row[0])[..., 1:]
         for word in words:
-            row.append(run(f"{word} {THINGS[name]}"))
+            row.append(color_first(pipe, gray, f"{word} {THINGS[name]}", seed, **options))
             shift = rgb_to_lab(row[-1])[..., 1:] - before
             inside, outside = shift[mask].mean(0), shift[~mask].mean(0)
             lengths = {"inside": float(np.linalg.norm(inside)), "outside": float(np.linalg.norm(outside))}

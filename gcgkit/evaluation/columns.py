@@ -45,6 +45,13 @@ class Metric:
     def of_truth(self) -> bool:
         return self.kind != "pair"
 
+    def of(self, pred: Iterable, truth: Iterable | None, device=None) -> float:
+        """Call the metric on one clip's frames and the true ones, which not every kind needs."""
+        options = {"device": device} if self.network else {}
+        if self.kind == "flow":
+            return self.call(pred, (to_gray(frame) for frame in truth))
+        return self.call(*((pred, truth) if self.kind in ("pair", "set") else (pred,)), **options)
+
 
 def measure(
     metric: Metric, pred: Iterable, truth: Iterable | None, *, cache: Path, contents: tuple[str, ...], device=None
@@ -73,13 +80,7 @@ def measure(
     path = cache / f"{name}.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))["value"]
-    options = {"device": device} if metric.network else {}
-    if metric.kind == "pair":
-        value = metric.call(pred, truth, **options)
-    elif metric.kind == "flow":
-        value = metric.call(pred, (to_gray(frame) for frame in truth))
-    else:
-        value = metric.call(pred, **options)
+    value = metric.of(pred, truth, device)
     write_text(path, json.dumps({"value": value, "metric": metric.name, "contents": list(contents), **identity}) + "\n")
     return value
 
@@ -125,17 +126,8 @@ def scores(pred, truth, names: Iterable[str] | None = None, device=None) -> dict
     """
     found: dict[str, float | None] = {}
     for metric in choose(names):
-        options = {"device": device} if metric.network else {}
-        if metric.network and networks.missing(metric.network):
-            found[metric.label] = None
-            continue
-        if metric.kind in ("pair", "set"):
-            value = metric.call(pred, truth, **options)
-        elif metric.kind == "flow":
-            value = metric.call(pred, to_gray(truth))
-        else:
-            value = metric.call(pred, **options)
-        found[metric.label] = value * metric.factor
+        absent = metric.network and networks.missing(metric.network)
+        found[metric.label] = None if absent else metric.of(pred, truth, device) * metric.factor
     return found
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +26,7 @@ from ..data import footage, naming
 from ..pipeline import GCGPipeline
 from ..utils.commands import parse_size
 from ..utils.files import write_text
+from . import provenance
 from .methods import load_pipeline
 
 WORDS = ("red", "orange", "yellow", "green", "blue", "purple")
@@ -116,12 +116,11 @@ def prompt_quality(
     cosines, ratios = [], []
     for path in tqdm(spread(paths, photos), desc="prompts", disable=None):
         gray = to_gray(footage.cover(footage.read_image(path))[None])
-        run = lambda prompt: rgb_to_lab(  # noqa: E731
-            pipe(gray, prompt=prompt, generator=torch.Generator().manual_seed(seed), **options).frames[0]  # noqa: B023
-        )[..., 1:].reshape(-1, 2)
-        plain = run("")
-        for word in words:
-            colored = run(word)
+        plain, *found = (
+            rgb_to_lab(color_first(pipe, gray, prompt, seed, **options))[..., 1:].reshape(-1, 2)
+            for prompt in ("", *words)
+        )
+        for word, colored in zip(words, found, strict=True):
             cosines.append(toward(colored.mean(0) - plain.mean(0), word))
             ratios.append(float(colored.var(0).sum() / plain.var(0).sum()))
     cosines, ratios = np.array(cosines), np.array(ratios)
@@ -172,13 +171,15 @@ def memory_quality(weights: str = "mini", counts: tuple[int, int] = (40, 400), s
 
 def _peak_memory(weights: str, count: int, steps: int) -> float:
     """Return this process's peak resident size in MB after colouring ``count`` frames of a moving pattern."""
-    import resource  # not on Windows
-
     x, y = np.arange(footage.SIZE[1]), np.arange(footage.SIZE[0])[:, None]
     gray = np.stack([np.uint8(127 + 60 * np.sin(x / 30 + t / 9) + 60 * np.cos(y / 20)) for t in range(count)])
     load_pipeline(weights, "cpu")(gray, num_inference_steps=steps, generator=torch.Generator().manual_seed(0))
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return provenance.peak_memory("cpu")["process"]  # not on Windows
+
+
+def color_first(pipe: GCGPipeline, gray: np.ndarray, prompt: str, seed: int, **options) -> np.ndarray:
+    """Colour a clip ``(T, H, W)`` from words and return its first frame, RGB ``(H, W, 3)``."""
+    return pipe(gray, prompt=prompt, generator=torch.Generator().manual_seed(seed), **options).frames[0]
 
 
 def toward(shift: np.ndarray, word: str) -> float:

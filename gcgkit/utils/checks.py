@@ -12,8 +12,8 @@ from itertools import zip_longest
 import numpy as np
 
 
-def check_frames(frames, name: str = "frames", *, color: bool | None = None, minimum: int = 1) -> np.ndarray:
-    """Return `frames` as a checked array of at least `minimum` frames.
+def check_frames(frames, name: str = "frames", *, color: bool | None = None) -> np.ndarray:
+    """Return `frames` as a checked array of at least one frame.
 
     color: True for RGB ``(T, H, W, 3)``, False for gray ``(T, H, W)``, None for either; uint8, 0..255.
     A sequence of equally large frames is stacked. Raises ValueError for any other type, shape or size.
@@ -28,7 +28,7 @@ def check_frames(frames, name: str = "frames", *, color: bool | None = None, min
         raise ValueError(f"{name} must be gray, shape (T, H, W), not {array.shape}; color.to_gray makes it so.")
     if array.ndim == 3 and array.shape[-1] == 3:
         raise ValueError(f"{name} of shape {array.shape} looks like one RGB frame; pass a clip of one, {name}[None].")
-    return _check_content(array, name, minimum)
+    return _check_content(array, name)
 
 
 def check_frame(frame, name: str = "frame", *, color: bool | None = None) -> np.ndarray:
@@ -42,7 +42,7 @@ def check_frame(frame, name: str = "frame", *, color: bool | None = None) -> np.
     if not ((is_color and color is not False) or (is_gray and color is not True)):
         shapes = {True: "(H, W, 3)", False: "(H, W)", None: "(H, W) or (H, W, 3)"}
         raise ValueError(f"{name} must be one frame of shape {shapes[color]}, not {array.shape}.")
-    return _check_content(array[None], name, 1)[0]
+    return _check_content(array[None], name)[0]
 
 
 def frame_pairs(
@@ -107,11 +107,10 @@ def _as_array(frames, name: str) -> np.ndarray:
         raise ValueError(f"{name} holds frames of different sizes; all must have the same height and width.") from None
 
 
-def _check_content(array: np.ndarray, name: str, minimum: int) -> np.ndarray:
+def _check_content(array: np.ndarray, name: str) -> np.ndarray:
     """Check the number of frames, the size and the type."""
-    if array.shape[0] < minimum:
-        needed = "no frames" if array.shape[0] == 0 else f"{array.shape[0]} frame(s), too few: {minimum} are needed"
-        raise ValueError(f"{name} holds {needed}.")
+    if array.shape[0] == 0:
+        raise ValueError(f"{name} holds no frames.")
     if 0 in array.shape:
         raise ValueError(f"{name} has an empty side: shape {array.shape}.")
     if array.dtype != np.uint8:
