@@ -218,7 +218,8 @@ def test_wheel_holds_weights_and_nothing_else_of_the_tree(tmp_path):
         entry_points = archive.read(f"gcgkit-{PROJECT['version']}.dist-info/entry_points.txt").decode()
     assert wheel.name == f"gcgkit-{PROJECT['version']}-py3-none-any.whl"
     assert set(weights) <= set(names)
-    modules = {str(path.relative_to(tree)) for path in (tree / "gcgkit").rglob("*.py")}
-    assert {name for name in names if name.endswith(".py")} == modules
+    for kind in ("*.py", "*.toml"):
+        wanted = {path.relative_to(tree).as_posix() for path in (tree / "gcgkit").rglob(kind)}
+        assert wanted == {name for name in names if name.endswith(kind[1:])}
     assert {name.split("/")[0] for name in names} == {"gcgkit", f"gcgkit-{PROJECT['version']}.dist-info"}
     assert "gcgkit = gcgkit.cli:main" in entry_points

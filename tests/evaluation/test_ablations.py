@@ -100,6 +100,7 @@ def test_plan_leaves_out_what_is_the_profiles_own_or_cannot_be_set(pipe, tmp_pat
     ("working_size", "560x320", {"working_size": (320, 560)}),
 ])  # fmt: skip
 def test_frames_are_those_of_the_pipeline_called_by_hand(pipe, truth, group, value, options):
+    truth = truth[:2] if group == "working_size" else truth  # large canvases take long
     gray = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in truth])
     generator = torch.Generator().manual_seed(3)
     by_hand = pipe(gray, reference={0: truth[0]}, generator=generator, num_inference_steps=4, **options)
