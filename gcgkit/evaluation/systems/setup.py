@@ -24,7 +24,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
 
@@ -33,7 +33,7 @@ import numpy as np
 from ... import video
 from ...data.footage import stretch
 from ...utils import download
-from ...utils.commands import run_reporting_errors
+from ...utils.commands import best_device, run_reporting_errors
 from ...utils.files import known_sha256
 from ...video.images import RANDOM_WEIGHTS, check_names, write_frames
 from .adapters import RUNNERS, make_job
@@ -155,8 +155,7 @@ def setup(
         reason = "no direct link" if weights else "not asked for"
         if weights and entry["direct"] and "://" in origin and not origin.endswith(".zip"):
             try:
-                download.fetch(origin, path)
-                _check_md5(path, entry.get("md5"))
+                download.fetch(origin, path, check=partial(_check_md5, md5=entry.get("md5")))
                 say(f"  weights: {path}")
                 continue
             except (OSError, ValueError) as error:
@@ -210,7 +209,7 @@ def run(
         raise ValueError(f"{system.label} needs an exemplar: give the first frame in colour.")
     count = check_names(frames)
     size = next(video.iterate(frames)).shape[:2]
-    cpu = device == "cpu" or not _has_gpu()
+    cpu = "cpu" in (device, best_device())
     out.parent.mkdir(parents=True, exist_ok=True)
     log = out.with_name(f"{out.name}.log")
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as work:
@@ -289,12 +288,6 @@ def _uv() -> list[str]:
     return [shutil.which("uv")] if shutil.which("uv") else [sys.executable, "-m", "uv"]
 
 
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def _last_line(log: Path) -> str:
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1].strip() if lines else "it said nothing"
@@ -302,12 +295,9 @@ def _last_line(log: Path) -> str:
 
 def _check_md5(path: Path, md5: str | None) -> None:
     """Compare a file with the digest that the authors publish."""
-    if md5 is None:
-        return
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
-    if found != md5:
-        path.unlink()
+    if md5 not in (None, found):
         raise ValueError(f"{path.name} has MD5 {found}, not the authors' {md5}: it came damaged; try again.")
 
 
