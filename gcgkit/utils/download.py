@@ -53,11 +53,13 @@ def fetch(
     up, with ``pause`` seconds after the first and twice as many after each next. timeout: seconds of silence.
     An existing file is checked and never fetched again. Errors: see the module.
     """
+    if sha256 is not None and not re.fullmatch(r"[0-9a-f]{8,64}", sha256 := sha256.lower()):
+        raise ValueError(f"sha256 must be 8 to 64 hexadecimal digits, not {sha256!r}.")
     path, here = Path(path), local_path(source)
-    sha256 = _checked_digest(sha256)
     if here is not None or path.exists():
-        _verify(here or path, size, sha256 or _recorded(here or path), check)
-        return here or path
+        found = here or path
+        _verify(found, size, sha256 or _ledger(found.parent).get(found.name), check)
+        return found
     path.parent.mkdir(parents=True, exist_ok=True)
     from filelock import FileLock, Timeout
 
@@ -148,7 +150,7 @@ def check_and_rename(
         if size is not None and aside.stat().st_size != size:
             raise ValueError(f"{path.name} arrived with {aside.stat().st_size} bytes instead of {size}.")
         _compare(path.name, digest, sha256, "published")
-        _compare(path.name, digest, _recorded(path), f"recorded in {path.parent / LEDGER}")
+        _compare(path.name, digest, _ledger(path.parent).get(path.name), f"recorded in {path.parent / LEDGER}")
         if check is not None:
             check(aside)
     except ValueError as error:  # complete and wrong: nothing to continue from
@@ -345,30 +347,17 @@ def _compare(name: str, found: str, wanted: str | None, origin: str) -> None:
         )
 
 
-def _checked_digest(sha256: str | None) -> str | None:
-    if sha256 is None:
-        return None
-    if not re.fullmatch(r"[0-9a-f]{8,64}", sha256.lower()):
-        raise ValueError(f"sha256 must be 8 to 64 hexadecimal digits, not {sha256!r}.")
-    return sha256.lower()
-
-
-def _recorded(path: Path) -> str | None:
-    """Return the digest that the folder's SHA256SUMS has for a file, or None."""
-    ledger = path.parent / LEDGER
-    if not ledger.is_file():
-        return None
-    lines = (line.split(maxsplit=1) for line in ledger.read_text(encoding="utf-8").splitlines())
-    return {name.strip().lstrip("*"): digest for digest, name in (parts for parts in lines if len(parts) == 2)}.get(
-        path.name
-    )
+def _ledger(folder: Path) -> dict[str, str]:
+    """Return the digests that a folder's SHA256SUMS has, by the files' names."""
+    path = folder / LEDGER
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    parts = (line.split(maxsplit=1) for line in lines)
+    return {name.strip().lstrip("*"): digest for digest, name in (found for found in parts if len(found) == 2)}
 
 
 def _record(path: Path, digest: str) -> None:
-    ledger = path.parent / LEDGER
-    lines = ledger.read_text(encoding="utf-8").splitlines() if ledger.is_file() else []
-    lines = [line for line in lines if line.split(maxsplit=1)[1:] != [path.name]] + [f"{digest}  {path.name}"]
-    write_text(ledger, "\n".join(lines) + "\n")
+    known = {**_ledger(path.parent), path.name: digest}
+    write_text(path.parent / LEDGER, "".join(f"{found}  {name}\n" for name, found in known.items()))
 
 
 def _read_state(state: Path) -> dict:

@@ -62,25 +62,20 @@ def file_sha256(path: str | Path, progress: bool = True) -> str:
 
 def known_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, computed again when it changes."""
-    return _sha256(path, path.stat().st_mtime_ns)
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
 
-@lru_cache(maxsize=64)
-def _sha256(path: Path, changed: int) -> str:
-    return file_sha256(path)
+@lru_cache(maxsize=256)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    return file_sha256(path, progress=False)
 
 
 def folder_sha256(folder: Path, suffixes: tuple[str, ...]) -> str:
-    """SHA-256 over the names and digests of a folder's files with these suffixes, computed again when one changes."""
-    stats = [(file, file.stat()) for file in sorted(p for p in folder.rglob("*") if p.suffix in suffixes)]
-    return _files_sha256(folder, tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats))
-
-
-@lru_cache(maxsize=16)
-def _files_sha256(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Return the SHA-256 over the names and digests of a folder's files with these suffixes."""
     total = hashlib.sha256()
-    for file, _, _ in files:
-        total.update(f"{file.relative_to(folder).as_posix()} {file_sha256(file, progress=False)}\n".encode())
+    for file in sorted(path for path in folder.rglob("*") if path.suffix in suffixes):
+        total.update(f"{file.relative_to(folder).as_posix()} {known_sha256(file)}\n".encode())
     return total.hexdigest()
 
 
