@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ..utils.commands import parse_size
+from ..utils.commands import parse_size, quiet_libraries
 from .common import SCREEN
 
 ABOUT = "Colour films. Stopped at any moment, the same command goes on where it was."
@@ -97,20 +97,9 @@ class _Loader:
         from ..films.load import Loader
 
         if self._loader is None:
-            _quiet(self.debug)
+            quiet_libraries(self.debug)
             self._loader = Loader(self.device, self.card, lambda text: self.say(text), self.compiled)
         return self._loader(profile, dtype)
-
-
-def _quiet(debug: bool) -> None:
-    """Hide the libraries' own bars and hints."""
-    import diffusers
-    import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
-        if not debug:
-            library.utils.logging.set_verbosity_error()
 
 
 def _reference(text: str) -> tuple[int | None, Path]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import __version__, profiles
 from ..data import clips
-from ..utils.commands import best_device
+from ..utils.commands import best_device, quiet_libraries
 
 # The series in reading order: file, and the skill that the reader gains.
 SERIES: dict[str, str] = {
@@ -51,7 +51,7 @@ def ready() -> None:
     """
     for command in missing_clips():
         pip_install("--no-deps", command)
-    quiet()
+    quiet_libraries()
     names = ("torch", "diffusers", "transformers", "numpy", "matplotlib", "ipywidgets")
     found = ", ".join(f"{name} {text}" for name in names if (text := _version(name)))
     print(f"gcgkit {__version__}, Python {platform.python_version()}, {found}\ndevice: {best_device()}")
@@ -158,16 +158,6 @@ def paths() -> Text:
 def static() -> bool:
     """Return True if pictures replace widgets and progress bars, as in runs with stored outputs."""
     return bool(os.environ.get(STATIC))
-
-
-def quiet() -> None:
-    """Keep the libraries' loading bars and advice out of the notebook; errors still show."""
-    import diffusers
-    import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
-        library.utils.logging.set_verbosity_error()
 
 
 def missing_clips() -> list[str]:

@@ -56,6 +56,17 @@ def best_device(wanted: str | None = None) -> str:
     return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def quiet_libraries(debug: bool = False) -> None:
+    """Hide the loading bars of diffusers and transformers, and their advice unless ``debug``; errors still show."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        if not debug:
+            library.utils.logging.set_verbosity_error()
+
+
 def run_reporting_errors(work: Callable[[], None]) -> int:
     """Run ``work`` and return the exit code: 0 on success, 1 after a ValueError or OSError, printed on stderr."""
     try:
