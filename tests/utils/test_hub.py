@@ -97,6 +97,7 @@ def run(*arguments, **environment) -> list[dict]:
     return finish(start(*arguments, **environment))
 
 
+@pytest.mark.slow  # three fresh processes import torch and diffusers
 def test_loading_by_id_colours_as_the_folder_does(hub, files, clip, wanted, tmp_path):
     """From main, a tag and a commit; only the files that are needed come, once, and the cache does without the hub."""
     others = {"README.md": b"card", "unet/diffusion_pytorch_model.bin": b"pickle", "step_9/optimizer.bin": b"state"}
