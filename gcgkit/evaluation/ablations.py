@@ -116,8 +116,7 @@ def color_with(pipe, truth: np.ndarray, setting: Setting, seed: int = 0, **optio
     options: more of the pipeline's, for all settings alike; the setting's own win. Raises ValueError as the pipeline
     does.
     """
-    hold = nullcontext() if setting.gate is None else fixed_gate(pipe.control.guidance, setting.gate)
-    with hold:
+    with nullcontext() if setting.gate is None else fixed_gate(pipe.control.guidance, setting.gate):
         generator = torch.Generator().manual_seed(seed)
         return pipe(to_gray(truth), reference={0: truth[0]}, generator=generator, **{**options, **setting.options})
 
@@ -161,16 +160,15 @@ def plan(pipe, groups: Sequence[str] | None = None, **options) -> list[Setting]:
     for group in groups or ():
         if group not in GROUPS:
             raise ValueError(f"There is no group of settings '{group}'; the groups are {', '.join(GROUPS)}.")
-    wanted, own = [], resolved(pipe, Setting(DEFAULT, ""), **options)
-    for setting in SETTINGS:
-        if groups and setting.group not in groups:
-            continue
-        if setting.gate is not None and pipe.control.guidance.cdga is None:
-            continue
-        if setting.group != DEFAULT and resolved(pipe, setting, **options) == own:
-            continue
-        wanted.append(setting)
-    return wanted
+    own = resolved(pipe, Setting(DEFAULT, ""), **options)
+    gated = pipe.control.guidance.cdga is not None
+    return [
+        setting
+        for setting in SETTINGS
+        if (not groups or setting.group in groups)
+        and (gated or setting.gate is None)
+        and (setting.group == DEFAULT or resolved(pipe, setting, **options) != own)
+    ]
 
 
 def run(
@@ -197,6 +195,7 @@ def run(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     work = [(name, setting) for name in clips for setting in plan(pipe, groups, **options)]
+    where = {"device": pipe.device.type, "threads": torch.get_num_threads(), "versions": provenance.versions()}
     paths, bar = [], tqdm(work, desc=f"Ablations of {label}", unit="run", disable=None)
     for name, setting in bar:
         bar.set_postfix_str(f"{name}: {setting.group} {setting.value}")
@@ -214,7 +213,7 @@ def run(
         frames = color_with(pipe, truth, setting, seed, **options).frames
         seconds = {"seconds": round(time.monotonic() - clock, 1), "cpu_seconds": round(time.process_time() - cpu, 1)}
         numbers = {key: round(value, 4) for key, value in measure(frames, truth).items()}
-        write_text(path, json.dumps({**what, **numbers, **seconds, **_where(pipe)}, indent=1) + "\n")
+        write_text(path, json.dumps({**what, **numbers, **seconds, **where}, indent=1) + "\n")
     return paths
 
 
@@ -298,10 +297,6 @@ def _is_same_run(path: Path, what: dict) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(record, dict) and json.loads(json.dumps(what)).items() <= record.items()
-
-
-def _where(pipe) -> dict:
-    return {"device": pipe.device.type, "threads": torch.get_num_threads(), "versions": provenance.versions()}
 
 
 def _slug(text: str) -> str:

@@ -102,8 +102,7 @@ def frames(
     """Draw some frames of each clip, clips one below the other: ``{label: (T, H, W) or (T, H, W, 3)}``, uint8.
 
     picks: positions of the frames that are shown, four evenly spread ones by default. numbers: what the columns are
-    called, words or
-    frame numbers, the positions by default.
+    called, words or frame numbers, the positions by default.
     """
     if not clips:
         raise ValueError("clips is empty: give at least one {label: frames}.")
