@@ -17,6 +17,7 @@ from .common import SCREEN
 ABOUT = "Colour films. Stopped at any moment, the same command goes on where it was."
 USAGE = "gcgkit colorize IN [IN ...] OUT [options]"
 EPILOG = "--help-all lists more options"
+CODECS = ("h264", "hevc", "vp9", "av1")
 CARDS = ("8gb", "12gb", "16gb", "24gb")
 
 
@@ -46,6 +47,11 @@ def add_options(parser: argparse.ArgumentParser, everything: bool = False) -> No
     add("--device", metavar="NAME", choices=("auto", "cpu", "cuda"), default="auto", help="auto, cpu or cuda (auto)")
     add("--lossless", action="store_true", help="keep every pixel value, in a far larger file")
     add("--force", action="store_true", help="replace OUT if it exists")
+    about = "auto copies or encodes it, copy, encode, none (auto)"
+    rare("--sound", metavar="HOW", choices=("auto", "copy", "encode", "none"), default="auto", help=about)
+    rare("--codec", metavar="NAME", choices=CODECS, help=f"of OUT: {', '.join(CODECS)} (vp9 in .webm, else h264)")
+    rare("--crf", metavar="N", type=at_least(0), help="quality of OUT: 0 is best (16 for h264)")
+    rare("--pix-fmt", dest="pixels", metavar="NAME", help="pixel format of OUT, such as yuv444p (yuv420p)")
     rare("--size", metavar="WxH", type=_size, help="the model works at; larger is finer and slower (448x256)")
     rare("--guidance-scale", metavar="X", type=number, help="weight of the prompt (the profile's own)")
     rare("--seed", metavar="N", type=at_least(0), help="same seed, same colours (0)")
@@ -75,7 +81,8 @@ def run(args: argparse.Namespace) -> None:
 
     names = (
         "prompt", "negative_prompt", "num_keyframes", "num_inference_steps", "size", "guidance_scale", "seed", "chunk",
-        "shots", "profile", "preview", "only_shots", "job", "lossless", "force", "restart", "clean",
+        "shots", "profile", "preview", "only_shots", "job", "lossless", "codec", "crf", "pixels", "sound", "force",
+        "restart", "clean",
     )  # fmt: skip
     values = {name: getattr(args, name) for name in names}
     dtype = settings[args.card].dtype if args.card else None

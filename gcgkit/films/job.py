@@ -33,8 +33,8 @@ class Options:
     references: (frame number or None, picture file).
     shots: a list of shots as CSV, instead of the cuts found. profile: a bundled name, a folder, a hub id.
     preview: colour this many keyframes a segment, and stop. only_shots: numbers of shots, from 1. job: the folder.
-    lossless: write a lossless film. force: overwrite an existing file. restart: discard the content of the folder.
-    clean: remove the folder once the film is written.
+    lossless, codec, crf, pixels, sound: of the written film, as for ``video.film.write``. force: overwrite an existing
+    file. restart: discard the content of the folder. clean: remove the folder once the film is written.
     """
 
     prompt: str | None = None
@@ -53,6 +53,10 @@ class Options:
     only_shots: frozenset[int] | None = None
     job: Path | None = None
     lossless: bool = False
+    codec: str | None = None
+    crf: int | None = None
+    pixels: str | None = None
+    sound: str = "auto"
     force: bool = False
     restart: bool = False
     clean: bool = False
@@ -62,6 +66,12 @@ class Options:
             if self.num_keyframes not in (None, self.preview):
                 raise ValueError(f"--preview {self.preview} and --keyframes {self.num_keyframes} differ: give one.")
             object.__setattr__(self, "num_keyframes", self.preview)
+
+    @property
+    def encoding(self) -> dict:
+        """Return the options of ``video.film.write`` that differ from its defaults."""
+        defaults = {"lossless": False, "codec": None, "crf": None, "pixels": None, "sound": "auto"}
+        return {name: getattr(self, name) for name, usual in defaults.items() if getattr(self, name) != usual}
 
 
 @dataclass
@@ -87,7 +97,7 @@ class Job:
         written = read_written(self.folder)
         if written is None or not is_written(written, self.output):
             return False
-        return written["lossless"] == self.options.lossless and written["inputs"] == self._inputs()
+        return written["encoding"] == self.options.encoding and written["inputs"] == self._inputs()
 
     def missing(self) -> int:
         """Count the unfinished frames of the selected shots; existing files count as finished."""
@@ -163,10 +173,10 @@ class Job:
             if not (filled and self.folder.writing(self.output)):
                 write_json(self.folder.writing_file, {"path": str(self.output.absolute())})
                 frames = (_finished_frame(self.folder.frame_file(n)) for n in range(self.record.num_frames))
-                film.write(self.output, frames, self.source, lossless=self.options.lossless)
+                film.write(self.output, frames, self.source, **self.options.encoding)
             stat = self.output.stat()
             facts = {"path": str(self.output.absolute()), "size": stat.st_size, "changed": stat.st_mtime_ns}
-            facts |= {"lossless": self.options.lossless, "inputs": self._inputs()}
+            facts |= {"encoding": self.options.encoding, "inputs": self._inputs()}
             write_json(self.folder.written_file, facts)
             self.folder.writing_file.unlink(missing_ok=True)
             self.folder.log("written", path=str(self.output))
@@ -276,12 +286,14 @@ def _finished_frame(path: Path):
 
 
 def read_written(folder: JobFolder) -> dict | None:
-    """Return the record of the written film, or None: path, size, time, lossless, and digest of its inputs."""
+    """Return the record of the written film, or None: path, size, time, encoding, and digest of its inputs."""
     try:
         facts = json.loads(folder.written_file.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        if "lossless" in facts:  # as older jobs have it
+            facts["encoding"] = {"lossless": True} if facts.pop("lossless") else {}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
-    wanted = {"path", "size", "changed", "lossless", "inputs"}
+    wanted = {"path", "size", "changed", "encoding", "inputs"}
     return facts if isinstance(facts, dict) and set(facts) == wanted else None
 
 
@@ -318,4 +330,3 @@ def _shot_record_of(path: Path, state: tuple[int, int, int]) -> ShotRecord:
 
 def _digest(value) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-

@@ -55,8 +55,11 @@ def prepare(source, output, options: Options) -> Job:
     references = _read_references(options.references)
     if record is not None:
         _check_same(record, source, profile, weights, options, references, folder)
-    if not (record and (read_written(folder) or folder.writing(output))):
-        film.check_output(output, source, lossless=options.lossless)
+    written, notes = read_written(folder) if record else None, []
+    if not (record and folder.writing(output)) and (
+        written is None or (written["encoding"] != options.encoding and not output.is_dir())
+    ):
+        notes += film.check_output(output, source, **options.encoding)
     count = record.num_frames if record else len(film.times(source))
     for number, path in options.references:
         if number is not None and number >= count:
@@ -80,7 +83,7 @@ def prepare(source, output, options: Options) -> Job:
     _check_only(options, listed)
     pictures = Pictures(folder, listed)
     parts = (*pictures.exemplars, *pictures.painted)
-    notes = _check_sizes(((n, path) for part in parts for n, (path, _) in part.items()), size)
+    notes += _check_sizes(((n, path) for part in parts for n, (path, _) in part.items()), size)
     notes += _check_sizes(((None, path) for path, _ in pictures.outside), size)
     notes += _check_room(folder, info, record)
     return Job(source, output, options, folder, record, listed, notes)

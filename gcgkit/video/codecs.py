@@ -31,6 +31,7 @@ _REFERRING_FORMATS = {"concat", "dash", "hls", "image2", "imf", "lavfi", "rtsp",
 _TAGS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _DEEP_GRAY = ("gray10le", "gray12le", "gray16le")
 _BT709, _UNSPECIFIED, _RGB = 1, 2, 0  # as H.273 numbers colour primaries, transfers and matrices
+_YUV = re.compile(r"yuv4(20|22|44)p(10le|12le)?")
 _FULL_CHROMA = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | _FULL_CHROMA
 
@@ -68,7 +69,8 @@ def writing_errors(out: Path) -> Iterator[None]:
     except av.FFmpegError as error:
         if isinstance(error, OSError):
             raise disk.write_error(error, out) from None
-        raise ValueError(f"{out} cannot be written as a film ({error.strerror}); try .mkv.") from None
+        advice = "" if out.suffix.lower() == ".mkv" else "; try .mkv"
+        raise ValueError(f"{out} cannot be written as a film ({error.strerror}){advice}.") from None
 
 
 @contextmanager
@@ -87,7 +89,7 @@ def open_container(path: Path) -> Iterator[av.container.InputContainer]:
 def open_video(path: Path):
     """Open a media file as (container, first video stream); raise ValueError if it has no video of a sane size."""
     with open_container(path) as container:
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        streams = [s for s in container.streams.video if not is_cover(s)]
         if not streams:
             raise ValueError(f"{path} holds no video stream.")
         stream = streams[0]
@@ -99,6 +101,11 @@ def open_video(path: Path):
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         stream.thread_type = "AUTO"
         yield container, stream
+
+
+def is_cover(stream) -> bool:
+    """Return True for a stream that is a still picture of the film, not the film."""
+    return stream.type == "video" and bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
@@ -181,23 +188,33 @@ def add_video(
     crf: int,
     preset: str,
     lossless: bool,
+    pixels: str | None = None,
     count: int = FEW_FRAMES,
 ) -> tuple[av.VideoStream, Callable[[np.ndarray], av.VideoFrame]]:
     """Add a video stream of `size` (height, width) to an output; return it and a converter from RGB frames.
 
-    Lossy: BT.709, limited range, 8 bits; yuv420p, or yuv444p for an odd side, because the size is kept exactly.
-    Lossless: RGB in FFV1 for .mkv and .avi, in VP9 for .webm, in x264 elsewhere. count: the number of frames, if it is
-    small. Raises ValueError for an encoder that is not here.
+    Lossy: BT.709, limited range, in the format pixels: yuv420p, or yuv444p for an odd side, because the size is kept
+    exactly. Lossless: RGB in FFV1 for .mkv and .avi, in VP9 for .webm, in x264 elsewhere. count: the number of frames,
+    if it is small. Raises ValueError for an encoder that is not here, or does not fit to container or pixels.
     """
     height, width = size
+    odd = bool(height % 2 or width % 2)
     if lossless:
         encoder, pixels, options = _lossless_encoder(path.suffix.lower(), preset)
     else:
-        pixels = "yuv444p" if height % 2 or width % 2 else "yuv420p"
         options = _lossy_options(encoder, crf, preset)
     if encoder not in av.codecs_available:
         raise ValueError(f"codec {encoder!r} is not part of this FFmpeg; use 'libx264' or lossless=True with .mkv.")
-    stream = container.add_stream(encoder, rate=rate, options=options)
+    if not lossless:
+        known = [f.name for f in av.Codec(encoder, "w").video_formats or () if _YUV.fullmatch(f.name)]
+        able = [name for name in known if "444" in name or not odd]
+        pixels = pixels or ("yuv444p" if odd else "yuv420p")
+        if pixels not in able:
+            raise ValueError(f"{path} of {width}x{height} in {encoder} takes the pixel formats {', '.join(able)}.")
+    try:
+        stream = container.add_stream(encoder, rate=rate, options=options)
+    except ValueError:
+        raise ValueError(f"{path} cannot hold {encoder}: choose another codec, or .mkv.") from None
     stream.width, stream.height, stream.pix_fmt = width, height, pixels
     context = stream.codec_context
     context.colorspace = _RGB if lossless else _BT709

@@ -1,7 +1,7 @@
-"""Read and write whole films at their own frame times, with every sound and subtitle stream copied (§4).
+"""Write whole films at their source's frame times, with its sound, subtitles and the rest (§4); reading is exported.
 
-Reading: `probe`, `frames`, `times`. Writing: `write` encodes coloured frames at the source's timestamps and copies its
-sound and subtitles packet by packet; `check_output` checks beforehand that the chosen file can hold them.
+Reading: `probe`, `frames`, `times`. Writing: `write` encodes coloured frames at the source's timestamps and keeps what
+else the source holds, as ``streams`` describes; `check_output` rehearses that before hours of colouring.
 Lossy files are BT.709, limited range, yuv420p, or yuv444p for an odd side: the size is kept exactly.
 """
 
@@ -11,10 +11,11 @@ import glob
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -22,13 +23,14 @@ import cv2
 import numpy as np
 
 from ..utils import files
+from . import streams
 from .codecs import (
     ENCODERS,
     add_video,
     checked_frames,
     container_options,
-    ffmpeg_errors,
     image_files,
+    open_container,
     open_video,
     writing_errors,
 )
@@ -36,19 +38,16 @@ from .film_reader import FilmInfo, clock_offset, frames, probe, times
 
 __all__ = ["FILM_SUFFIXES", "FilmInfo", "check_output", "frames", "probe", "times", "write"]
 
-FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
 _CRF = {"h264": 16, "hevc": 18, "vp9": 22, "av1": 24}  # visually near lossless, in each encoder's own scale
 _STALE = 600  # seconds
-_MP4 = (".mp4", ".m4v", ".mov")
-_WEB_CODECS = ("vp9", "av1")  # the codecs that .webm holds
 _ROUNDING = Fraction(1, 1000)  # Matroska counts milliseconds
-_KEPT_TAGS = ("language", "title", "handler_name")
-_OWN_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration")  # of the source's container
+_REHEARSED = 64  # packets of sound and subtitles
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """The checked arguments for writing a film."""
+    """The checked arguments for writing a film. offset: seconds by which the source's clock is set back."""
 
     out: Path
     source: Path
@@ -57,32 +56,28 @@ class _Plan:
     crf: int
     preset: str
     lossless: bool
+    pixels: str | None
     rate: Fraction
+    offset: Fraction
+    beside: streams.Choice
 
 
-def write(
-    out,
-    frames: Iterable[np.ndarray],
-    source,
-    *,
-    lossless: bool = False,
-    codec: str = "h264",
-    crf: int | None = None,
-    preset: str = "medium",
-    rate: float | Fraction | None = None,
-) -> Path:
-    """Write frames ``(H, W, 3)`` uint8 RGB as `out`, at the times and with the sound and subtitles of `source`.
+def write(out, frames: Iterable[np.ndarray], source, **options) -> Path:
+    """Write frames ``(H, W, 3)`` uint8 RGB as `out`, at the times of `source` and with all that it holds beside them.
 
     Frames are taken one at a time; their number and size must be those of `source` (upright). `out` is a film (.mp4,
-    .m4v, .mov, .mkv, .webm, .avi), or, without a suffix, a new folder of PNG images. The images have the names of
-    `source` if that is a folder of images, else their numbers from 000000.png on. codec: h264, hevc, vp9 or av1, of
-    quality `crf` (smaller is better); `preset`: a preset of x264 and x265. lossless=True keeps every RGB value instead
+    .m4v, .mov, .mkv, .webm, .avi, .ts), or, without a suffix, a new folder of PNG images. The images have the names of
+    `source` if that is a folder of images, else their numbers from 000000.png on. `out` gets its name only when it is
+    complete; returns it.
+
+    Options: codec: h264, hevc, vp9 or av1 (vp9 in .webm, else h264), of quality crf (smaller is better), in the pixel
+    format pixels, such as "yuv444p"; preset: a preset of x264 and x265. lossless=True keeps every RGB value instead
     (FFV1 in .mkv and .avi, VP9 in .webm, else H.264 in RGB). rate: frames per second if `source` is a folder of images
-    (25). Data streams and cover pictures are left out. `out` gets its name only when it is complete; returns it.
-    Raises ValueError for a wrong number or size of frames and for streams that the container cannot hold,
+    (25). sound: "auto" copies it where the container can hold it and encodes it elsewhere; "copy", "encode", "none".
+    Raises ValueError for a wrong number or size of frames and for sound and options that the container cannot hold,
     FileNotFoundError for a missing source, and OSError for a full disk.
     """
-    plan = _plan(out, source, lossless, codec, crf, preset, rate)
+    plan = _plan(out, source, **options)
     ticks = _frame_ticks(plan)
     counted = _exactly(frames, len(ticks), plan)
     if _is_folder(plan.out):
@@ -95,33 +90,29 @@ def write(
     return plan.out
 
 
-def check_output(
-    out,
-    source,
-    *,
-    lossless: bool = False,
-    codec: str = "h264",
-    crf: int | None = None,
-    preset: str = "medium",
-    rate: float | Fraction | None = None,
-) -> None:
-    """Raise the errors that `write` would raise before its first frame; leave no file behind.
+def check_output(out, source, **options) -> tuple[str, ...]:
+    """Raise the errors that `write` would raise; return sentences on sound and other streams that do not stay as is.
 
-    Call it before hours of colouring: it opens the encoder and offers the container every stream of the source.
+    Call it before hours of colouring: it writes two frames and the beginning of the sound, reads them, and leaves no
+    file behind.
     """
-    plan = _plan(out, source, lossless, codec, crf, preset, rate)
-    ticks = _frame_ticks(plan)
-    if _is_folder(plan.out):
-        return
-    with _partial(plan.out) as partial, _opened(partial, len(ticks), plan):
-        pass
+    plan = _plan(out, source, **options)
+    ticks = _frame_ticks(plan)[:2]
+    if not _is_folder(plan.out):
+        with _partial(plan.out) as partial:
+            _write_film(partial, islice(frames(plan.source), 2), ticks, plan, _REHEARSED)
+            _check_written(partial, ticks, plan)
+    clear = (f"{plan.source} is partly transparent, and {plan.out} will not be.",) if plan.info.has_alpha else ()
+    return plan.beside.notes + clear
 
 
 def _is_folder(out: Path) -> bool:
     return out.is_dir() or not out.suffix
 
 
-def _plan(out, source, lossless, codec, crf, preset, rate) -> _Plan:
+def _plan(
+    out, source, *, lossless=False, codec=None, crf=None, preset="medium", pixels=None, rate=None, sound="auto"
+) -> _Plan:
     """Check the arguments and return them as a plan."""
     out, info = Path(out), probe(source)
     suffix = out.suffix.lower()
@@ -132,29 +123,39 @@ def _plan(out, source, lossless, codec, crf, preset, rate) -> _Plan:
             raise ValueError(f"{out} exists and is not empty; name a new folder for the images.")
     elif suffix not in FILM_SUFFIXES:
         raise ValueError(f"{out} must end in one of {', '.join(FILM_SUFFIXES)}, or have no suffix for a folder of PNG.")
+    if lossless and not codec is crf is pixels is None:
+        raise ValueError("A lossless film has a codec of its own: leave out lossless, or codec, crf and pixel format.")
+    codec = codec or ("vp9" if suffix == ".webm" else "h264")
     if codec not in ENCODERS:
         raise ValueError(f"codec must be one of {', '.join(ENCODERS)}, not {codec!r}.")
-    if suffix == ".webm" and not lossless and codec not in _WEB_CODECS:
-        raise ValueError(f"{out} holds no {codec}: choose codec vp9 or av1 for .webm, or write to .mkv or .mp4.")
-    if suffix == ".avi" and not lossless and codec != "h264":
-        raise ValueError(f"{out} holds no {codec}: choose codec h264 for .avi, or write to .mkv or .mp4.")
     if crf is not None and (isinstance(crf, bool) or not isinstance(crf, int) or not 0 <= crf <= 63):
         raise ValueError(f"crf must be a whole number from 0 (best) to 63, not {crf!r}.")
+    if sound not in streams.SOUND:
+        raise ValueError(f"sound must be one of {', '.join(streams.SOUND)}, not {sound!r}.")
     if rate is None or not info.is_folder:
         rate = info.rate
     if isinstance(rate, bool) or not isinstance(rate, (int, float, Fraction)) or not 0 < rate <= 1000:
         raise ValueError(f"rate must be a number of frames per second above 0 and up to 1000, not {rate!r}.")
     rate = Fraction(rate).limit_denominator(1001)  # 29.97… is 30000/1001 again
-    return _Plan(out, Path(source), info, codec, _CRF[codec] if crf is None else crf, preset, lossless, rate)
+    offset, beside = Fraction(0), streams.Choice()
+    if not info.is_folder:
+        with open_video(Path(source)) as (container, stream):
+            offset = clock_offset(container, stream)
+        offset += times(source)[0] if suffix in streams.RESTARTING else 0
+        beside = streams.choose(Path(source), out, sound, offset)
+    crf = _CRF[codec] if crf is None else crf
+    return _Plan(out, Path(source), info, codec, crf, preset, lossless, pixels, rate, offset, beside)
 
 
 def _frame_ticks(plan: _Plan) -> list[int]:
     """Return the time of every frame in ticks of `_time_base`."""
     if plan.info.is_folder:
         return list(range(len(times(plan.source))))
-    seconds, base = times(plan.source), _time_base(plan)
+    seconds, base, suffix = times(plan.source), _time_base(plan), plan.out.suffix.lower()
+    if suffix in streams.RESTARTING:
+        seconds = [second - seconds[0] for second in seconds]
     ticks = [round(second / base) for second in seconds]
-    if plan.out.suffix.lower() == ".avi" and any(
+    if suffix == ".avi" and any(
         abs(tick * base - second) > base / 4 for tick, second in zip(ticks, seconds, strict=True)
     ):
         raise ValueError(f"{plan.out} cannot keep the frame times of {plan.source}, which vary: choose .mkv or .mp4.")
@@ -215,10 +216,12 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def _write_film(partial: Path, pictures: Iterator[np.ndarray], ticks: list[int], plan: _Plan) -> None:
-    """Encode the pictures, and copy sound and subtitles up to each picture's time."""
+def _write_film(
+    partial: Path, pictures: Iterator[np.ndarray], ticks: list[int], plan: _Plan, most: int | None = None
+) -> None:
+    """Encode the pictures, and copy sound and subtitles up to each picture's time; at most `most` packets of them."""
     base = _time_base(plan)
-    with _opened(partial, len(ticks), plan) as (container, video, convert, copy_until):
+    with _opened(partial, len(ticks), plan, most) as (container, video, convert, copy_until):
         for tick, following, picture in zip(ticks, [*ticks[1:], None], pictures, strict=True):
             frame = convert(picture)
             frame.pts, frame.time_base = tick, base
@@ -230,46 +233,29 @@ def _write_film(partial: Path, pictures: Iterator[np.ndarray], ticks: list[int],
 
 
 @contextmanager
-def _opened(partial: Path, count: int, plan: _Plan):
+def _opened(partial: Path, count: int, plan: _Plan, most: int | None = None):
     """Open the output, write its header, and give (container, video stream, frame converter, stream copier)."""
-    with _source(plan) as (source, offset):
-        streams = [] if source is None else _streams_to_copy(source, plan.out)
-        options = container_options(plan.out) | {"avoid_negative_ts": "disabled"}
-        if "movflags" in options:  # the unit of start times other than 0
-            options["movie_timescale"] = str(max(1000, _time_base(plan).denominator))
-        with writing_errors(plan.out), av.open(f"file:{partial}", "w", container_options=options) as container:
-            video, convert = _add_film_video(container, plan, count)
-            pairs = {stream.index: _add_copy(container, stream, plan) for stream in streams}
-            if source is not None:
-                _copy_tags(source, container)
-            try:
-                container.start_encoding()
-            except av.ArgumentError as error:
-                raise _unfit(plan, [s for s in streams if s.type != "attachment"], error.strerror) from None
-            yield container, video, convert, _copier(container, plan, source, pairs, offset)
-
-
-@contextmanager
-def _source(plan: _Plan):
-    """Open the source for its sound and subtitles; give it with its start time, or None for a folder."""
-    if plan.info.is_folder:
-        yield None, Fraction(0)
-    else:
-        with open_video(plan.source) as (container, stream):
-            yield container, clock_offset(container, stream)
-
-
-def _streams_to_copy(source, out: Path) -> list:
-    """Return the streams to copy: all sound and subtitles, and into .mkv the fonts that subtitles need."""
-    kinds = ("audio", "subtitle", "attachment") if out.suffix.lower() == ".mkv" else ("audio", "subtitle")
-    return [stream for stream in source.streams if stream.type in kinds]
+    suffix = plan.out.suffix.lower()
+    options = container_options(plan.out) | {"avoid_negative_ts": "disabled"}
+    if "movflags" in options:  # the unit of start times other than 0
+        options["movie_timescale"] = str(max(1000, _time_base(plan).denominator))
+    with (
+        nullcontext() if plan.info.is_folder else open_container(plan.source) as source,
+        writing_errors(plan.out),
+        av.open(f"file:{partial}", "w", container_options=options) as container,
+    ):
+        video, convert = _add_film_video(container, plan, count)
+        pairs = {} if source is None else streams.add(container, source, plan.source, plan.beside, suffix)
+        container.start_encoding()
+        copy_until = streams.copier(container, source, plan.source, pairs, plan.offset, suffix, most)
+        yield container, video, convert, copy_until
 
 
 def _add_film_video(container, plan: _Plan, count: int):
     size = (plan.info.height, plan.info.width)
     video, convert = add_video(
-        container, plan.out, size, plan.rate,
-        encoder=ENCODERS[plan.codec], crf=plan.crf, preset=plan.preset, lossless=plan.lossless, count=count,
+        container, plan.out, size, plan.rate, encoder=ENCODERS[plan.codec], crf=plan.crf, preset=plan.preset,
+        lossless=plan.lossless, pixels=plan.pixels, count=count,
     )  # fmt: skip
     video.time_base = video.codec_context.time_base = _time_base(plan)
     if plan.info.pixel_aspect != 1:
@@ -279,75 +265,13 @@ def _add_film_video(container, plan: _Plan, count: int):
     return video, convert
 
 
-def _add_copy(container, stream, plan: _Plan):
-    try:
-        copy = container.add_stream_from_template(stream)
-    except (ValueError, av.FFmpegError):
-        raise _unfit(plan, [stream]) from None
-    copy.metadata.update({k: v for k, v in stream.metadata.items() if k in _KEPT_TAGS or stream.type == "attachment"})
-    copy.disposition = stream.disposition
-    return copy
-
-
-def _unfit(plan: _Plan, streams: list, reason: str = "") -> ValueError:
-    """Return a ValueError that names the streams that the container cannot hold unchanged."""
-    kinds = [getattr(stream, "name", None) or "of unknown kind" for stream in streams]
-    names = [f"{s.type} stream {s.index} ({kind})" for s, kind in zip(streams, kinds, strict=True)] or ["such video"]
-    own, asked = plan.source.suffix.lower(), plan.out.suffix.lower()
-    better = own if own in (*_MP4, ".mkv") and own != asked else ".mkv" if asked != ".mkv" else ".mp4"
-    said = f" ({reason})" if reason else ""
-    return ValueError(f"{plan.out} cannot hold {', '.join(names)} of {plan.source} unchanged{said}; write to {better}.")
-
-
-def _copy_tags(source, container) -> None:
-    container.metadata.update({k: v for k, v in source.metadata.items() if k.lower() not in _OWN_TAGS})
-    if chapters := source.chapters():
-        container.set_chapters(chapters)
-
-
-def _copier(container, plan: _Plan, source, pairs: dict, offset: Fraction) -> Callable[[Fraction | None], None]:
-    """Return a function that muxes the copied streams' packets up to a time in seconds, or all of them for None."""
-    if not any(copy.type != "attachment" for copy in pairs.values()):
-        return lambda second: None
-    streams = [source.streams[index] for index, copy in pairs.items() if copy.type != "attachment"]
-    packets = _packets(plan.source, source, streams, plan.out.suffix.lower() in _MP4)
-    waiting = next(packets, None)
-
-    def copy_until(second: Fraction | None) -> None:
-        nonlocal waiting
-        while waiting is not None:
-            moment = waiting.dts if waiting.pts is None else waiting.pts
-            if second is not None and moment * Fraction(waiting.time_base) - offset > second:
-                return
-            shift = round(offset / Fraction(waiting.time_base))
-            waiting.pts = None if waiting.pts is None else waiting.pts - shift
-            waiting.dts = None if waiting.dts is None else waiting.dts - shift
-            waiting.stream = pairs[waiting.stream_index]
-            container.mux(waiting)
-            waiting = next(packets, None)
-
-    return copy_until
-
-
-def _packets(path: Path, source, streams: list, into_mp4: bool) -> Iterator[av.Packet]:
-    """Yield the streams' packets that have a time; raise ValueError where the source breaks off.
-
-    MP4 marks the end of each line of text by an empty one. FFmpeg adds these itself, so those of the source stay out.
-    """
-    with ffmpeg_errors(f"{path} breaks off in its sound or subtitles ({{}}); repair it first."):
-        for packet in source.demux(streams):
-            if not packet.size or (packet.pts is None and packet.dts is None):
-                continue
-            if not (into_mp4 and packet.stream.name == "mov_text" and bytes(packet) == b"\0\0"):
-                yield packet
-
-
 def _check_written(partial: Path, ticks: list[int], plan: _Plan) -> None:
     """Raise ValueError unless the finished file has every frame at its time, to the container's own rounding."""
     base, found = _time_base(plan), times(partial)
     if len(found) != len(ticks):
         raise ValueError(f"{plan.out} came out with {len(found)} frames instead of {len(ticks)}; write to .mkv.")
-    worst = max(abs(tick * base - second) for tick, second in zip(ticks, found, strict=True))
+    begin = found[0] if plan.out.suffix.lower() in streams.RESTARTING else 0
+    worst = max(abs(tick * base - second + begin) for tick, second in zip(ticks, found, strict=True))
     if worst > _ROUNDING:
         raise ValueError(f"{plan.out} does not keep the frame times ({float(worst):.4f} s off); write to .mkv or .mp4.")
 

@@ -51,6 +51,7 @@ class FilmInfo:
     subtitle_streams: int
     is_folder: bool
     pixel_aspect: Fraction = Fraction(1)
+    has_alpha: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,13 @@ def probe(path) -> FilmInfo:
         if transposed and left_right == up_down:
             rotation = 90  # with a mirror
         bits = max(component.bits for component in frame.format.components)
+        alpha = any(component.is_alpha for component in frame.format.components)
     count = variable = None
     if packets is not None:
         count, variable = len(packets.ticks), _is_variable(packets.ticks)
     return FilmInfo(
         path, width, height, count, rate, time_base, rotation, bits, codec, variable, sound, subtitles, False,
-        1 / aspect if transposed else aspect,
+        1 / aspect if transposed else aspect, alpha,
     )  # fmt: skip
 
 

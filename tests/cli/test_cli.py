@@ -115,6 +115,21 @@ def test_default_file_has_all_frames_their_lightness_and_the_sound(tmp_path, mod
     assert np.corrcoef(result.audio.samples[0, :count], tone.samples[0, :count])[0, 1] > 0.95
 
 
+def test_options_of_the_written_film_and_what_it_cannot_hold(tmp_path, model, clip, tone, capsys):
+    video.write(tmp_path / "in.mkv", clip, FPS, tone, lossless=True)  # with FLAC
+    run = ["colorize", *map(str, (tmp_path / "in.mkv", tmp_path / "out.webm", "--profile", model, "--steps", 1))]
+    assert cli.main([*run, "--codec", "av1", "--crf", "20", "--pix-fmt", "yuv420p10le"]) == 0
+    assert "encoded: audio stream 1 (flac) as libopus" in capsys.readouterr().out
+    with av.open(str(tmp_path / "out.webm")) as container:
+        (picture,), (sound,) = container.streams.video, container.streams.audio
+        assert picture.codec_context.codec.canonical_name == "av1" and picture.format.name == "yuv420p10le"
+        assert sound.codec_context.codec.canonical_name == "opus"
+    assert cli.main([*run, "--sound", "none"]) == 0  # another film of the same frames
+    assert "Coloured 0 frame(s)" in capsys.readouterr().out
+    with av.open(str(tmp_path / "out.webm")) as container:
+        assert not container.streams.audio and container.streams.video[0].codec_context.codec.canonical_name == "vp9"
+
+
 def test_existing_file_is_replaced_only_when_forced_and_only_by_a_whole_one(tmp_path, model, clip, capsys):
     broken = images(tmp_path / "broken", [*clip[:3], clip[3][:16]])
     target = tmp_path / "out.mkv"
