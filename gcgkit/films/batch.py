@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..video import film
-from ..video.codecs import IMAGE_SUFFIXES
+from ..video.images import is_image
 from .job import Job, Options
 from .prepare import prepare
 
 # Suffixes by which films in a folder are found: those that can be written, and more.
-READ_SUFFIXES = (*film.FILM_SUFFIXES, ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".vob", ".wmv", ".flv", ".ogv", ".3gp")
+READ_SUFFIXES = (*film.FILM_SUFFIXES, ".mpg", ".mpeg", ".mts", ".m2ts", ".vob", ".wmv", ".flv", ".ogv", ".3gp")
 _KEPT_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")  # others may not hold H.264 with any sound
 
 
@@ -61,7 +61,7 @@ def films(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
     for path in inputs:
         entries = sorted(p for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else []
         inside = [p for p in entries if p.is_file() and p.suffix.lower() in READ_SUFFIXES]
-        if inside and any(p.suffix.lower() in IMAGE_SUFFIXES for p in entries):
+        if inside and any(map(is_image, entries)):
             raise ValueError(f"{path} holds films and images: name the films one by one.")
         listed += inside or [path]
     if len(inputs) == 1 and listed == inputs:

@@ -26,7 +26,7 @@ from filelock import FileLock
 
 from ..utils.commands import read_size
 from ..utils.files import file_sha256, write_error
-from ..video.codecs import IMAGE_SUFFIXES
+from ..video.images import image_files
 
 FORMAT = 1
 # The settings of a job, fixed at its start like film and weights: name, type, and the command's option.
@@ -222,9 +222,7 @@ class JobFolder:
 def identify(path: str | Path, known: Source | None = None) -> Source:
     """Return the present state of a film or folder of images; reuse the known digest if size and time are unchanged."""
     path = Path(path)
-    files = [path]
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    files = sorted(image_files(path)) if path.is_dir() else [path]
     stats = [file.stat() for file in files]
     size, changed = sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
     if known and (known.size, known.changed) == (size, changed):

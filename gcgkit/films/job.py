@@ -19,7 +19,7 @@ from filelock import Timeout
 from ..utils.commands import read_size
 from ..utils.files import file_sha256
 from ..video import film
-from ..video.codecs import read_image
+from ..video.images import read_image
 from .folder import JobFolder, JobRecord, ShotRecord, numbered_files, read_shot_record, write_json
 from .preview import write_sheets
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import __version__, profiles
 from ..utils.files import file_sha256, free_space, size_text, write_error, write_text
 from ..video import film
-from ..video.codecs import IMAGE_SUFFIXES, read_image
+from ..video.images import IMAGE_SUFFIXES, read_image
 from . import shots
 from .folder import SETTINGS, JobFolder, JobRecord, identify
 from .job import Job, Options, Pictures, is_written, read_written

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ..utils.files import write_error
-from ..video.codecs import read_image
+from ..video.images import read_image
 
 WIDTH, COLUMNS, MARGIN = 200, 6, 8  # a picture's pixels, pictures in a row, pixels between them
 _LINE, _LONGEST = 22, 4000  # height of a line of text, and largest height of a sheet

@@ -29,7 +29,7 @@ from ..references import (
 from ..settings import Settings
 from ..stages import Run, color_frame, color_jointly
 from ..video import film
-from ..video.codecs import read_image
+from ..video.images import read_image
 from .folder import JobFolder, write_png
 from .memory_ladder import MemoryLadder
 

@@ -21,19 +21,15 @@ import numpy as np
 from ..utils import files
 from .codecs import (
     FEW_FRAMES,
-    IMAGE_FPS,
-    IMAGE_SUFFIXES,
     add_video,
     checked_frames,
     container_options,
     existing_path,
-    image_files,
-    iterate_images,
     open_video,
-    read_image,
     writing_errors,
 )
 from .film_reader import Upright, decode, first_frame, upright_size
+from .images import IMAGE_FPS, IMAGE_SUFFIXES, image_files, iterate_images, read_image
 
 __all__ = [
     "IMAGE_FPS",

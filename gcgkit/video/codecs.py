@@ -1,4 +1,4 @@
-"""Shared parts of reading and writing video: opening files safely, image folders, colour conversion, encoders.
+"""Shared parts of reading and writing video: opening files safely, colour conversion, encoders.
 
 Films may come from untrusted places. A file is therefore opened only as a local file, never as a playlist that leads
 elsewhere, and never with more than MAX_PIXELS a frame. FFmpeg's errors become one sentence.
@@ -14,15 +14,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from ..utils import files as disk
 from ..utils.checks import check_frame, check_frames
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-IMAGE_FPS = 25.0  # images carry no frame rate
 MAX_PIXELS = 1 << 25  # 8K: a larger claim is an error, or meant to fill the memory
 FEW_FRAMES = 8  # with fewer, x265 stores some out of order without a decoding time
 ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
@@ -120,40 +117,6 @@ def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
     return reformatter.reformat(
         frame, format="rgb24", src_colorspace=matrix, dst_color_range=ColorRange.JPEG, interpolation=_SCALING
     ).to_ndarray()
-
-
-def image_files(path: Path) -> list[Path] | None:
-    """Return the images of a folder in natural order, or one image file; None if the path is neither."""
-    if not path.is_dir():
-        return [path] if path.suffix.lower() in IMAGE_SUFFIXES else None
-    files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
-    if not files:
-        raise ValueError(f"{path} is a folder without images ({', '.join(IMAGE_SUFFIXES)}).")
-    return sorted(files, key=_natural_order)
-
-
-def iterate_images(files: list[Path]) -> Iterator[np.ndarray]:
-    """Yield images as RGB ``(H, W, 3)``; raise ValueError at the first that cannot be read or has another size."""
-    shape = None
-    for file in files:
-        frame = read_image(file)
-        if shape is not None and frame.shape != shape:
-            own, usual = (f"{width}x{height}" for height, width, _ in (frame.shape, shape))
-            raise ValueError(f"{file} is {own} and the images before it {usual}; all must have one size.")
-        shape = frame.shape
-        yield frame
-
-
-def read_image(file: Path) -> np.ndarray:
-    """Return an image file as RGB ``(H, W, 3)`` uint8; raise ValueError for any other file."""
-    data = np.fromfile(file, np.uint8)  # cv2.imread fails on some non-ASCII paths
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error:  # more pixels than OpenCV allows
-        image = None
-    if image is None:
-        raise ValueError(f"{file} cannot be read as an image.")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def checked_frames(frames) -> Iterator[np.ndarray]:
@@ -256,8 +219,3 @@ def _lossy_options(encoder: str, crf: int, preset: str) -> dict[str, str]:
         return {"crf": str(crf)}
     quiet = {"x265-params": "log-level=error"} if encoder == "libx265" else {}
     return {"crf": str(crf), "preset": preset, **quiet}
-
-
-def _natural_order(file: Path) -> list[tuple[int, str]]:
-    """Return a sorting key that puts frame2 before frame10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", file.name)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import glob
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 
 from ..utils import files
@@ -29,12 +27,12 @@ from .codecs import (
     add_video,
     checked_frames,
     container_options,
-    image_files,
     open_container,
     open_video,
     writing_errors,
 )
 from .film_reader import FilmInfo, clock_offset, frames, probe, times
+from .images import image_files, write_frames
 
 __all__ = ["FILM_SUFFIXES", "FilmInfo", "check_output", "frames", "probe", "times", "write"]
 
@@ -81,8 +79,7 @@ def write(out, frames: Iterable[np.ndarray], source, **options) -> Path:
     ticks = _frame_ticks(plan)
     counted = _exactly(frames, len(ticks), plan)
     if _is_folder(plan.out):
-        _write_images(plan.out, counted, _image_names(plan, len(ticks)))
-        return plan.out
+        return write_frames(counted, plan.out, _image_names(plan, len(ticks)))
     with _partial(plan.out) as partial:
         _write_film(partial, counted, ticks, plan)
         _check_written(partial, ticks, plan)
@@ -282,28 +279,3 @@ def _image_names(plan: _Plan, count: int) -> list[str]:
     if len({name.casefold() for name in own}) == count:
         return own
     return [f"{index:06d}.png" for index in range(count)]
-
-
-def _write_images(out: Path, pictures: Iterator[np.ndarray], names: list[str]) -> None:
-    """Write PNG images into a new folder, which gets its name when all are written."""
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise files.write_error(error, out) from None
-    try:
-        for name, picture in zip(names, pictures, strict=True):
-            encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
-            _write_bytes(partial / name, encoded.tobytes())
-        if out.is_dir():
-            out.rmdir()  # empty, as checked
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise files.write_error(error, path) from None

@@ -18,7 +18,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from .codecs import IMAGE_FPS, existing_path, ffmpeg_errors, image_files, iterate_images, open_video, read_image, to_rgb
+from .codecs import existing_path, ffmpeg_errors, open_video, to_rgb
+from .images import IMAGE_FPS, check_images, image_files, iterate_images
 
 _ONE_PACKET_ONE_FRAME = {  # frames of other codecs (packed MPEG-4 …) are counted by decoding
     "h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mjpeg", "ffv1", "prores", "dnxhd", "png",
@@ -71,10 +72,12 @@ def probe(path) -> FilmInfo:
     path = existing_path(path)
     images = _images(path)
     if images is not None:
-        height, width = read_image(images[0]).shape[:2]
+        height, width, alpha = check_images(images)
         rate = Fraction(IMAGE_FPS)
         codec = images[0].suffix.lower().lstrip(".")
-        return FilmInfo(path, width, height, len(images), rate, 1 / rate, 0, 8, codec, False, 0, 0, True)
+        return FilmInfo(
+            path, width, height, len(images), rate, 1 / rate, 0, 8, codec, False, 0, 0, True, has_alpha=alpha
+        )
     packets = _packets(path)
     with open_video(path) as (container, stream):
         rate, time_base = _rate(stream), Fraction(stream.time_base or 1 / _rate(stream))

@@ -135,13 +135,13 @@ def test_existing_file_is_replaced_only_when_forced_and_only_by_a_whole_one(tmp_
     target = tmp_path / "out.mkv"
     target.write_bytes(b"precious")
     run = ["colorize", str(broken), str(target), "--profile", str(model), "--steps", "1", "--chunk", "2", "--lossless"]
-    assert cli.main(run) == 1
-    assert "exists already" in capsys.readouterr().err
     assert cli.main([*run, "--force"]) == 1
     output = capsys.readouterr()
     assert "3.png is 64x16 and" in output.err and output.err.count("\n") == 1 and output.out == ""
     assert target.read_bytes() == b"precious" and sorted(tmp_path.iterdir()) == [broken, target]
     (broken / "3.png").unlink()
+    assert cli.main(run) == 1
+    assert "exists already" in capsys.readouterr().err and target.read_bytes() == b"precious"
     assert cli.main([*run, "--force"]) == 0
     assert video.read(target).frames.shape == clip[:3].shape
 

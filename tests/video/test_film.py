@@ -14,6 +14,7 @@ import pytest
 import small_films as films
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from skimage.color import rgb2lab
 
 from gcgkit import color
@@ -458,6 +459,59 @@ def test_images_in_film_out_and_film_in_images_out(tmp_path):
         film.write(target, film.frames(folder), folder)
     assert_sentence(error, target)
     assert sorted(target.iterdir()) == before
+
+
+def test_pictures_of_every_kind_are_frames_in_natural_order(tmp_path):
+    """Written by Pillow; formats that lose something are held loosely."""
+    kinds = (".png", ".webp", ".TIF", ".bmp", ".jp2", ".ppm", ".tga", ".gif", ".jpg", ".avif", ".pcx", ".tiff")
+    clip, folder = films.pictures(len(kinds)), tmp_path / "stills"
+    folder.mkdir()
+    for number, (kind, picture) in enumerate(zip(kinds, clip, strict=True), 5):
+        lossless = {"lossless": True} if kind == ".webp" else {}
+        Image.fromarray(picture).save(folder / f"{'Still' if number % 2 else 'still'}{number}{kind}", **lossless)
+    (folder / "notes.txt").write_text("about the stills")
+    assert film.probe(folder).num_frames == len(kinds) and len(film.times(folder)) == len(kinds)
+    for kind, taken, picture in zip(kinds, film.frames(folder), clip, strict=True):
+        lossy = kind in (".gif", ".jpg", ".avif", ".jp2")
+        assert np.abs(taken.astype(int) - picture).mean() < (8 if lossy else 1e-9), kind
+    written = film.write(tmp_path / "out", film.frames(folder), folder)
+    assert len(list(written.iterdir())) == len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("s2.dpx", b"SDPX", "s2.dpx is a picture of a kind that is not read"),
+        ("s2.heic", b"ftypheic", "s2.heic is a picture of a kind that is not read"),
+        ("s2.svg", b"<svg/>", "s2.svg is a picture of a kind that is not read"),
+        ("s2.webp", b"RIFF broken", "s2.webp cannot be read as an image"),
+        ("s2.tif", "several", "s2.tif holds several pictures"),
+        ("s2.png", (16, 24), "s2.png is 24x16 and the images before it 64x48"),
+    ],
+)
+def test_a_picture_that_cannot_be_a_frame_is_refused_by_name_at_once(tmp_path, name, content, message):
+    stills = [Image.fromarray(picture) for picture in films.pictures(3)]
+    for number in (0, 1, 3):
+        stills[0].save(tmp_path / f"s{number}.png")
+    if content == "several":
+        stills[0].save(tmp_path / name, save_all=True, append_images=stills[1:])
+    elif isinstance(content, tuple):
+        stills[0].resize(content[::-1]).save(tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        film.probe(tmp_path)
+    assert_sentence(error)
+
+
+def test_a_picture_that_a_camera_turned_is_upright(tmp_path):
+    turned = Image.fromarray(films.pictures(1)[0])
+    tags = turned.getexif()
+    tags[274] = 6  # Exif: turn by 90 degrees clockwise
+    for name in ("a.jpg", "b.jpg"):
+        turned.save(tmp_path / name, exif=tags)
+    information = film.probe(tmp_path)
+    assert (information.height, information.width) == (64, 48) == next(film.frames(tmp_path)).shape[:2]
 
 
 # --- faults of writing ---
