@@ -48,6 +48,12 @@ def add_options(parser: argparse.ArgumentParser, everything: bool = False) -> No
     add("--lossless", action="store_true", help="keep every pixel value, in a far larger file")
     add("--force", action="store_true", help="replace OUT if it exists")
     about = "auto copies or encodes it, copy, encode, none (auto)"
+    rare(
+        "--cut-threshold",
+        metavar="X",
+        type=at_least(1, float),
+        help="gray levels that make a cut; more, fewer cuts (15)",
+    )
     rare("--sound", metavar="HOW", choices=("auto", "copy", "encode", "none"), default="auto", help=about)
     rare("--codec", metavar="NAME", choices=CODECS, help=f"of OUT: {', '.join(CODECS)} (vp9 in .webm, else h264)")
     rare("--crf", metavar="N", type=at_least(0), help="quality of OUT: 0 is best (16 for h264)")
@@ -81,8 +87,8 @@ def run(args: argparse.Namespace) -> None:
 
     names = (
         "prompt", "negative_prompt", "num_keyframes", "num_inference_steps", "size", "guidance_scale", "seed", "chunk",
-        "shots", "profile", "preview", "only_shots", "job", "lossless", "codec", "crf", "pixels", "sound", "force",
-        "restart", "clean",
+        "shots", "cut_threshold", "profile", "preview", "only_shots", "job", "lossless", "codec", "crf", "pixels",
+        "sound", "force", "restart", "clean",
     )  # fmt: skip
     values = {name: getattr(args, name) for name in names}
     dtype = settings[args.card].dtype if args.card else None

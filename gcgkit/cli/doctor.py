@@ -130,17 +130,8 @@ def _codecs(advice: list[str], mode: str) -> str:
     return ", ".join(have)
 
 
-def _cuts(advice: list[str]) -> str:
-    try:
-        import scenedetect
-    except ImportError:
-        advice.append("Cuts cannot be found without PySceneDetect: pip install scenedetect-headless, or give --shots.")
-        return "cannot be found"
-    return f"found by PySceneDetect {scenedetect.__version__}"
-
-
 CHECKS: dict[str, Callable[[list[str]], str]] = {
     **{name: lambda advice, name=name: metadata.version(name) for name in ("torch", "diffusers", "transformers")},
     **{"GPU": _gpu, "Computer": _computer, "Disk": _disk, "Weights": _weights, "Clips": _clips, "H.264 video": _h264},
-    **{"Reads": partial(_codecs, mode="r"), "Writes": partial(_codecs, mode="w"), "Cuts": _cuts},
+    **{"Reads": partial(_codecs, mode="r"), "Writes": partial(_codecs, mode="w")},
 }

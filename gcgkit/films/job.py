@@ -31,7 +31,8 @@ class Options:
     prompt .. chunk: as for ``settings.Settings`` and ``GCGPipeline.stream``; chunk is the length of a segment, which
     has num_keyframes keyframes of its own. size: the model's working size "WxH", "" for its own. dtype: of the weights.
     references: (frame number or None, picture file).
-    shots: a list of shots as CSV, instead of the cuts found. profile: a bundled name, a folder, a hub id.
+    shots: a list of shots as CSV, instead of the cuts found. cut_threshold: as for ``shots.find``. profile: a bundled
+    name, a folder, a hub id.
     preview: colour this many keyframes a segment, and stop. only_shots: numbers of shots, from 1. job: the folder.
     lossless, codec, crf, pixels, sound: of the written film, as for ``video.film.write``. force: overwrite an existing
     file. restart: discard the content of the folder. clean: remove the folder once the film is written.
@@ -48,6 +49,7 @@ class Options:
     dtype: str | None = None
     references: tuple[tuple[int | None, Path], ...] = ()
     shots: Path | None = None
+    cut_threshold: float | None = None
     profile: str | None = None
     preview: int | None = None
     only_shots: frozenset[int] | None = None

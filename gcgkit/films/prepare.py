@@ -216,6 +216,10 @@ def _given_shots(options: Options, count: int) -> list | None:
     return listed
 
 
+def _found(source: Path, options: Options) -> list:
+    return shots.find(source, options.cut_threshold or shots.THRESHOLD)
+
+
 def _given_before(options: Options, folder: JobFolder) -> bool:
     """Return True if the job was started with this list; its copy in the folder may have been edited since."""
     if not (folder.given_file.exists() and options.shots.is_file()):
@@ -260,7 +264,7 @@ def _make_job(source, folder: JobFolder, options: Options, profile, weights, ref
     """Make the folder and its record; if another process has made them, check and return that record."""
     if options.restart:
         # Finding shots may fail, so it comes before the folder is removed.
-        listed = shots.find(source) if listed is None else listed
+        listed = _found(source, options) if listed is None else listed
         folder.remove()
     new = not folder.path.exists()
     made = [p for p in (folder.path, *folder.path.absolute().parents) if not p.exists()]
@@ -274,7 +278,7 @@ def _make_job(source, folder: JobFolder, options: Options, profile, weights, ref
                 return record
             settings = {n: DEFAULTS[n] if getattr(options, n) is None else getattr(options, n) for n in DEFAULTS}
             settings["references"] = references
-            listed = _with_defaults(listed if listed is not None else shots.find(source), settings)
+            listed = _with_defaults(listed if listed is not None else _found(source, options), settings)
             shots.check(listed, count)
             folder.make()
             _list_shots(listed, options, folder)

@@ -1,4 +1,4 @@
-"""Shots of a film: find cuts with PySceneDetect, and read and write the shot list, a CSV file that a person may edit.
+"""Shots of a film: find its cuts, and read and write the shot list, a CSV file that a person may edit.
 
 Frames count from 0 and `last` is inclusive. Give shots of the same scene the same name in `scene`: they share their
 exemplars, so the scene gets the same colours each time.
@@ -10,8 +10,10 @@ import csv
 import io
 import re
 import unicodedata
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import cv2
@@ -23,14 +25,16 @@ from ..utils import files
 from ..video import film
 
 COLUMNS = ("first", "last", "prompt", "negative_prompt", "keyframes", "exemplars", "scene")
-DETECTORS = {"content": 27.0, "adaptive": 3.0}  # and their thresholds
+THRESHOLD, SIMILARITY, FLASH = 15.0, 0.65, 4  # see `find`
 LONGEST_TEXT = 2000  # characters of a prompt, scene or path; the text encoder reads at most 77 tokens
 MOST_SHOTS = 100_000
 MOST_KEYFRAMES = 1000
 _LARGEST_FILE = 64 << 20  # bytes
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _UNWRITABLE = {"Cc", "Cs", "Zl", "Zp"}  # control characters, surrogates, line and paragraph separators
-_DETECTION_WIDTH = 256  # pixels; small frames show cuts as well as large ones
+_WIDTH = 64  # pixels of the frames that are compared
+_BLANK = 1.0  # standard deviation in gray levels below which a frame shows nothing
+_STILL = 0.5  # of the standard deviation: a smaller change is none, which matters in the dark of a fade
 
 
 @dataclass
@@ -53,26 +57,36 @@ class Shot:
         return self.last - self.first + 1
 
 
-def find(path, threshold: float | None = None, *, detector: str = "content", min_length: int = 1) -> list[Shot]:
+def find(
+    path, threshold: float = THRESHOLD, *, similarity: float = SIMILARITY, flash: int = FLASH, min_length: int = 1
+) -> list[Shot]:
     """Find the shots of a film or image folder by its hard cuts, from brightness only, as colour must not matter.
 
-    detector: "content" (mean change of brightness, 0..255, above `threshold`, 27) or "adaptive" (a change `threshold`,
-    3, times that of the frames around; for moving cameras). min_length: shorter shots, in frames, join the shot before;
-    1 keeps every cut, so that no colour leaks across one. The shots cover the film without gaps.
-    Raises ValueError for a bad detector, threshold or length, ImportError without PySceneDetect, else as `film.frames`.
+    A frame begins a shot if it is unlike the frame before: its mean change of brightness is above `threshold` (of 255),
+    and its best correlation with the frame before, moved a little, is below `similarity`. Correlation sees no change in
+    strobes and fades. If a frame like the one before comes back within `flash` frames, they were a flash. Between two
+    shots that fade out and in, the cut is in the middle of the blank frames. A dissolve seldom cuts: its frames belong
+    to both shots. min_length: shorter shots, in frames, join the shot before. The shots cover the film without gaps.
+    Raises ValueError for a bad threshold, similarity or length, else as `film.frames`.
     """
-    if detector not in DETECTORS:
-        raise ValueError(f"detector must be one of {', '.join(DETECTORS)}, not {detector!r}.")
-    threshold = DETECTORS[detector] if threshold is None else threshold
-    if not 0 < threshold <= 255:
-        raise ValueError(f"threshold must be above 0 and at most 255, not {threshold!r}.")
-    if isinstance(min_length, bool) or not isinstance(min_length, int) or min_length < 1:
-        raise ValueError(f"min_length must be a whole number of frames from 1 on, not {min_length!r}.")
-    information = film.probe(path)
-    frames = tqdm(film.frames(path), total=information.num_frames, desc="finding cuts", unit="frame", disable=None)
-    cuts, count = _cuts(frames, information.rate, _detector(detector, threshold, min_length))
-    bounds = [0, *cuts, count]
-    return [Shot(first, following - 1) for first, following in zip(bounds, bounds[1:], strict=False)]
+    if not 0 < threshold <= 255 or not 0 < similarity <= 1:
+        raise ValueError(f"threshold must be above 0 to 255, similarity to 1, not {threshold!r} and {similarity!r}.")
+    for name, value, lowest in (("flash", flash, 0), ("min_length", min_length, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+            raise ValueError(f"{name} must be a whole number of frames from {lowest} on, not {value!r}.")
+    count = 0
+
+    def numbered() -> Iterator[tuple[int, np.ndarray]]:
+        nonlocal count
+        for frame in film.frames(path):
+            yield count, _small_gray(frame)
+            count += 1
+
+    total = film.probe(path).num_frames
+    frames = tqdm(numbered(), total=total, desc="finding cuts", unit="frame", disable=None)
+    cuts = list(_cuts(frames, threshold, similarity, flash))
+    kept = [cut for cut, following in pairwise([*cuts, count]) if following - cut >= min_length]
+    return [Shot(first, following - 1) for first, following in pairwise([0, *kept, count])]
 
 
 def read_csv(path) -> list[Shot]:
@@ -159,38 +173,41 @@ def check(shots: list[Shot], num_frames: int, folder=None) -> None:
         raise ValueError(f"The shot list ends with frame {expected - 1}, the film with frame {num_frames - 1}.")
 
 
-def _cuts(frames: Iterable[np.ndarray], rate, detector) -> tuple[list[int], int]:
-    """Return the numbers of the frames that begin a new shot, and the number of all frames."""
-    from scenedetect.common import FrameTimecode
+def _cuts(
+    frames: Iterable[tuple[int, np.ndarray]], threshold: float, similarity: float, flash: int
+) -> Iterator[int]:
+    """Yield the numbers of the frames that begin a new shot, from numbered small frames ``(h, w)``."""
+    frames = (item for item in frames if item[1].std() > _BLANK)
+    shown = next(frames, None)
+    coming = deque(islice(frames, flash + 1))
+    while coming:
+        number, frame = coming.popleft()
+        coming.extend(islice(frames, 1))
+        if not _are_alike(shown[1], frame, threshold, similarity):
+            back = next((i for i, (_, f) in enumerate(coming) if _are_alike(shown[1], f, threshold, similarity)), flash)
+            if back < flash:
+                for _ in range(back + 1):  # the flash, and the first frame after it
+                    number, frame = coming.popleft()
+                    coming.extend(islice(frames, 1))
+            else:
+                yield (shown[0] + 1 + number) // 2
+        shown = number, frame
 
-    cuts, count = set(), 0
-    for frame in frames:
-        small = _small_gray(frame)
-        cuts.update(cut.frame_num for cut in detector.process_frame(FrameTimecode(count, rate), small))
-        count += 1
-    if count:
-        cuts.update(cut.frame_num for cut in detector.post_process(FrameTimecode(count - 1, rate)))
-    return sorted(cut for cut in cuts if 0 < cut < count), count
+
+def _are_alike(first: np.ndarray, second: np.ndarray, threshold: float, similarity: float) -> bool:
+    """Return True if two small frames ``(h, w)`` show the same, moved or in another light."""
+    if np.abs(first - second).mean() <= min(threshold, _STILL * max(first.std(), second.std())):
+        return True
+    y, x = first.shape[0] // 6, first.shape[1] // 6
+    middle = first[y : first.shape[0] - y, x : first.shape[1] - x]
+    return bool(cv2.matchTemplate(second, middle, cv2.TM_CCOEFF_NORMED).max() >= similarity)
 
 
 def _small_gray(frame: np.ndarray) -> np.ndarray:
-    """Return a frame ``(H, W, 3)`` in gray, with three equal channels, at most `_DETECTION_WIDTH` wide."""
+    """Return a frame ``(H, W, 3)`` in gray, `_WIDTH` pixels wide, float32 ``(h, _WIDTH)``."""
     height, width = frame.shape[:2]
-    if width > _DETECTION_WIDTH:
-        size = (_DETECTION_WIDTH, max(1, round(height * _DETECTION_WIDTH / width)))
-        frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-    return np.repeat(color.to_gray(frame[None])[0, ..., None], 3, axis=-1)
-
-
-def _detector(name: str, threshold: float, min_length: int):
-    try:
-        from scenedetect import AdaptiveDetector, ContentDetector
-    except ImportError as error:
-        raise ImportError("Finding cuts needs PySceneDetect: pip install scenedetect-headless.") from error
-    if name == "adaptive":
-        return AdaptiveDetector(threshold, min_scene_len=min_length, luma_only=True)
-    length = 0 if min_length == 1 else min_length  # 0 switches the detector's flash filter off
-    return ContentDetector(threshold, min_scene_len=length, luma_only=True)
+    size = (_WIDTH, max(1, round(height * _WIDTH / width)))
+    return cv2.resize(color.to_gray(frame), size, interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:

@@ -37,7 +37,7 @@ FIRST = (0, 6, 10)
 STEPS = 2
 PROCESSES = multiprocessing.get_context("forkserver")
 LOADED = ("cli.__main__", "films.batch", "films.load", "films.shot")  # before the processes start, and so only once
-PROCESSES.set_forkserver_preload(["scenedetect", *(f"gcgkit.{module}" for module in LOADED)])
+PROCESSES.set_forkserver_preload([f"gcgkit.{module}" for module in LOADED])
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="bit for bit is promised on the CPU only")
 
@@ -50,8 +50,9 @@ def model(tmp_path_factory) -> Path:
 
 
 def three_shots(lengths=LENGTHS) -> np.ndarray:
-    """A film with two cuts, from dark to light, so that they are found."""
+    """A film with two cuts, from dark to light, to a mirrored scene, so that they are found."""
     parts = [tiny.clip(n, seed=i) // 4 + level for i, (n, level) in enumerate(zip(lengths, (0, 190, 90), strict=True))]
+    parts[1] = parts[1][:, :, ::-1]
     return np.concatenate(parts)
 
 
