@@ -19,6 +19,7 @@ from ..video.images import IMAGE_SUFFIXES, read_image
 from . import shots
 from .folder import SETTINGS, JobFolder, JobRecord, identify
 from .job import Job, Options, Pictures, is_written, read_written
+from .look import has_color, samples
 
 DEFAULTS = {
     "prompt": "",
@@ -67,6 +68,8 @@ def prepare(source, output, options: Options) -> Job:
     size = info.height, info.width
     _check_sizes(options.references, size)
     if record is None:
+        if has_color(samples(source, 0, count - 1, 8)):
+            notes.append(f"{source} has colour; its lightness is used.")
         listed = _given_shots(options, count)
         _check_sizes(_exemplars(listed or [], options.shots), size)
         check_prompts(profile, [options.prompt, options.negative_prompt, *_prompts(listed or [])])

@@ -31,6 +31,7 @@ from ..stages import Run, color_frame, color_jointly
 from ..video import film
 from ..video.images import read_image
 from .folder import JobFolder, write_png
+from .look import Box, find_box, samples
 from .memory_ladder import MemoryLadder
 
 
@@ -72,10 +73,12 @@ class ShotRun:
     ):
         self.ladder, self.source, self.plan, self.folder = ladder, source, plan, folder
         self.settings = Settings(**plan.settings, callback_on_step_end=show and _step_reporter(show))
+        self.box: Box | None = None  # the picture within black bars, which stay as they are
         self.run: Run | None = None  # made when the frame size is known
         self.pool = ReferencePool(self.settings.dissimilarity, self.settings.past_window, self.settings.network)
         self.outside: list[Reference] = []
         self._reader, self._position = iter(()), -1
+        self._around: dict[int, np.ndarray] = {}  # whole gray frames ``(H, W)`` of the segment that was read last
         self._keys: set[int] | None = None
         self._references: dict[int, list[Reference]] = {}  # by segment, of the last two
 
@@ -119,7 +122,8 @@ class ShotRun:
             return colored
 
         colored = self.ladder.run(work, len(todo))
-        self.folder.commit(plan.first, plan.inputs, colored, plan.painted & set(numbers))
+        whole = {n: self.box.frame(self._around[n], frame) for n, frame in colored.items()}
+        self.folder.commit(plan.first, plan.inputs, whole, plan.painted & set(numbers))
         self._keys = None
         self.folder.log("keyframes done", frames=sorted(colored))
         return sorted(colored)
@@ -133,7 +137,7 @@ class ShotRun:
             if number not in todo:
                 continue
             if number in keys:
-                write_png(self.folder.frame_file(number), keys[number])
+                write_png(self.folder.frame_file(number), self.box.frame(self._around[number], keys[number]))
                 self.folder.log("keyframe kept", frame=number)
                 yield number
                 continue
@@ -141,7 +145,7 @@ class ShotRun:
             started = time.monotonic()
             self.folder.log("colour", frame=number)
             colored, reference, _ = self.ladder.run(lambda _, n=number, g=image: color_frame(run, g, n, self.pool))
-            write_png(self.folder.frame_file(number), colored)
+            write_png(self.folder.frame_file(number), self.box.frame(self._around[number], colored))
             if reference is not None:
                 self.pool.past.append(reference)
             self.folder.log("done", frame=number, seconds=round(time.monotonic() - started, 3))
@@ -154,32 +158,37 @@ class ShotRun:
             seeded = torch.Generator().manual_seed
             self.run = self.ladder.run(lambda _: Run(self.ladder.pipe, size, self.settings, seeded(self.plan.seed)))
             for path in self.plan.outside:
-                picture = check_exemplars(read_image(path), None, size)[OUTSIDE]
+                picture = read_image(path)
+                if picture.shape[:2] == next(iter(self._around.values())).shape:  # a frame of this film, with its bars
+                    picture = self.box.cut(picture)
+                picture = check_exemplars(picture, None, size)[OUTSIDE]
                 self.outside.append(self._encode(OUTSIDE, to_gray(picture), picture))
         return self.run
 
     def _read(self, numbers: range) -> dict[int, np.ndarray]:
-        """Return gray frames ``(H, W)`` by number; consecutive segments are read in one pass over the film."""
+        """Return gray pictures ``(h, w)`` by number; consecutive segments are read in one pass over the film."""
+        if self.box is None:
+            self.box = find_box(samples(self.source, self.plan.first, self.plan.last))
         if self._position != numbers[0]:
             self._reader = film.frames(self.source, numbers[0], self.plan.last + 1)
-        gray = {}
+        self._around = {}
         for number in numbers:
             frame = next(self._reader, None)
             if frame is None:
                 raise ValueError(f"{self.source} ends before its frame {number}: it has changed, or is damaged there.")
-            gray[number] = to_gray(frame)
+            self._around[number] = to_gray(frame)
         self._position = numbers[-1] + 1
-        return gray
+        return {n: self.box.cut(frame) for n, frame in self._around.items()}
 
     def _read_some(self, numbers: list[int], known: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """Return gray frames by number, from ``known`` ones or from the film."""
+        """Return gray pictures by number, from ``known`` ones or from the film."""
         missing = {n for n in numbers if n not in known}
         found = {n: known[n] for n in numbers if n not in missing}
         if missing:
             first = min(missing)
             for number, frame in enumerate(film.frames(self.source, first, max(missing) + 1), first):
                 if number in missing:
-                    found[number] = to_gray(frame)
+                    found[number] = self.box.cut(to_gray(frame))
         return {n: found[n] for n in numbers}
 
     def _given(self, gray: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
@@ -189,7 +198,8 @@ class ShotRun:
         return {n: self._fitted(n, gray[n], read_image(path)) for n, path in sorted(files.items())}
 
     def _fitted(self, number: int, gray: np.ndarray, picture: np.ndarray) -> np.ndarray:
-        return on_luminance(gray, fit_exemplar(picture, gray.shape, f"the exemplar of frame {number}"))
+        size = next(iter(self._around.values())).shape
+        return on_luminance(gray, self.box.cut(fit_exemplar(picture, size, f"the exemplar of frame {number}")))
 
     def _encode(self, number: int, gray: np.ndarray, colored: np.ndarray) -> Reference:
         return self.ladder.run(lambda _: self.run.reference(number, gray, colored))
@@ -203,7 +213,8 @@ class ShotRun:
     def _keyframes(self, index: int, gray: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
         """Read a segment's coloured keyframes ``(H, W, 3)`` from the folder."""
         frames = {n: read_image(self.folder.keyframe_file(n)) for n in self._recorded(index)}
-        return {n: self._fitted(n, gray[n], f) if n in self.plan.painted else f for n, f in frames.items()}
+        painted = self.plan.painted
+        return {n: self._fitted(n, gray[n], f) if n in painted else self.box.cut(f) for n, f in frames.items()}
 
     def _segment_references(self, index: int, known: dict[int, np.ndarray]) -> list[Reference]:
         """Return a segment's keyframes as references; ``known`` are gray frames that need not be read."""
@@ -232,7 +243,7 @@ class ShotRun:
         references = {reference.frame: reference for reference in self.pool.past}
         gray = self._read_some([n for n in wanted if n not in references], known)
         for n, image in gray.items():
-            references[n] = self._encode(n, image, read_image(self.folder.frame_file(n)))
+            references[n] = self._encode(n, image, self.box.cut(read_image(self.folder.frame_file(n))))
         self.pool.past.clear()
         self.pool.past.extend(references[n] for n in wanted)
 

@@ -1,0 +1,64 @@
+"""Look at a few frames of a film before it is coloured: has it black bars, has it colour?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+
+from ..color import to_gray
+from ..video import film
+
+SAMPLES = 24  # frames, evenly spread
+_DARK = 24  # gray level up to which a bar's pixels may reach, with grain and coding noise
+_LEAST = 0.02  # of height or width: a thinner bar is left with the picture
+_TINT = 3.0  # mean difference of red, green and blue, in gray levels, above which a film has colour
+
+
+@dataclass(frozen=True)
+class Box:
+    """The picture within the frame: rows top..bottom-1 and columns left..right-1."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def cut(self, frame: np.ndarray) -> np.ndarray:
+        """Return the picture of a frame ``(H, W)`` or ``(H, W, 3)``."""
+        return np.ascontiguousarray(frame[self.top : self.bottom, self.left : self.right])
+
+    def frame(self, gray: np.ndarray, picture: np.ndarray) -> np.ndarray:
+        """Return the whole frame ``(H, W, 3)``: a coloured picture ``(h, w, 3)``, and around it `gray` ``(H, W)``."""
+        whole = np.repeat(gray[..., None], 3, axis=-1)
+        whole[self.top : self.bottom, self.left : self.right] = picture
+        return whole
+
+
+def samples(source, first: int, last: int, most: int = SAMPLES) -> Iterator[np.ndarray]:
+    """Yield frames first..last of a film; if they are very many, at most `most` of them, evenly spread."""
+    if last - first < 8 * most:
+        yield from film.frames(source, first, last + 1)
+        return
+    for number in np.linspace(first, last, most).astype(int):
+        yield next(film.frames(source, int(number), int(number) + 1))
+
+
+def has_color(frames: Iterable[np.ndarray]) -> bool:
+    """Return True for frames ``(H, W, 3)`` with colour, which also sepia is."""
+    return float(np.mean([np.ptp(frame.astype(np.int16), axis=-1).mean() for frame in frames])) > _TINT
+
+
+def find_box(frames: Iterable[np.ndarray]) -> Box:
+    """Return the picture within the black bars that all frames ``(H, W, 3)`` have; the whole frame without bars."""
+    brightest = reduce(np.maximum, map(to_gray, frames))  # (H, W)
+    whole, edges = Box(0, brightest.shape[0], 0, brightest.shape[1]), []
+    for axis in (1, 0):
+        lit = np.flatnonzero(np.quantile(brightest, 0.98, axis=axis) > _DARK)  # rows, then columns, with a picture
+        size = brightest.shape[1 - axis]
+        if lit.size < size / 4:
+            return whole  # a dark film
+        edges += [lit[0] if lit[0] >= _LEAST * size else 0, lit[-1] + 1 if size - lit[-1] > _LEAST * size else size]
+    return Box(*map(int, edges))
