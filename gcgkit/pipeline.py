@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, ConfigMixin, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import BaseOutput
+from PIL import Image
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from . import encoders, profiles
@@ -26,6 +27,7 @@ from .settings import Settings
 from .stages import Run, color_in_order, color_keyframes
 from .utils import hub
 from .utils.checks import check_frame, check_frames
+from .utils.pictures import OUTPUT_TYPES, as_array, converted
 from .utils.weights import align_weights
 from .vae import LumaChromaAutoencoder
 
@@ -35,7 +37,7 @@ class GCGOutput(BaseOutput):
     """A coloured clip.
 
     Attributes:
-        frames: uint8 RGB ``(T, H, W, 3)`` at the input's size.
+        frames: uint8 RGB ``(T, H, W, 3)`` at the input's size, or as ``output_type`` asks.
         keyframes: sorted frame numbers of the keyframes.
         references: for each guided frame number a list of ``ReferenceRun(steps, keyframes, past)``, the frame numbers
             that guided it for some denoising steps in a row, first step first; -1 is an exemplar from outside the clip.
@@ -63,6 +65,10 @@ class GCGPipeline(DiffusionPipeline):
     """
 
     _optional_components = ["semantic_encoder"]
+    # The text encoder works once a call. The other networks take turns at each step or frame, so they stay together.
+    model_cpu_offload_seq = "text_encoder"
+    _exclude_from_cpu_offload = ["vae", "unet", "control", "image_encoder", "semantic_encoder"]
+    _interrupt = False
 
     def __init__(
         self,
@@ -105,6 +111,10 @@ class GCGPipeline(DiffusionPipeline):
         if dtype is not None and torch_dtype is not None:
             raise ValueError("dtype and torch_dtype are one option under two names: give only dtype.")
         dtype = dtype or torch_dtype or torch.float32
+        if isinstance(dtype, str):
+            name_of_dtype, dtype = dtype, getattr(torch, dtype.removeprefix("torch."), None)
+            if not isinstance(dtype, torch.dtype):
+                raise ValueError(f"dtype must be one of torch's, such as torch.float16, not {name_of_dtype!r}.")
         source = profiles.resolve(name)
         if not Path(source).is_dir():
             source = str(hub.fetch_pipeline(source, cls.__name__, **kwargs))
@@ -134,6 +144,11 @@ class GCGPipeline(DiffusionPipeline):
         """Text embeddings of n prompts: ``(n, N, D)``."""
         return encoders.text_embeddings(self.tokenizer, self.text_encoder, prompts, self._execution_device)
 
+    @property
+    def interrupt(self) -> bool:
+        """True from the moment that a callback sets ``pipe._interrupt``: all that is not yet coloured stays gray."""
+        return self._interrupt
+
     @torch.no_grad()
     def __call__(
         self,
@@ -148,12 +163,14 @@ class GCGPipeline(DiffusionPipeline):
         generator: torch.Generator | None = None,
         callback_on_step_end: Callable | None = None,
         *,
+        output_type: str | None = None,
         return_dict: bool = True,
         **options,
     ) -> GCGOutput | tuple:
         """Colour a clip.
 
-        frames: uint8, gray ``(T, H, W)`` or RGB ``(T, H, W, 3)``, whose colour is not looked at. reference: exemplars,
+        frames: uint8, gray ``(T, H, W)`` or RGB ``(T, H, W, 3)``, whose colour is not looked at; also PIL pictures and
+        tensors, see ``utils.pictures``. output_type: "np", "pt" or "pil", as in diffusers. reference: exemplars,
         ``{frame number: RGB frame}``, or one RGB frame of any size that is no frame of the clip. generator: makes the
         result repeatable. callback_on_step_end(pipe, step, timestep, kwargs) gets "latents", "stage" ("keyframes" or
         "remaining") and "frames" (their numbers), and may return {"latents": ...}. options: the others of
@@ -165,10 +182,12 @@ class GCGPipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             callback_on_step_end=callback_on_step_end, **options,
         )  # fmt: skip
+        _check_output_type(output_type)
         run, gray, exemplars, outside = self._prepare(frames, reference, generator, settings)
         colored, record = color_keyframes(run, gray, exemplars, outside, show=True)
-        output = _color_remaining(run, gray, colored, outside)
+        output = _color_remaining(run, gray, colored, outside, output_type)
         output.references = dict(sorted({**record, **output.references}.items()))
+        self.maybe_free_model_hooks()
         return output if return_dict else tuple(output.values())
 
     @torch.no_grad()
@@ -188,7 +207,9 @@ class GCGPipeline(DiffusionPipeline):
         ``options`` are those of ``settings.Settings``.
         """
         settings = Settings.of(prompt=prompt, negative_prompt=negative_prompt, num_keyframes=num_keyframes, **options)
-        return color_keyframes(*self._prepare(frames, reference, generator, settings), show=True)[0]
+        colored = color_keyframes(*self._prepare(frames, reference, generator, settings), show=True)[0]
+        self.maybe_free_model_hooks()
+        return colored
 
     @torch.no_grad()
     def color_remaining(
@@ -201,6 +222,7 @@ class GCGPipeline(DiffusionPipeline):
         grid_size: int = 4,
         generator: torch.Generator | None = None,
         *,
+        output_type: str | None = None,
         return_dict: bool = True,
         **options,
     ) -> GCGOutput | tuple:
@@ -210,6 +232,7 @@ class GCGPipeline(DiffusionPipeline):
         same seed, the two stages give what the pipeline gives at once. Arguments and errors as for the pipeline itself.
         """
         settings = Settings.of(prompt=prompt, negative_prompt=negative_prompt, grid_size=grid_size, **options)
+        _check_output_type(output_type)
         if not isinstance(keyframes, dict):
             raise ValueError(f"keyframes must be {{frame number: RGB frame}}, not {type(keyframes).__name__}.")
         if isinstance(reference, dict):
@@ -217,9 +240,10 @@ class GCGPipeline(DiffusionPipeline):
         if not keyframes and reference is None:
             raise ValueError("keyframes is empty: give at least one coloured frame, or a reference.")
         run, gray, _, outside = self._prepare(frames, reference, generator, settings)
-        colored = check_exemplars(keyframes, len(gray), gray.shape[1:], name="keyframes")
+        colored = check_exemplars(_as_reference(keyframes), len(gray), gray.shape[1:], name="keyframes")
         colored = {i: on_luminance(gray[i], frame) for i, frame in colored.items()}
-        output = _color_remaining(run, gray, colored, outside)
+        output = _color_remaining(run, gray, colored, outside, output_type)
+        self.maybe_free_model_hooks()
         return output if return_dict else tuple(output.values())
 
     def stream(
@@ -246,12 +270,12 @@ class GCGPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def _stream(self, frames: Iterator, chunk_size: int, reference, generator, settings: Settings):
-        run, offset, carried = None, 0, []
+        run, offset, carried, self._interrupt = None, 0, [], False
         while chunk := list(islice(frames, chunk_size)):
             gray = np.stack(chunk)
             if run is None:
                 run = Run(self, gray.shape[1:], settings, generator)
-                exemplars = check_exemplars(reference, None, gray.shape[1:])
+                exemplars = check_exemplars(_as_reference(reference), None, gray.shape[1:])
                 outside = run.outside_references(exemplars)
                 pool = ReferencePool(settings.dissimilarity, settings.past_window, settings.network)
             due = {i - offset: e for i, e in exemplars.items() if offset <= i < offset + len(gray)}
@@ -264,6 +288,7 @@ class GCGPipeline(DiffusionPipeline):
             for _, frame, _ in done:
                 yield frame
             carried, offset = new, offset + len(gray)
+        self.maybe_free_model_hooks()
         if run is None:
             raise ValueError("frames holds no frames.")
         if late := [i for i in exemplars if i >= offset]:
@@ -273,32 +298,53 @@ class GCGPipeline(DiffusionPipeline):
         self, frames, reference, generator: torch.Generator | None, settings: Settings
     ) -> tuple[Run, np.ndarray, dict[int, np.ndarray], list[Reference]]:
         """Check a clip and its exemplars: run, gray frames ``(T, H, W)``, exemplars, and references from outside."""
-        gray = to_gray(check_frames(frames))
+        self._interrupt = False
+        if isinstance(frames, Image.Image):
+            frames = [frames]
+        gray = to_gray(check_frames(as_array(frames)))
         run = Run(self, gray.shape[1:], settings, generator)
-        exemplars = check_exemplars(reference, len(gray), gray.shape[1:])
+        exemplars = check_exemplars(_as_reference(reference), len(gray), gray.shape[1:])
         return run, gray, exemplars, run.outside_references(exemplars)
 
 
-def _color_remaining(run: Run, gray: np.ndarray, colored: dict[int, np.ndarray], outside: list[Reference]) -> GCGOutput:
+def _check_output_type(output_type: str | None) -> None:
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type must be None (uint8), 'np', 'pt' or 'pil', not {output_type!r}.")
+
+
+def _as_reference(reference):
+    """Return exemplars with arrays in place of PIL pictures and tensors."""
+    if isinstance(reference, dict):
+        return {number: as_array(frame) for number, frame in reference.items()}
+    return as_array(reference)
+
+
+def _color_remaining(
+    run: Run, gray: np.ndarray, colored: dict[int, np.ndarray], outside: list[Reference], output_type: str | None
+) -> GCGOutput:
     """Colour a whole clip ``(T, H, W)`` from its coloured keyframes (§3.4)."""
-    frames, references = np.empty((*gray.shape, 3), np.uint8), {}
+    frames, references = np.repeat(gray[..., None], 3, axis=-1), {}  # (T, H, W, 3), gray until coloured
+    for number, frame in colored.items():
+        frames[number] = frame
     pool = ReferencePool(run.settings.dissimilarity, run.settings.past_window, run.settings.network)
     if len(colored) < len(gray):
         pool.keys = [*run.clip_references(gray, colored), *outside]
     with run.bar(len(gray) - len(colored), "Frames") as bar:
-        for number, frame, record in color_in_order(run, enumerate(gray), colored, pool):
+        for number, frame, record in () if run.pipe.interrupt else color_in_order(run, enumerate(gray), colored, pool):
+            if run.pipe.interrupt:
+                break
             frames[number] = frame
             if record:
                 references[number] = record
                 bar.update()
-    return GCGOutput(frames=frames, keyframes=list(colored), references=references)
+    return GCGOutput(frames=converted(frames, output_type), keyframes=list(colored), references=references)
 
 
 def _gray_frames(frames: Iterable) -> Iterator[np.ndarray]:
     """Yield each frame in gray ``(H, W)``; ValueError where their sizes differ."""
     size = None
     for number, frame in enumerate(frames):
-        gray = to_gray(check_frame(frame, f"frames[{number}]"))
+        gray = to_gray(check_frame(as_array(frame), f"frames[{number}]"))
         size = size or gray.shape
         if gray.shape != size:
             raise ValueError(f"frames[{number}] has size {gray.shape}, those before it {size}: all must agree.")

@@ -119,6 +119,8 @@ class Settings:
     @classmethod
     def of(cls, **options) -> Settings:
         """Return the settings with these options; TypeError, with the nearest name, for one that does not exist."""
+        if options.keys() & {"height", "width"}:  # as diffusers calls the working size
+            options["working_size"] = options.pop("height", None), options.pop("width", None)
         names = [field.name for field in dataclasses.fields(cls)]
         for name in options:
             if name not in names:

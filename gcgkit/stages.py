@@ -430,6 +430,8 @@ class Run:
             latents = self._call_back(step, timestep, latents, stage, frames)
             if bar is not None:
                 bar.update()
+            if self.pipe.interrupt:
+                break
         return latents
 
     def predict(self, sample, timestep, text, gray, hint, tokens, projected: bool = False) -> torch.Tensor:

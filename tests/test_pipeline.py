@@ -17,6 +17,7 @@ import pytest
 import tiny
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
+from PIL import Image
 from skimage.color import rgb2lab
 
 from gcgkit import profiles, references
@@ -820,3 +821,74 @@ def test_bad_streams(pipe):
         list(pipe.stream([_BLACK[0], np.zeros((9, 9, 3), np.uint8)], num_inference_steps=1))
     with pytest.raises(ValueError, match="frame number 9, but the film ended after 3 frames"):
         list(pipe.stream(_BLACK, reference={9: _BLACK[0]}, num_inference_steps=1))
+
+
+# --- diffusers' habits -----------------------------------------------------------------------------------------------
+
+
+def test_frames_come_as_pil_pictures_tensors_and_lists(pipe):
+    clip = tiny.clip(4)
+    wanted, gray = color(pipe, clip, reference={0: clip[0]}).frames, to_gray(clip)
+    tensor = torch.from_numpy(clip).permute(0, 3, 1, 2)  # (T, 3, H, W)
+    pictures = [Image.fromarray(frame) for frame in clip]
+    for frames in (pictures, tensor, tensor / 255, list(tensor / 255), list(clip), gray[..., None]):
+        for exemplar in (pictures[0], tensor[0] / 255):
+            np.testing.assert_array_equal(color(pipe, frames, reference={0: exemplar}).frames, wanted)
+    streamed = pipe.stream(
+        iter(pictures), reference={0: pictures[0]}, num_inference_steps=2, num_keyframes=2,
+        generator=seeded(),
+    )  # fmt: skip
+    np.testing.assert_array_equal(list(streamed), wanted)
+    with pytest.raises(ValueError, match=r"in -1..1: write \(x \+ 1\) / 2"):
+        pipe(torch.linspace(-1, 1, 2 * 3 * 32 * 64).reshape(2, 3, 32, 64))
+
+
+def test_output_comes_as_asked_for(pipe):
+    clip = tiny.clip(3)
+    wanted = color(pipe, clip).frames
+    as_floats, tensor, pictures = (color(pipe, clip, output_type=kind).frames for kind in ("np", "pt", "pil"))
+    np.testing.assert_array_equal(np.round(as_floats * 255), wanted)
+    np.testing.assert_array_equal((tensor * 255).round().permute(0, 2, 3, 1).numpy(), wanted)
+    np.testing.assert_array_equal(np.stack([np.asarray(picture) for picture in pictures]), wanted)
+    with pytest.raises(ValueError, match="output_type must be"):
+        pipe(clip, output_type="latent")
+
+
+def test_height_and_width_are_the_working_size(pipe):
+    clip = tiny.clip(3)
+    wanted = color(pipe, clip, working_size=(48, 96)).frames
+    np.testing.assert_array_equal(color(pipe, clip, height=48, width=96).frames, wanted)
+    with pytest.raises(ValueError, match="working_size must be"):
+        pipe(clip, height=48)
+
+
+def test_an_interrupted_call_returns_what_is_coloured(pipe):
+    clip, seen = tiny.clip(6), []
+
+    def stop(pipe, step, timestep, state):
+        seen.append((state["stage"], step))
+        pipe._interrupt = len([stage for stage, _ in seen if stage == "remaining"]) == 3
+        return {}
+
+    out = color(pipe, clip, callback_on_step_end=stop)
+    gray = np.repeat(to_gray(clip)[..., None], 3, axis=-1)
+    untouched = [i for i in range(6) if np.array_equal(out.frames[i], gray[i])]
+    assert seen[-1] == ("remaining", 0) and len(untouched) == 3 and not set(untouched) & set(out.keyframes)
+    assert not any(np.array_equal(frame, g) for frame, g in zip(color(pipe, clip).frames, gray, strict=True))
+
+
+def test_the_text_encoder_can_be_offloaded(tmp_path):
+    """Offloaded to the CPU and used there: the hooks are diffusers' own, the result the same."""
+    pipe, clip = tiny.pipeline(tmp_path), tiny.clip(3)
+    wanted = color(pipe, clip, prompt="red car").frames
+    pipe.enable_model_cpu_offload(device="cpu")
+    for _ in range(2):
+        np.testing.assert_array_equal(color(pipe, clip, prompt="red car").frames, wanted)
+    assert hasattr(pipe.text_encoder, "_hf_hook")
+
+
+def test_dtype_as_text(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    assert GCGPipeline.from_pretrained(tmp_path, torch_dtype="float64").unet.dtype == torch.float64
+    with pytest.raises(ValueError, match="dtype must be one of torch's"):
+        GCGPipeline.from_pretrained(tmp_path, dtype="half-ish")
