@@ -44,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser, everything: bool = False) -> No
     add("--keyframes", dest="num_keyframes", metavar="N", type=whole, help="keyframes of each shot, coloured first (4)")
     add("--steps", dest="num_inference_steps", metavar="N", type=whole, help="denoising steps (32)")
     add("--card", metavar="SIZE", choices=CARDS, help=f"settings for a GPU of {', '.join(CARDS)}")
-    add("--device", metavar="NAME", choices=("auto", "cpu", "cuda"), default="auto", help="auto, cpu or cuda (auto)")
+    add("--device", metavar="NAME", type=_device, default="auto", help="auto, cpu, cuda or cuda:1 (auto)")
     add("--lossless", action="store_true", help="keep every pixel value, in a far larger file")
     add("--force", action="store_true", help="replace OUT if it exists")
     about = "auto copies or encodes it, copy, encode, none (auto)"
@@ -119,6 +119,12 @@ def _reference(text: str) -> tuple[int | None, Path]:
     """Parse FRAME=IMAGE, or IMAGE without a frame."""
     match = re.fullmatch(r"(\d{1,12})=(.+)", text)
     return (int(match[1]), Path(match[2])) if match else (None, Path(text))
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda or cuda:NUMBER, not {text!r}")
+    return text
 
 
 def _size(text: str) -> str:

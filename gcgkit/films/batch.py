@@ -36,19 +36,19 @@ class Worker:
 def worker(device: str = "auto") -> Worker:
     """Return this process's place among those of ``accelerate launch``, or as the only one; each has its own GPU.
 
-    device: "auto", "cpu" or "cuda". Raises ValueError for "cuda" without a usable GPU.
+    device: "auto", "cpu", "cuda" or one GPU as "cuda:1". Raises ValueError for a GPU that cannot be used.
     """
     import torch
 
     cuda = torch.cuda.is_available()
-    if device == "cuda" and not cuda:
-        raise ValueError("--device cuda: no GPU can be used here; see gcgkit doctor, or give --device cpu.")
+    if device.startswith("cuda") and int(device[5:] or 0) >= (torch.cuda.device_count() if cuda else 0):
+        raise ValueError(f"--device {device}: no such GPU can be used here; see gcgkit doctor, or give --device cpu.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
         state = PartialState(cpu=device == "cpu" or not cuda)
         return Worker(state.process_index, state.num_processes, str(state.device))
-    return Worker(0, 1, "cuda" if cuda and device != "cpu" else "cpu")
+    return Worker(0, 1, device if device != "auto" else "cuda" if cuda else "cpu")
 
 
 def films(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
@@ -58,6 +58,8 @@ def films(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
     every kind of sound. Raises ValueError for a folder with both films and images, and for equal names.
     """
     listed: list[Path] = []
+    if Path("-") in (*inputs, output):
+        raise ValueError("Films are read from files and written to files, not to '-': give names.")
     for path in inputs:
         entries = sorted(p for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else []
         inside = [p for p in entries if p.is_file() and p.suffix.lower() in READ_SUFFIXES]
@@ -122,7 +124,7 @@ def _color_film(job: Job, ladder: Callable, me: Worker, say: Callable[[str], Non
     if job.options.preview is None and job.finished():
         say(_clean_up(job) + f"Nothing is left to do: {job.output}")
         return
-    started, count = time.monotonic(), 0
+    started, count, loading = time.monotonic(), 0, 0.0
     preview = job.options.preview is not None
     missing = None if preview else job.missing()
     bar = tqdm(
@@ -137,7 +139,18 @@ def _color_film(job: Job, ladder: Callable, me: Worker, say: Callable[[str], Non
         report = lambda text: bar.write(text) if not bar.disable else say(text)  # noqa: E731
         if hasattr(ladder, "say"):
             ladder.say = report
-        for done in job.work(ladder, report, bar.set_postfix_str, me.index * len(job.selected) // me.count):
+
+        def loaded(profile: str, dtype: str):
+            nonlocal loading
+            begin = time.monotonic()
+            bar.set_postfix_str("loading the model")
+            model = ladder(profile, dtype)
+            loading += time.monotonic() - begin
+            if not bar.disable:
+                bar.start_t += time.monotonic() - begin  # the bar's rate is that of colouring
+            return model
+
+        for done in job.work(loaded, report, bar.set_postfix_str, me.index * len(job.selected) // me.count):
             bar.update(done)
             count += done
     if preview:
@@ -150,7 +163,7 @@ def _color_film(job: Job, ladder: Callable, me: Worker, say: Callable[[str], Non
             )
         return
     written = job.join()
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - started - loading
     each = f" in {seconds:.1f} s, {seconds / count:.2f} s each" if count else ""
     if written:
         say(_clean_up(job) + f"Coloured {count} frame(s){each}: {job.output}")

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from .. import __version__, profiles
-from ..utils.files import file_sha256, free_space, size_text, write_error, write_text
+from ..utils.files import file_sha256, free_space, short_name, size_text, write_error, write_text
 from ..video import film
 from ..video.images import IMAGE_SUFFIXES, read_image
 from . import shots
@@ -45,7 +45,7 @@ def prepare(source, output, options: Options) -> Job:
     """
     source, output = Path(source), Path(output)
     info = film.probe(source)
-    folder = JobFolder(options.job or output.with_name(output.name + ".job"))
+    folder = JobFolder(options.job or output.with_name(short_name(output.name, 240) + ".job"))
     _check_place(source, output, folder, options)
     record = folder.read() if folder.exists() and not options.restart else None
     _check_written(output, folder, options)
@@ -135,13 +135,15 @@ def _check_place(source: Path, output: Path, folder: JobFolder, options: Options
 
 def _check_written(output: Path, folder: JobFolder, options: Options) -> None:
     """Raise ValueError if the output exists and is not this job's own result."""
-    if not output.exists() or options.force or (output.is_dir() and not any(output.iterdir())):
+    filled = output.is_dir() and any(output.iterdir())
+    if not output.exists() or (options.force and not output.is_dir()) or (output.is_dir() and not filled):
         return
     if folder.writing(output) and not options.restart:
         return
     written = read_written(folder)
     if options.restart or written is None or not is_written(written, output):
-        raise ValueError(f"{output} exists already; give another name, or --force to replace it.")
+        advice = "name a new folder" if filled else "give another name, or --force to replace it"
+        raise ValueError(f"{output} exists already; {advice}.")
 
 
 def _check_same(record, source: Path, profile: str, weights: str, options: Options, references: str, folder) -> None:

@@ -92,6 +92,19 @@ def read_table(package: str, name: str) -> dict[str, dict]:
     return tomllib.loads(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
+def short_name(name: str, longest: int = 150) -> str:
+    """Return a name that leaves room for what is added to it: a longer one is cut and gets a digest of the whole."""
+    data = os.fsencode(name)
+    if len(data) <= longest:
+        return name
+    return f"{data[: longest - 10].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:8]}"
+
+
+def partial_path(path: Path) -> Path:
+    """Return this process's name beside a file or folder for as long as it is being written."""
+    return path.with_name(f".{short_name(path.stem)}.partial-{os.getpid()}{path.suffix}")
+
+
 def bytes_bar(total: int | None, title: str, wanted: bool = True) -> tqdm:
     """Return a progress bar over bytes; it shows on terminals only."""
     return tqdm(total=total, desc=title, unit="B", unit_scale=True, mininterval=0.5, disable=None if wanted else True)

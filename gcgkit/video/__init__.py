@@ -180,7 +180,7 @@ def write(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise files.write_error(error, path) from None
-    partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    partial = files.partial_path(path)
     rate = Fraction(fps).limit_denominator(1001)  # 29.97… is 30000/1001 again
     try:
         with writing_errors(path), av.open(f"file:{partial}", "w", options=container_options(path)) as container:

@@ -94,10 +94,11 @@ def check_output(out, source, **options) -> tuple[str, ...]:
     file behind.
     """
     plan = _plan(out, source, **options)
-    ticks = _frame_ticks(plan)[:2]
+    count = 16 if plan.out.suffix.lower() == ".ts" else 2  # FFmpeg knows a transport stream by many packets only
+    ticks = _frame_ticks(plan)[:count]
     if not _is_folder(plan.out):
         with _partial(plan.out) as partial:
-            _write_film(partial, islice(frames(plan.source), 2), ticks, plan, _REHEARSED)
+            _write_film(partial, islice(frames(plan.source), count), ticks, plan, _REHEARSED)
             _check_written(partial, ticks, plan)
     clear = (f"{plan.source} is partly transparent, and {plan.out} will not be.",) if plan.info.has_alpha else ()
     return plan.beside.notes + clear
@@ -181,7 +182,7 @@ def _exactly(frames, count: int, plan: _Plan) -> Iterator[np.ndarray]:
 @contextmanager
 def _partial(out: Path) -> Iterator[Path]:
     """Give a temporary name beside `out`, and remove the file afterwards."""
-    partial = out.with_name(f".{out.stem}.partial-{os.getpid()}{out.suffix}")
+    partial = files.partial_path(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(out)
@@ -195,8 +196,9 @@ def _partial(out: Path) -> Iterator[Path]:
 
 def _remove_stale(out: Path) -> None:
     """Remove half-written files of killed runs: their process is gone, and they are untouched for ten minutes."""
-    for left in out.parent.glob(f".{glob.escape(out.stem)}.partial-*"):
-        number = left.name.removeprefix(f".{out.stem}.partial-").removesuffix(out.suffix)
+    begin = f".{files.short_name(out.stem)}.partial-"
+    for left in out.parent.glob(f"{glob.escape(begin)}*"):
+        number = left.name.removeprefix(begin).removesuffix(out.suffix)
         if not left.is_file() or not number.isdecimal() or _is_running(int(number)):
             continue
         if time.time() - left.stat().st_mtime > _STALE:
@@ -264,7 +266,11 @@ def _add_film_video(container, plan: _Plan, count: int):
 
 def _check_written(partial: Path, ticks: list[int], plan: _Plan) -> None:
     """Raise ValueError unless the finished file has every frame at its time, to the container's own rounding."""
-    base, found = _time_base(plan), times(partial)
+    base = _time_base(plan)
+    try:
+        found = times(partial)
+    except ValueError:
+        raise ValueError(f"{plan.out} cannot be read again once it is written; write to .mkv or .mp4.") from None
     if len(found) != len(ticks):
         raise ValueError(f"{plan.out} came out with {len(found)} frames instead of {len(ticks)}; write to .mkv.")
     begin = found[0] if plan.out.suffix.lower() in streams.RESTARTING else 0

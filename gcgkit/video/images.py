@@ -8,7 +8,6 @@ its name only when it is complete. The file `RANDOM_WEIGHTS` marks frames that o
 from __future__ import annotations
 
 import mimetypes
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..utils.files import write_error
+from ..utils.files import partial_path, write_error
 from .codecs import MAX_PIXELS
 
 IMAGE_SUFFIXES = (
@@ -112,7 +111,7 @@ def write_frames(frames: Iterable[np.ndarray], folder: Path, names: list[str] | 
 
     names: other names, as many as frames. An empty folder of that name is replaced.
     """
-    aside = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    aside = partial_path(folder)
     shutil.rmtree(aside, ignore_errors=True)
     try:
         _or_told(folder, lambda: aside.mkdir(parents=True))

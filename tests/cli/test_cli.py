@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import gcgkit
 from gcgkit import cli, profiles, video
 from gcgkit.color import to_gray
 from gcgkit.data import clips
+from gcgkit.films import load
 
 ROOT = Path(__file__).resolve().parents[2]
 FPS, FRAMES = 24, 6
@@ -130,6 +132,29 @@ def test_options_of_the_written_film_and_what_it_cannot_hold(tmp_path, model, cl
         assert not container.streams.audio and container.streams.video[0].codec_context.codec.canonical_name == "vp9"
 
 
+@pytest.mark.parametrize("name", ["l" * 249 + ".ts", "ö" * 124 + ".mkv", "p" * 251])
+def test_a_name_as_long_as_the_system_takes_is_taken(tmp_path, model, clip, name):
+    video.write(tmp_path / "in.mkv", clip, FPS, lossless=True)
+    run = ["colorize", tmp_path / "in.mkv", tmp_path / name, "--profile", model, "--steps", 1]
+    assert cli.main([*map(str, run)]) == 0 == cli.main([*map(str, run)])
+    assert (tmp_path / name).exists() and len(list(tmp_path.iterdir())) == 3
+
+
+def test_loading_is_not_counted_as_colouring(tmp_path, model, clip, capsys, monkeypatch):
+    def slowly(self, profile, dtype="float32"):
+        time.sleep(3)
+        return quick(self, profile, dtype)
+
+    quick = load.Loader.__call__
+    monkeypatch.setattr(load.Loader, "__call__", slowly)
+    video.write(tmp_path / "in.mkv", clip, FPS, lossless=True)
+    started = time.monotonic()
+    run = ["colorize", tmp_path / "in.mkv", tmp_path / "out.mkv", "--profile", model, "--steps", 1]
+    assert cli.main([*map(str, run)]) == 0
+    told = float(re.search(r"frame\(s\) in ([0-9.]+) s", capsys.readouterr().out)[1])
+    assert told < time.monotonic() - started - 3
+
+
 def test_existing_file_is_replaced_only_when_forced_and_only_by_a_whole_one(tmp_path, model, clip, capsys):
     broken = images(tmp_path / "broken", [*clip[:3], clip[3][:16]])
     target = tmp_path / "out.mkv"
@@ -153,6 +178,12 @@ def test_existing_file_is_replaced_only_when_forced_and_only_by_a_whole_one(tmp_
         (["text.mp4", "out.mp4"], "cannot be read as a video"),
         (["in.mkv", "out.gif"], "out.gif must end in one of .mp4"),
         (["in.mkv", "folder.mp4"], "is a folder"),
+        (["in.mkv", "-"], "not to '-': give names"),
+        (["-", "out.mp4"], "not to '-': give names"),
+        (["in.mkv", "pictures", "--force"], "name a new folder"),
+        (["in.mkv", "out.mkv", "--crf", "3", "--lossless"], "leave out lossless, or codec"),
+        (["in.mkv", "out.mkv", "--pix-fmt", "yuv12"], "takes the pixel formats yuv420p, "),
+        (["in.mkv", "out.webm", "--codec", "hevc"], "cannot hold libx265: choose another codec"),
         (["in.mkv", "text.mp4/out.mp4"], "cannot be written"),
         (["in.mkv", "in.mkv", "--force"], "is the input itself"),
         (["in.mkv", "out.mp4", "--profile", "maxi"], "'maxi' is neither a profile"),
@@ -168,6 +199,8 @@ def test_error_is_one_sentence_and_leaves_nothing(arguments, sentence, tmp_path,
     video.write("in.mkv", clip, FPS, lossless=True)
     Path("text.mp4").write_text("no video")
     Path("folder.mp4").mkdir()
+    Path("pictures").mkdir()
+    Path("pictures/0.png").write_bytes(b"another's")
     cv2.imwrite("red.png", np.zeros((20, 20, 3), np.uint8))
     before = sorted(Path().rglob("*"))
     assert cli.main(["colorize", *arguments, *([] if "--profile" in arguments else ["--profile", str(model)])]) == 1
@@ -180,9 +213,10 @@ def test_error_is_one_sentence_and_leaves_nothing(arguments, sentence, tmp_path,
 @pytest.mark.skipif(tiny.torch.cuda.is_available(), reason="a GPU is here")
 def test_cuda_is_refused_where_there_is_none(tmp_path, model, clip, capsys):
     video.write(tmp_path / "in.mp4", clip, FPS)
-    run = ["colorize", tmp_path / "in.mp4", tmp_path / "out.mp4", "--device", "cuda", "--profile", model]
-    assert cli.main([*map(str, run)]) == 1
-    assert "no GPU can be used" in capsys.readouterr().err
+    for device in ("cuda", "cuda:0"):
+        run = ["colorize", tmp_path / "in.mp4", tmp_path / "out.mp4", "--device", device, "--profile", model]
+        assert cli.main([*map(str, run)]) == 1
+        assert f"--device {device}: no such GPU can be used" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["in.mp4"]
 
 
