@@ -19,6 +19,7 @@ import av
 import numpy as np
 
 from ..utils import files
+from . import film_reader
 from .codecs import (
     FEW_FRAMES,
     add_video,
@@ -28,8 +29,8 @@ from .codecs import (
     open_video,
     writing_errors,
 )
-from .film_reader import Upright, decode, first_frame, upright_size
-from .images import IMAGE_FPS, IMAGE_SUFFIXES, image_files, iterate_images, read_image
+from .film_reader import first_frame, upright_size
+from .images import IMAGE_FPS, IMAGE_SUFFIXES, image_files, read_image
 
 __all__ = [
     "IMAGE_FPS",
@@ -102,13 +103,7 @@ def iterate(path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarra
 
     Raises as `read` does, but yields nothing for an empty range.
     """
-    path = existing_path(path)
-    if start < 0 or (stop is not None and stop <= start):
-        raise ValueError(f"start and stop must satisfy 0 <= start < stop, not {start} and {stop}.")
-    images = image_files(path)
-    if images is not None:
-        return iterate_images(images[start:stop])
-    return _iterate_video(path, start, stop)
+    return film_reader.frames(path, start, stop, whole=False)
 
 
 def probe(path) -> VideoInfo:
@@ -207,16 +202,6 @@ def _collect(frames: Iterator[np.ndarray], expected: int) -> np.ndarray | None:
     if clip is not None:
         clip.resize((count, *clip.shape[1:]), refcheck=False)
     return clip
-
-
-def _iterate_video(path: Path, start: int, stop: int | None) -> Iterator[np.ndarray]:
-    upright = Upright(path)
-    with open_video(path) as (container, stream):
-        for index, frame in enumerate(decode(path, container, stream)):
-            if stop is not None and index >= stop:
-                return
-            if index >= start:
-                yield upright(frame, index)
 
 
 def _video_encoder(container, frames, rate, path, codec, crf, preset, lossless) -> Iterator[float]:

@@ -102,11 +102,12 @@ def probe(path) -> FilmInfo:
     )  # fmt: skip
 
 
-def frames(path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+def frames(path, start: int = 0, stop: int | None = None, *, whole: bool = True) -> Iterator[np.ndarray]:
     """Yield the frames start..stop-1, upright, uint8 RGB ``(H, W, 3)``, one at a time; nothing for an empty range.
 
     Where packets give the times, decoding starts at the last keyframe before `start`: late frames come fast and exact.
-    Raises as `probe` does: at once for a path that cannot be opened, else at the frame where the film breaks off.
+    whole: read all packets first, which finds a film that is cut short. Raises as `probe` does: at once for a path that
+    cannot be opened, else at the frame where the film breaks off.
     """
     path = existing_path(path)
     if start < 0 or (stop is not None and stop <= start):
@@ -114,7 +115,7 @@ def frames(path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray
     images = _images(path)
     if images is not None:
         return iterate_images(images[start:stop])
-    return _upright(path, start, stop, _packets(path))
+    return _upright(path, start, stop, _packets(path) if whole else None)
 
 
 def times(path) -> list[Fraction]:
