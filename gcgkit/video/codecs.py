@@ -152,18 +152,21 @@ def add_video(
     preset: str,
     lossless: bool,
     pixels: str | None = None,
+    alpha: bool = False,
     count: int = FEW_FRAMES,
 ) -> tuple[av.VideoStream, Callable[[np.ndarray], av.VideoFrame]]:
     """Add a video stream of `size` (height, width) to an output; return it and a converter from RGB frames.
 
     Lossy: BT.709, limited range, in the format pixels: yuv420p, or yuv444p for an odd side, because the size is kept
-    exactly. Lossless: RGB in FFV1 for .mkv and .avi, in VP9 for .webm, in x264 elsewhere. count: the number of frames,
-    if it is small. Raises ValueError for an encoder that is not here, or does not fit to container or pixels.
+    exactly. Lossless: RGB in FFV1 for .mkv and .avi (RGBA for `alpha`), in VP9 for .webm, in x264 elsewhere. count: the
+    number of frames, if it is small. Raises ValueError for an encoder that is not here, or does not fit to container or
+    pixels.
     """
     height, width = size
     odd = bool(height % 2 or width % 2)
     if lossless:
         encoder, pixels, options = _lossless_encoder(path.suffix.lower(), preset)
+        pixels = "bgra" if alpha else pixels
     else:
         options = _lossy_options(encoder, crf, preset)
     if encoder not in av.codecs_available:
@@ -188,7 +191,7 @@ def add_video(
     reformatter = VideoReformatter()  # keeps its tables from frame to frame
 
     def convert(array: np.ndarray) -> av.VideoFrame:
-        frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+        frame = av.VideoFrame.from_ndarray(array, format="rgba" if alpha else "rgb24")
         if lossless:
             return reformatter.reformat(frame, format=pixels)
         return reformatter.reformat(

@@ -31,7 +31,7 @@ from .codecs import (
     open_video,
     writing_errors,
 )
-from .film_reader import FilmInfo, clock_offset, frames, probe, times
+from .film_reader import FilmInfo, alphas, clock_offset, frames, probe, times
 from .images import image_files, write_frames
 
 __all__ = ["FILM_SUFFIXES", "FilmInfo", "check_output", "frames", "probe", "times", "write"]
@@ -59,6 +59,12 @@ class _Plan:
     offset: Fraction
     beside: streams.Choice
 
+    @property
+    def keeps_alpha(self) -> bool:
+        """True where the source is partly transparent and the output can be: PNG, and FFV1."""
+        able = _is_folder(self.out) or (self.lossless and self.out.suffix.lower() in (".mkv", ".avi"))
+        return self.info.has_alpha and able
+
 
 def write(out, frames: Iterable[np.ndarray], source, **options) -> Path:
     """Write frames ``(H, W, 3)`` uint8 RGB as `out`, at the times of `source` and with all that it holds beside them.
@@ -70,14 +76,15 @@ def write(out, frames: Iterable[np.ndarray], source, **options) -> Path:
 
     Options: codec: h264, hevc, vp9 or av1 (vp9 in .webm, else h264), of quality crf (smaller is better), in the pixel
     format pixels, such as "yuv444p"; preset: a preset of x264 and x265. lossless=True keeps every RGB value instead
-    (FFV1 in .mkv and .avi, VP9 in .webm, else H.264 in RGB). rate: frames per second if `source` is a folder of images
-    (25). sound: "auto" copies it where the container can hold it and encodes it elsewhere; "copy", "encode", "none".
+    (FFV1 in .mkv and .avi, VP9 in .webm, else H.264 in RGB). FFV1 and PNG keep the source's transparency. rate: frames
+    per second if `source` is a folder of images (25). sound: "auto" copies it where the container can hold it and
+    encodes it elsewhere; "copy", "encode", "none".
     Raises ValueError for a wrong number or size of frames and for sound and options that the container cannot hold,
     FileNotFoundError for a missing source, and OSError for a full disk.
     """
     plan = _plan(out, source, **options)
     ticks = _frame_ticks(plan)
-    counted = _exactly(frames, len(ticks), plan)
+    counted = _with_alpha(_exactly(frames, len(ticks), plan), plan)
     if _is_folder(plan.out):
         return write_frames(counted, plan.out, _image_names(plan, len(ticks)))
     with _partial(plan.out) as partial:
@@ -98,10 +105,12 @@ def check_output(out, source, **options) -> tuple[str, ...]:
     ticks = _frame_ticks(plan)[:count]
     if not _is_folder(plan.out):
         with _partial(plan.out) as partial:
-            _write_film(partial, islice(frames(plan.source), count), ticks, plan, _REHEARSED)
+            _write_film(partial, _with_alpha(islice(frames(plan.source), count), plan), ticks, plan, _REHEARSED)
             _check_written(partial, ticks, plan)
-    clear = (f"{plan.source} is partly transparent, and {plan.out} will not be.",) if plan.info.has_alpha else ()
-    return plan.beside.notes + clear
+    if not plan.info.has_alpha or plan.keeps_alpha:
+        return plan.beside.notes
+    way = "a lossless .mkv or a folder of pictures keeps that"
+    return (*plan.beside.notes, f"{plan.source} is partly transparent, and {plan.out} will not be: {way}.")
 
 
 def _is_folder(out: Path) -> bool:
@@ -179,6 +188,13 @@ def _exactly(frames, count: int, plan: _Plan) -> Iterator[np.ndarray]:
         raise ValueError(f"{plan.source} has {count} frames, but only {given} were given to be written to {plan.out}.")
 
 
+def _with_alpha(pictures: Iterator[np.ndarray], plan: _Plan) -> Iterator[np.ndarray]:
+    """Return pictures ``(H, W, 3)``, or with the source's opacity ``(H, W, 4)`` where the output keeps it."""
+    if not plan.keeps_alpha:
+        return pictures
+    return (np.dstack(pair) for pair in zip(pictures, alphas(plan.source), strict=False))
+
+
 @contextmanager
 def _partial(out: Path) -> Iterator[Path]:
     """Give a temporary name beside `out`, and remove the file afterwards."""
@@ -254,7 +270,7 @@ def _add_film_video(container, plan: _Plan, count: int):
     size = (plan.info.height, plan.info.width)
     video, convert = add_video(
         container, plan.out, size, plan.rate, encoder=ENCODERS[plan.codec], crf=plan.crf, preset=plan.preset,
-        lossless=plan.lossless, pixels=plan.pixels, count=count,
+        lossless=plan.lossless, pixels=plan.pixels, alpha=plan.keeps_alpha, count=count,
     )  # fmt: skip
     video.time_base = video.codec_context.time_base = _time_base(plan)
     if plan.info.pixel_aspect != 1:

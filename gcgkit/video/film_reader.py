@@ -19,7 +19,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from .codecs import existing_path, ffmpeg_errors, open_video, to_rgb
-from .images import IMAGE_FPS, check_images, image_files, iterate_images
+from .images import IMAGE_FPS, check_images, image_files, iterate_images, read_alpha
 
 _ONE_PACKET_ONE_FRAME = {  # frames of other codecs (packed MPEG-4 …) are counted by decoding
     "h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mjpeg", "ffv1", "prores", "dnxhd", "png",
@@ -116,6 +116,17 @@ def frames(path, start: int = 0, stop: int | None = None, *, whole: bool = True)
     if images is not None:
         return iterate_images(images[start:stop])
     return _upright(path, start, stop, _packets(path) if whole else None)
+
+
+def alphas(path) -> Iterator[np.ndarray]:
+    """Yield the opacity of every frame, upright, uint8 ``(H, W)``. Errors as `frames`."""
+    path = existing_path(path)
+    if images := _images(path):
+        yield from map(read_alpha, images)
+        return
+    with open_video(path) as (container, stream):
+        for frame in decode(path, container, stream):
+            yield _turn(frame.to_ndarray(format="rgba")[..., 3:], _orientation(frame))[..., 0]
 
 
 def times(path) -> list[Fraction]:

@@ -106,8 +106,14 @@ def read_image(file: Path) -> np.ndarray:
     raise ValueError(f"{file} cannot be read as an image.")
 
 
+def read_alpha(file: Path) -> np.ndarray:
+    """Return the opacity of an image file that `read_image` reads, uint8 ``(H, W)``, upright."""
+    with Image.open(file) as image:
+        return np.array(ImageOps.exif_transpose(image).convert("RGBA").getchannel("A"))
+
+
 def write_frames(frames: Iterable[np.ndarray], folder: Path, names: list[str] | None = None) -> Path:
-    """Write RGB frames as ``00000.png ...`` and return the folder, which gets its name only when it is complete.
+    """Write RGB or RGBA frames as ``00000.png ...``; return the folder, which gets its name only when it is complete.
 
     names: other names, as many as frames. An empty folder of that name is replaced.
     """
@@ -116,7 +122,8 @@ def write_frames(frames: Iterable[np.ndarray], folder: Path, names: list[str] | 
     try:
         _or_told(folder, lambda: aside.mkdir(parents=True))
         for number, frame in enumerate(frames):
-            data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR))[1]
+            order = cv2.COLOR_RGBA2BGRA if frame.shape[-1] == 4 else cv2.COLOR_RGB2BGR
+            data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(frame), order))[1]
             path = aside / (names[number] if names else f"{number:05d}.png")
             _or_told(path, lambda path=path, data=data: path.write_bytes(data.tobytes()))
         if folder.is_dir() and not any(folder.iterdir()):

@@ -245,6 +245,39 @@ def test_a_second_picture_track_and_transparency_are_named(tmp_path):
     assert "transparen" in note
 
 
+@pytest.mark.parametrize("out", ["out.mkv", "out.avi", "pictures"])
+@pytest.mark.parametrize("kind", ["film", "folder"])
+def test_transparency_is_kept_where_the_codec_can(tmp_path, kind, out):
+    clip = films.pictures(4)
+    opacity = np.roll(clip[..., 0], 9, axis=2)
+    clear = np.concatenate([clip, opacity[..., None]], axis=-1)  # (T, H, W, 4)
+    source = tmp_path / ("in.mkv" if kind == "film" else "in")
+    if kind == "folder":
+        source.mkdir()
+        for number, picture in enumerate(clear):
+            cv2.imwrite(str(source / f"{number}.png"), cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA))
+    else:
+        with av.open(str(source), "w") as container:
+            stream = container.add_stream("ffv1", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "bgra"
+            for tick, picture in enumerate(clear):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgba").reformat(format="bgra")
+                frame.pts, frame.time_base = tick, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    options = {"lossless": True} if "." in out else {}
+    assert film.check_output(tmp_path / out, source, **options) == ()
+    film.write(tmp_path / out, film.frames(source), source, **options)
+    np.testing.assert_array_equal(np.stack(list(film.frames(tmp_path / out))), clip)
+    if out == "pictures":
+        files = sorted((tmp_path / out).iterdir())
+        found = [cv2.imread(str(file), cv2.IMREAD_UNCHANGED)[..., 3] for file in files]
+    else:
+        with av.open(str(tmp_path / out)) as container:
+            found = [frame.to_ndarray(format="rgba")[..., 3] for frame in container.decode(video=0)]
+    np.testing.assert_array_equal(np.stack(found), opacity)
+
+
 def test_a_folder_of_pictures_names_what_it_leaves_out(tmp_path):
     films.make(tmp_path / "in.mkv", sound=("flac",), subtitles="subrip")
     (note,) = film.check_output(tmp_path / "pictures", tmp_path / "in.mkv")
