@@ -242,25 +242,25 @@ def read_job(path: Path) -> JobRecord:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(wrong.format(f"its format is not {FORMAT}"))
     source, settings, versions = (data.get(name) for name in ("source", "settings", "versions"))
-    kinds = {"path": str, "size": int, "changed": int, "digest": str}
-    complete = isinstance(source, dict) and set(source) == set(kinds)
-    if not complete or not all(_has_type(source[name], kind) for name, kind in kinds.items()):
-        raise ValueError(wrong.format("source"))
-    if not isinstance(settings, dict) or set(SETTINGS) != {"size", *settings}:
-        raise ValueError(wrong.format("settings"))
-    settings.setdefault("size", "")  # older jobs have no such setting
-    for name, (kind, _) in SETTINGS.items():
-        if not _has_type(settings[name], kind) and not (name == "guidance_scale" and settings[name] is None):
-            raise ValueError(wrong.format(f"settings, {name}"))
+    if isinstance(settings, dict):
+        settings.setdefault("size", "")  # older jobs have no such setting
+    others = {name: data.get(name) for name in ("profile", "weights", "num_frames")}
+    for name, values, kinds in (
+        ("source", source, {"path": str, "size": int, "changed": int, "digest": str}),
+        ("settings", settings, {name: kind for name, (kind, _) in SETTINGS.items()}),
+        ("versions", versions, dict.fromkeys(versions, str) if isinstance(versions, dict) else {}),
+        ("fields", others, {"profile": str, "weights": str, "num_frames": int}),
+    ):
+        if not isinstance(values, dict) or set(values) != set(kinds):
+            raise ValueError(wrong.format(name))
+        for key, kind in kinds.items():
+            if not _has_type(values[key], kind) and not (key == "guidance_scale" and values[key] is None):
+                raise ValueError(wrong.format(f"{name}, {key}"))
     if settings["size"] and read_size(settings["size"]) is None:
         raise ValueError(wrong.format("settings, size"))
-    for name, kind in (("profile", str), ("weights", str), ("num_frames", int)):
-        if not _has_type(data.get(name), kind):
-            raise ValueError(wrong.format(name))
-    texts = isinstance(versions, dict) and all(isinstance(v, str) for v in versions.values())
-    if not texts or data["num_frames"] < 1:
-        raise ValueError(wrong.format("num_frames" if texts else "versions"))
-    return JobRecord(Source(**source), data["num_frames"], settings, data["profile"], data["weights"], versions)
+    if others["num_frames"] < 1:
+        raise ValueError(wrong.format("fields, num_frames"))
+    return JobRecord(Source(**source), settings=settings, versions=versions, **others)
 
 
 def read_shot_record(path: Path) -> ShotRecord:

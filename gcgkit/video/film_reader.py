@@ -70,7 +70,7 @@ def probe(path) -> FilmInfo:
     that is no film, is cut short, or must be converted first (interlaced, HDR); it names the FFmpeg filter to use.
     """
     path = existing_path(path)
-    images = _images(path)
+    images = image_files(path)
     if images is not None:
         height, width, alpha = check_images(images)
         rate = Fraction(IMAGE_FPS)
@@ -112,7 +112,7 @@ def frames(path, start: int = 0, stop: int | None = None, *, whole: bool = True)
     path = existing_path(path)
     if start < 0 or (stop is not None and stop <= start):
         raise ValueError(f"start and stop must satisfy 0 <= start < stop, not {start} and {stop}.")
-    images = _images(path)
+    images = image_files(path)
     if images is not None:
         return iterate_images(images[start:stop])
     return _upright(path, start, stop, _packets(path) if whole else None)
@@ -121,7 +121,7 @@ def frames(path, start: int = 0, stop: int | None = None, *, whole: bool = True)
 def alphas(path) -> Iterator[np.ndarray]:
     """Yield the opacity of every frame, upright, uint8 ``(H, W)``. Errors as `frames`."""
     path = existing_path(path)
-    if images := _images(path):
+    if images := image_files(path):
         yield from map(read_alpha, images)
         return
     with open_video(path) as (container, stream):
@@ -132,7 +132,7 @@ def alphas(path) -> Iterator[np.ndarray]:
 def times(path) -> list[Fraction]:
     """Return the presentation time of every frame in seconds, strictly rising; k/25 for images. Errors as `probe`."""
     path = existing_path(path)
-    images = _images(path)
+    images = image_files(path)
     if images is not None:
         return [k / Fraction(IMAGE_FPS) for k in range(len(images))]
     stat = path.stat()
@@ -211,13 +211,6 @@ def _cached_times(name: str, modified: int, size: int) -> tuple[Fraction, ...]:
     if not ticks:
         raise ValueError(f"{path} holds no frame that can be decoded.")
     return tuple(tick * base - origin for tick in ticks)
-
-
-def _images(path: Path) -> list[Path] | None:
-    try:
-        return image_files(path)
-    except PermissionError:
-        raise PermissionError(f"{path} may not be read; change its permissions.") from None
 
 
 def _formats(container) -> set[str]:
