@@ -19,7 +19,7 @@ import torch
 from . import color, keyframes, srg
 from .encoders import Canvas, fit_canvas
 from .settings import Settings
-from .utils.checks import check_frame
+from .utils.checks import check_frame, is_whole
 
 OUTSIDE = -1  # the frame number of an exemplar that is no frame of the clip
 MAX_CANDIDATES = 256  # of a long clip, as many evenly spread frames stand for keyframe selection, whose cost is T^2
@@ -182,7 +182,7 @@ def check_exemplars(
         return {OUTSIDE: Canvas(exemplar.shape[:2], inner, frame_size).place(exemplar)}
     exemplars = {}
     for index, frame in reference.items():
-        if not keyframes.is_whole(index):
+        if not is_whole(index):
             raise ValueError(f"{name} has the key {index!r}: keys are frame numbers, whole and from 0 on.")
         if index < 0 or (num_frames is not None and index >= num_frames):
             last = "the last frame" if num_frames is None else num_frames - 1

@@ -12,6 +12,7 @@ import numpy as np
 
 from . import keyframes
 from .encoders import IMAGE_CONDITIONS
+from .utils.checks import is_whole
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Settings:
                 raise ValueError(f"{name} must be one string for the whole clip, not {type(value).__name__}.")
         for name in ("num_keyframes", "grid_size", "num_inference_steps", "past_window", "side_by_side"):
             value = getattr(self, name)
-            if not (keyframes.is_whole(value) and value >= 1) and not (name == "past_window" and value is None):
+            if not (is_whole(value) and value >= 1) and not (name == "past_window" and value is None):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
         for name, (domain, holds) in _NUMBERS.items():
             value = getattr(self, name)
@@ -161,5 +162,5 @@ class Settings:
             raise ValueError(f"shortcuts must be gcgkit.settings.Shortcuts, not {type(self.shortcuts).__name__}.")
         size = self.working_size
         pair = isinstance(size, (tuple, list)) and len(size) == 2
-        if size is not None and not (pair and all(keyframes.is_whole(s) and s >= 8 for s in size)):
+        if size is not None and not (pair and all(is_whole(s) and s >= 8 for s in size)):
             raise ValueError(f"working_size must be (height, width) in pixels, 8 at least, not {size!r}.")
