@@ -2,7 +2,8 @@
 
 ``python notebooks/execute.py notebooks/*.ipynb`` puts the set-up cell in place, runs each notebook from top to bottom
 with static pictures, and writes it back only if every cell ran. What was run is recorded in the notebook's metadata
-(`record`), so that a test can tell outputs of other sources, or of other weights.
+(`record`), so that a test can tell outputs of other sources, or of other weights. At each exercise the check is also
+tried on wrong answers, which the attempt's cell keeps in its metadata, and on the solution (`_try_exercise`).
 """
 
 from __future__ import annotations
@@ -81,9 +82,11 @@ def stamp(notebook) -> None:
 def sources_digest(notebook) -> str:
     """SHA-256 over what the code cells say, in order; their layout and comments do not count.
 
-    It is the same with every Python: from 3.12 on an f-string is many tokens, and ``{{`` in it is one brace.
+    Wrong answers count, too. It is the same with every Python: from 3.12 on an f-string is many tokens, and ``{{`` in
+    it is one brace.
     """
     sources = [_said(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
+    sources += [_said(wrong) for cell in notebook.cells for wrong in wrong_answers(cell)]
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
 
@@ -95,9 +98,15 @@ def _said(source: str) -> str:
     return re.sub(r"\s+|(?<={){|(?<=})}", "", "".join(words))
 
 
-def record(notebook, seconds: float, cpu_seconds: float) -> dict:
-    """What a run is remembered by: digests of the code cells and of the mini weights, seconds of clock and of CPU."""
+def wrong_answers(cell) -> list[str]:
+    """Code of wrong answers that an attempt's cell keeps in its metadata for its check to refuse."""
+    return list(cell.metadata.get("gcgkit", {}).get("wrong", []))
+
+
+def record(notebook, seconds: float, cpu_seconds: float, verdicts: dict | None = None) -> dict:
+    """What a run is remembered by: digests of the code cells and of the mini weights, seconds, verdicts of checks."""
     return {
+        "exercises": verdicts or {},
         "sources": sources_digest(notebook),
         "weights": methods.weights_digest("mini"),
         "seconds": round(seconds),
@@ -124,8 +133,14 @@ def run(path: str | Path, timeout: int = 600) -> float:
     )  # fmt: skip
     before, started, used = os.environ.get(lesson.STATIC), time.monotonic(), _cpu_seconds()
     os.environ[lesson.STATIC] = "1"
+    verdicts: dict[str, dict] = {}
+    count = 0
     try:
-        client.execute()
+        with client.setup_kernel():
+            for index, cell in enumerate(notebook.cells):
+                count += cell.cell_type == "code"
+                client.execute_cell(cell, index, execution_count=count)  # what checks are tried on does not count
+                _try_exercise(client, index, verdicts)
     except (CellExecutionError, CellTimeoutError) as error:
         raise RuntimeError(f"{path.name} did not run to its end:\n{error}") from error
     except (DeadKernelError, AssertionError) as error:  # an assertion fails while nbclient clears a dead kernel away
@@ -139,12 +154,46 @@ def run(path: str | Path, timeout: int = 600) -> float:
     if told := machine_paths(notebook):
         raise ValueError(f"{path.name} tells a path of this machine in an output: {told[0]}")
     seconds = time.monotonic() - started
-    made = record(notebook, seconds, _cpu_seconds() - used)
+    made = record(notebook, seconds, _cpu_seconds() - used, verdicts)
     notebook.metadata = nbformat.from_dict({"kernelspec": _KERNEL, "language_info": {"name": "python"}, "gcgkit": made})
     partial = path.with_suffix(".partial")
     nbformat.write(notebook, partial)
     os.replace(partial, path)
     return seconds
+
+
+def _try_exercise(client, index: int, verdicts: dict[str, dict]) -> None:
+    """After a check's cell, try it on the wrong answers; after a solution's, on the solution.
+
+    The cells of exercise k are its attempt, its check and its solution, one after the other. Adds the sentences of the
+    check to ``verdicts``. Raises RuntimeError where a wrong answer passes or the solution does not.
+    """
+    cells, tags = client.nb.cells, client.nb.cells[index].metadata.get("tags", [])
+    if "check" in tags:
+        attempt, check, number = cells[index - 1], cells[index], str(len(verdicts) + 1)
+        said = [_verdict(client, index, f"{wrong}\n{check.source}") for wrong in wrong_answers(attempt)]
+        verdicts[number] = {"wrong": said}
+        if passed := [text for text in said if not text.startswith("Not yet")]:
+            raise RuntimeError(f"the check of exercise {number} does not refuse a wrong answer, but says: {passed[0]}")
+        _verdict(client, index, attempt.source)
+    elif "solution" in tags:
+        number = str(len(verdicts))
+        verdicts[number]["solution"] = _verdict(client, index, cells[index - 1].source)
+        if not verdicts[number]["solution"].startswith("Right"):
+            text = verdicts[number]["solution"]
+            raise RuntimeError(f"the check of exercise {number} does not accept the solution, but says: {text}")
+
+
+def _verdict(client, index: int, source: str) -> str:
+    """Run code between the cells of a notebook, without a trace in it, and return what it evaluates to, as text."""
+    from nbformat.v4 import new_code_cell
+
+    kept, probe = client.nb.cells[index], new_code_cell(source)
+    try:
+        client.execute_cell(probe, index, store_history=False)
+    finally:
+        client.nb.cells[index] = kept
+    return "".join(o.data["text/plain"] for o in probe.outputs if o.output_type == "execute_result")
 
 
 def drop_bars(notebook) -> None:

@@ -53,11 +53,16 @@ INTERACTIVE = {
 }
 LARGEST_PICTURES = 1_000_000  # bytes of all pictures of a notebook together
 LONGEST_FUNCTION = 8  # lines
+# Notebooks whose exercises have an attempt, a check and a solution.
+CHECKED = ()
+# Notebooks that build a part of the paper as a module, in the solution of an exercise.
+BUILDING = ("03", "04")
 # Figures are for code to print. A text may state names, and, in a sentence that says so, the paper's own.
 STATED = ("57 dB", "Stable Diffusion 2.1", "SD 2.1", "LDV 2.0", "LDV 3.0", "CC BY 3.0", "Apache-2.0")
 FIGURE = r"\d+\.\d+|(?<!\+ )\b\d+ ?(?:%|(?:dB|s|ms|MB|GB|seconds|minutes|steps|frames|times)\b)"
 OF_THE_PAPER = r"\bpaper\b|Table 1|§"
 each = pytest.mark.parametrize("name", NOTEBOOKS)
+each_checked = pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name[:2] in CHECKED])
 
 
 def cells(name, kind):
@@ -131,9 +136,17 @@ def test_only_the_knobs_name_a_profile(name):
     assert not re.search(r"""["'](mini|paper)["']""", later)
 
 
+def exercises(name):
+    """(question, attempt, check, solution) of each exercise."""
+    notebook = NOTEBOOKS[name].cells
+    asked = [i for i, cell in enumerate(notebook) if cell.source.startswith("### Exercise ")]
+    return [notebook[i : i + 4] for i in asked]
+
+
 @each
 def test_a_page_of_readable_length(name):
-    assert 10 <= len(NOTEBOOKS[name].cells) <= 25
+    cells_of_exercise = 4 if name[:2] in CHECKED else 2
+    assert 10 <= len(NOTEBOOKS[name].cells) - cells_of_exercise * len(exercises(name)) <= 25
     nbformat.validate(NOTEBOOKS[name])
 
 
@@ -216,9 +229,10 @@ def test_a_path_of_a_machine_is_noticed(text):
 
 @each
 def test_notebooks_import_and_define_next_to_nothing(name):
-    for tree in trees(name):
-        for node in ast.walk(tree):
-            assert not isinstance(node, (ast.ClassDef, ast.AsyncFunctionDef))
+    for cell in cells(name, "code"):
+        building = name[:2] in BUILDING and "solution" in cell.metadata.get("tags", [])
+        for node in ast.walk(ast.parse(cell.source)):
+            assert building or not isinstance(node, (ast.ClassDef, ast.AsyncFunctionDef))
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f"{node.name} belongs into gcgkit"
 
@@ -267,17 +281,78 @@ def test_a_stated_figure_is_noticed(text):
     assert stated(text) and not stated(f"In the paper: {text}")
 
 
-@each
-def test_two_or_three_exercises_with_folded_solutions_that_ran(name):
-    notebook = NOTEBOOKS[name].cells
-    asked = [i for i, cell in enumerate(notebook) if cell.source.startswith("### Exercise ")]
-    assert len(asked) in (2, 3)
-    for number, i in enumerate(asked, 1):
-        solution = notebook[i + 1]
-        assert notebook[i].source.startswith(f"### Exercise {number}\n")
-        assert solution.source.startswith(f"# Solution {number}\n") and len(solution.source.splitlines()) > 1
-        assert solution.metadata.jupyter.source_hidden and "solution" in solution.metadata.tags
+@each_checked
+def test_two_to_four_exercises_each_with_an_attempt_a_check_and_a_solution(name):
+    assert 2 <= len(exercises(name)) <= 4
+    for number, (question, attempt, check, solution) in enumerate(exercises(name), 1):
+        assert question.source.startswith(f"### Exercise {number}\n") and f"`answer_{number}`" in question.source
+        assert attempt.source == f"# Exercise {number}: your attempt\nanswer_{number} = ..."
+        assert check.source.endswith(f"\ncheck_{number}(answer_{number})")
+        assert solution.source.startswith(f"# Solution {number}\n") and f"\nanswer_{number} = " in solution.source
+        for cell, tag in ((attempt, "attempt"), (check, "check"), (solution, "solution")):
+            assert cell.metadata.tags == [tag]
+        assert check.metadata.jupyter.source_hidden
+        assert solution.metadata.jupyter.source_hidden and solution.metadata.jupyter.outputs_hidden
         assert solution.outputs, "a solution shows what it finds"
+        assert question.source.count("<details>") == question.source.count("</details>") >= 1
+
+
+@each_checked
+def test_each_check_waits_refuses_wrong_answers_and_accepts_the_solution(name):
+    record = NOTEBOOKS[name].metadata.gcgkit.exercises
+    assert list(record) == [str(number) for number, _ in enumerate(exercises(name), 1)]
+    for verdicts, (_, attempt, check, _) in zip(record.values(), exercises(name), strict=True):
+        assert check.outputs[-1].data["text/plain"].startswith("Nothing to check yet")
+        assert len(verdicts.wrong) == len(execute.wrong_answers(attempt)) >= 1
+        assert all(text.startswith("Not yet. ") for text in verdicts.wrong)
+        assert verdicts.solution == "Right."
+
+
+def toy_notebook(check, wrong="answer_1 = 1"):
+    """A notebook with one exercise whose answer is 2."""
+    new, metadata = nbformat.v4.new_code_cell, {"gcgkit": {"wrong": [wrong]}}
+    cells = [
+        nbformat.v4.new_markdown_cell("# A toy"),
+        new(execute.setup_cell()),
+        new('profile = "mini"'),
+        new("answer_1 = ...", metadata=metadata),
+        new(f"{check}\ncheck_1(answer_1)", metadata={"tags": ["check"]}),
+        new("answer_1 = 2\nprint(answer_1)", metadata={"tags": ["solution"]}),
+    ]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("condition", "error"),
+    [("x == 2", None), ("x > 0", "does not refuse a wrong answer"), ("x == 3", "does not accept the solution")],
+)
+def test_a_run_tries_checks_on_wrong_answers_and_on_solutions(condition, error, tmp_path):
+    check = f'from gcgkit.lessons import exercises\ncheck_1 = exercises.Check({{"Look.": lambda x: {condition}}})'
+    nbformat.write(toy_notebook(check), tmp_path / "toy.ipynb")
+    if error:
+        with pytest.raises(RuntimeError, match=error):
+            execute.run(tmp_path / "toy.ipynb")
+        return
+    execute.run(tmp_path / "toy.ipynb")
+    done = nbformat.read(tmp_path / "toy.ipynb", as_version=4)
+    assert done.metadata.gcgkit.exercises == {"1": {"wrong": ["Not yet. Look."], "solution": "Right."}}
+    code = [cell for cell in done.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3, 4, 5]
+    assert code[3].outputs[0].data["text/plain"].startswith("Nothing to check yet")
+    changed = copy.deepcopy(done)
+    changed.cells[3].metadata.gcgkit.wrong = ["answer_1 = 7"]
+    assert execute.sources_digest(changed) != execute.sources_digest(done)
+
+
+@each_checked
+def test_the_last_cell_has_what_to_take_away_and_where_to_read_on(name):
+    take_away, read_on = NOTEBOOKS[name].cells[-1].source.split("**Read on**")
+    assert take_away.startswith("## Take away\n") and len(re.findall(r"^- ", take_away, re.MULTILINE)) == 3
+    links = re.findall(r"^- .*\]\((https://[^)]+)\)", read_on, re.MULTILINE)
+    assert len(links) in (2, 3)
+    for link in links:
+        assert re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{5}|https://doi\.org/10\.\S+", link)
 
 
 @each
