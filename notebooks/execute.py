@@ -57,6 +57,7 @@ from gcgkit.lessons import notebook as lesson
 lesson.ready()"""
 _KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+_CLOCK = '__import__("time").process_time()'  # CPU seconds of the kernel
 # How blocks and lines of code stand in a digest.
 _LAYOUT = {tokenize.INDENT: "\u2192", tokenize.DEDENT: "\u2190", tokenize.NEWLINE: "\u21b5"}
 # A path of this machine in an output: a home, a temporary folder, an environment, or a drive letter.
@@ -134,13 +135,14 @@ def run(path: str | Path, timeout: int = 600) -> float:
     before, started, used = os.environ.get(lesson.STATIC), time.monotonic(), _cpu_seconds()
     os.environ[lesson.STATIC] = "1"
     verdicts: dict[str, dict] = {}
-    count = 0
+    count, tries = 0, 0.0
     try:
         with client.setup_kernel():
             for index, cell in enumerate(notebook.cells):
                 count += cell.cell_type == "code"
                 client.execute_cell(cell, index, execution_count=count)  # what checks are tried on does not count
-                _try_exercise(client, index, verdicts)
+                if {"check", "solution"} & set(cell.metadata.get("tags", [])):
+                    tries += _try_exercise(client, index, verdicts)
     except (CellExecutionError, CellTimeoutError) as error:
         raise RuntimeError(f"{path.name} did not run to its end:\n{error}") from error
     except (DeadKernelError, AssertionError) as error:  # an assertion fails while nbclient clears a dead kernel away
@@ -154,7 +156,7 @@ def run(path: str | Path, timeout: int = 600) -> float:
     if told := machine_paths(notebook):
         raise ValueError(f"{path.name} tells a path of this machine in an output: {told[0]}")
     seconds = time.monotonic() - started
-    made = record(notebook, seconds, _cpu_seconds() - used, verdicts)
+    made = record(notebook, seconds, _cpu_seconds() - used - tries, verdicts)
     notebook.metadata = nbformat.from_dict({"kernelspec": _KERNEL, "language_info": {"name": "python"}, "gcgkit": made})
     partial = path.with_suffix(".partial")
     nbformat.write(notebook, partial)
@@ -162,26 +164,28 @@ def run(path: str | Path, timeout: int = 600) -> float:
     return seconds
 
 
-def _try_exercise(client, index: int, verdicts: dict[str, dict]) -> None:
+def _try_exercise(client, index: int, verdicts: dict[str, dict]) -> float:
     """After a check's cell, try it on the wrong answers; after a solution's, on the solution.
 
     The cells of exercise k are its attempt, its check and its solution, one after the other. Adds the sentences of the
-    check to ``verdicts``. Raises RuntimeError where a wrong answer passes or the solution does not.
+    check to ``verdicts`` and returns the CPU seconds that this took, which a reader does not spend. Raises RuntimeError
+    where a wrong answer passes or the solution does not.
     """
-    cells, tags = client.nb.cells, client.nb.cells[index].metadata.get("tags", [])
-    if "check" in tags:
+    cells, before = client.nb.cells, float(_verdict(client, index, _CLOCK))
+    if "check" in cells[index].metadata.tags:
         attempt, check, number = cells[index - 1], cells[index], str(len(verdicts) + 1)
         said = [_verdict(client, index, f"{wrong}\n{check.source}") for wrong in wrong_answers(attempt)]
         verdicts[number] = {"wrong": said}
         if passed := [text for text in said if not text.startswith("Not yet")]:
             raise RuntimeError(f"the check of exercise {number} does not refuse a wrong answer, but says: {passed[0]}")
         _verdict(client, index, attempt.source)
-    elif "solution" in tags:
+    else:
         number = str(len(verdicts))
         verdicts[number]["solution"] = _verdict(client, index, cells[index - 1].source)
         if not verdicts[number]["solution"].startswith("Right"):
             text = verdicts[number]["solution"]
             raise RuntimeError(f"the check of exercise {number} does not accept the solution, but says: {text}")
+    return float(_verdict(client, index, _CLOCK)) - before
 
 
 def _verdict(client, index: int, source: str) -> str:
