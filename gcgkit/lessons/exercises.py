@@ -45,7 +45,8 @@ class Check:
             try:
                 holds = bool(condition(answer))
             except Exception as error:  # whatever a wrong answer may do
-                return Verdict(False, f"Not yet. {hint} ({type(error).__name__}: {error})")
+                first = (str(error).strip().splitlines() or ["no message"])[0]
+                return Verdict(False, f"Not yet. {hint} ({type(error).__name__}: {first})")
             if not holds:
                 return Verdict(False, f"Not yet. {hint}")
         return Verdict(True, "Right.")

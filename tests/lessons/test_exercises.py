@@ -30,6 +30,11 @@ def test_an_answer_that_breaks_the_check_is_wrong_and_says_why():
     verdict = exercises.Check({"Give a number.": lambda answer: answer > 0})("a word")
     assert not verdict and repr(verdict).startswith("Not yet. Give a number. (TypeError: ")
 
+    def long(answer):
+        raise RuntimeError("first line\nsecond line")
+
+    assert repr(exercises.Check({"Look.": long})(1)) == "Not yet. Look. (RuntimeError: first line)"
+
 
 def test_a_check_without_conditions_is_refused():
     with pytest.raises(ValueError, match="conditions is empty"):
