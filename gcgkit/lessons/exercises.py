@@ -1,7 +1,7 @@
 """Exercises of the notebooks: checks that say whether an attempt is right, or what to look at.
 
-An exercise has four cells: the question, an empty attempt ``answer_1 = ...``, a folded check, and a folded solution that
-fills in the same name and is checked in the same way.
+An exercise has four cells: the question, an empty attempt ``answer_1 = ...``, a folded check, and a folded solution
+that fills in the same name and is checked in the same way.
 """
 
 from __future__ import annotations
