@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from gcgkit.evaluation import methods
+from gcgkit.lessons import diagram
 from gcgkit.lessons import notebook as lesson
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +55,7 @@ INTERACTIVE = {
 LARGEST_PICTURES = 1_000_000  # bytes of all pictures of a notebook together
 LONGEST_FUNCTION = 8  # lines
 # Notebooks whose exercises have an attempt, a check and a solution.
-CHECKED = ("00", "01", "02", "03", "04", "05", "07", "08")
+CHECKED = ("00", "01", "02", "03", "04", "05", "07", "08", "09")
 # Notebooks that build a part of the paper as a module, in the solution of an exercise.
 BUILDING = ("03", "04")
 # Figures are for code to print. A text may state names, and, in a sentence that says so, the paper's own.
@@ -213,6 +214,18 @@ def test_interactive_cells_are_kept_as_pictures(number, widget):
     (name,) = (name for name in NOTEBOOKS if name.startswith(number))
     (cell,) = (cell for cell in cells(name, "code") if f"widgets.{widget}(" in cell.source)
     assert len(list(pictures(cell))) == 1
+
+
+def test_the_diagram_is_whole_in_the_first_notebook_and_highlighted_at_the_start_of_those_about_the_model():
+    calls = {}
+    for name in NOTEBOOKS:
+        for i, cell in enumerate(NOTEBOOKS[name].cells):
+            if call := re.search(r"diagram\.draw_model\((\(.*?\))?", cell.source):
+                calls[name[:2]] = i, ast.literal_eval(call[1] or "()")
+    assert list(calls) == ["00", "02", "03", "04", "05", "06", "07"]
+    assert calls.pop("00")[1] == ()
+    assert all(i <= 4 and set(parts) <= set(diagram.PARTS) for i, parts in calls.values())
+    assert len({parts for _, parts in calls.values()}) == len(calls)
 
 
 @each
