@@ -55,7 +55,7 @@ INTERACTIVE = {
 LARGEST_PICTURES = 1_000_000  # bytes of all pictures of a notebook together
 LONGEST_FUNCTION = 8  # lines
 # Notebooks whose exercises have an attempt, a check and a solution.
-CHECKED = ("00", "01", "02", "03", "04", "05", "07", "08", "09", "10", "11", "12", "13")
+CHECKED = ("00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12", "13")
 # Notebooks that build a part of the paper as a module, in the solution of an exercise.
 BUILDING = ("03", "04")
 # Figures are for code to print. A text may state names, and, in a sentence that says so, the paper's own.
