@@ -54,8 +54,6 @@ INTERACTIVE = {
 }
 LARGEST_PICTURES = 1_000_000  # bytes of all pictures of a notebook together
 LONGEST_FUNCTION = 8  # lines
-# Notebooks whose exercises have an attempt, a check and a solution.
-CHECKED = ("00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12", "13")
 # Notebooks that build a part of the paper as a module, in the solution of an exercise.
 BUILDING = ("03", "04")
 # Figures are for code to print. A text may state names, and, in a sentence that says so, the paper's own.
@@ -63,7 +61,6 @@ STATED = ("57 dB", "Stable Diffusion 2.1", "SD 2.1", "LDV 2.0", "LDV 3.0", "CC B
 FIGURE = r"\d+\.\d+|(?<!\+ )\b\d+ ?(?:%|(?:dB|s|ms|MB|GB|seconds|minutes|steps|frames|times)\b)"
 OF_THE_PAPER = r"\bpaper\b|Table 1|§"
 each = pytest.mark.parametrize("name", NOTEBOOKS)
-each_checked = pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name[:2] in CHECKED])
 
 
 def cells(name, kind):
@@ -146,8 +143,7 @@ def exercises(name):
 
 @each
 def test_a_page_of_readable_length(name):
-    cells_of_exercise = 4 if name[:2] in CHECKED else 2
-    assert 10 <= len(NOTEBOOKS[name].cells) - cells_of_exercise * len(exercises(name)) <= 25
+    assert 10 <= len(NOTEBOOKS[name].cells) - 4 * len(exercises(name)) <= 25
     nbformat.validate(NOTEBOOKS[name])
 
 
@@ -294,7 +290,7 @@ def test_a_stated_figure_is_noticed(text):
     assert stated(text) and not stated(f"In the paper: {text}")
 
 
-@each_checked
+@each
 def test_two_to_four_exercises_each_with_an_attempt_a_check_and_a_solution(name):
     assert 2 <= len(exercises(name)) <= 4
     for number, (question, attempt, check, solution) in enumerate(exercises(name), 1):
@@ -311,7 +307,7 @@ def test_two_to_four_exercises_each_with_an_attempt_a_check_and_a_solution(name)
         assert question.source.count("<details>") == question.source.count("</details>") >= 1
 
 
-@each_checked
+@each
 def test_each_check_waits_refuses_wrong_answers_and_accepts_the_solution(name):
     record = NOTEBOOKS[name].metadata.gcgkit.exercises
     assert list(record) == [str(number) for number, _ in enumerate(exercises(name), 1)]
@@ -359,7 +355,7 @@ def test_a_run_tries_checks_on_wrong_answers_and_on_solutions(condition, error, 
     assert execute.sources_digest(changed) != execute.sources_digest(done)
 
 
-@each_checked
+@each
 def test_the_last_cell_has_what_to_take_away_and_where_to_read_on(name):
     take_away, read_on = NOTEBOOKS[name].cells[-1].source.split("**Read on**")
     assert take_away.startswith("## Take away\n") and len(re.findall(r"^- ", take_away, re.MULTILINE)) == 3
