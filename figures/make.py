@@ -1,4 +1,4 @@
-"""``make figures``: the paper's figures 1 to 6 and Table 1 from a profile's own results, as PNG and PDF.
+"""``make figures``: the paper's figures 1 to 6, a diagram of the model and Table 1 from a profile, as PNG and PDF.
 
     python figures/make.py --profile mini --only 5 6
 
@@ -22,13 +22,14 @@ import studio
 import table1
 from tqdm import tqdm
 
+from gcgkit.lessons.diagram import draw_model
 from gcgkit.utils.commands import run_reporting_errors
 
 FIGURES = {
     "1": ("fig1", fig1_teaser), "2": ("fig2", fig2_framework), "3": ("fig3", fig3_automatic),
     "4": ("fig4", fig4_exemplar), "5": ("fig5", fig5_gcg), "6": ("fig6", fig6_srg),
 }  # fmt: skip
-TABLE = "table"
+TABLE, MODEL = "table", "model"
 
 
 def make(maker: studio.Studio, wanted: list[str], results: Path) -> dict[str, float]:
@@ -38,6 +39,8 @@ def make(maker: studio.Studio, wanted: list[str], results: Path) -> dict[str, fl
         started = time.monotonic()
         if number == TABLE:
             paths, title = table1.write(results, maker.out), "Table 1"
+        elif number == MODEL:
+            paths, title = maker.save(draw_model(pipe=maker.pipe()), MODEL), "The model"
         else:
             name, module = FIGURES[number]
             paths, title = maker.save(module.draw(maker), name), f"Figure {number}"
@@ -48,10 +51,10 @@ def make(maker: studio.Studio, wanted: list[str], results: Path) -> dict[str, fl
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return an exit code."""
-    parser = argparse.ArgumentParser(prog="figures/make.py", description="Make the paper's figures and Table 1.")
+    parser = argparse.ArgumentParser(prog="figures/make.py", description="Make figures and Table 1.")
     add = parser.add_argument
     add("--profile", default="mini", help="bundled name, paper, folder or hub id (mini)")
-    add("--only", nargs="+", choices=[*FIGURES, TABLE], help="only these (all)")
+    add("--only", nargs="+", choices=[*FIGURES, MODEL, TABLE], help="only these (all)")
     add("--out", metavar="DIR", type=Path, default=studio.HERE / "out", help="where they go (figures/out)")
     add("--results", metavar="DIR", type=Path, help="results for Table 1 (results/PROFILE)")
     add("--seed", metavar="N", type=int, default=0, help="same seed, same colours (0)")
@@ -70,7 +73,7 @@ def _run(args: argparse.Namespace, results: Path) -> None:
             raise ValueError(f"--frames-of takes NAME=DIR with a folder that is there, not '{pair}'.")
         frames_of[name] = Path(folder)
     maker = studio.Studio(args.profile, args.out, args.seed, args.steps, frames_of=frames_of)
-    seconds = make(maker, args.only or [*FIGURES, TABLE], results)
+    seconds = make(maker, args.only or [*FIGURES, MODEL, TABLE], results)
     print(f"Figures: all in {args.out}, {sum(seconds.values()):.0f} s.")
 
 

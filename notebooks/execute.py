@@ -2,7 +2,8 @@
 
 ``python notebooks/execute.py notebooks/*.ipynb`` puts the set-up cell in place, runs each notebook from top to bottom
 with static pictures, and writes it back only if every cell ran. What was run is recorded in the notebook's metadata
-(`record`), so that a test can tell outputs of other sources, or of other weights.
+(`record`), so that a test can tell outputs of other sources, or of other weights. At each exercise the check is also
+tried on wrong answers, which the attempt's cell keeps in its metadata, and on the solution (`_try_exercise`).
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ from gcgkit.lessons import notebook as lesson
 lesson.ready()"""
 _KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+_CLOCK = '__import__("time").process_time()'  # CPU seconds of the kernel
 # How blocks and lines of code stand in a digest.
 _LAYOUT = {tokenize.INDENT: "\u2192", tokenize.DEDENT: "\u2190", tokenize.NEWLINE: "\u21b5"}
 # A path of this machine in an output: a home, a temporary folder, an environment, or a drive letter.
@@ -81,9 +83,11 @@ def stamp(notebook) -> None:
 def sources_digest(notebook) -> str:
     """SHA-256 over what the code cells say, in order; their layout and comments do not count.
 
-    It is the same with every Python: from 3.12 on an f-string is many tokens, and ``{{`` in it is one brace.
+    Wrong answers count, too. It is the same with every Python: from 3.12 on an f-string is many tokens, and ``{{`` in
+    it is one brace.
     """
     sources = [_said(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
+    sources += [_said(wrong) for cell in notebook.cells for wrong in wrong_answers(cell)]
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
 
@@ -95,9 +99,15 @@ def _said(source: str) -> str:
     return re.sub(r"\s+|(?<={){|(?<=})}", "", "".join(words))
 
 
-def record(notebook, seconds: float, cpu_seconds: float) -> dict:
-    """What a run is remembered by: digests of the code cells and of the mini weights, seconds of clock and of CPU."""
+def wrong_answers(cell) -> list[str]:
+    """Code of wrong answers that an attempt's cell keeps in its metadata for its check to refuse."""
+    return list(cell.metadata.get("gcgkit", {}).get("wrong", []))
+
+
+def record(notebook, seconds: float, cpu_seconds: float, verdicts: dict | None = None) -> dict:
+    """What a run is remembered by: digests of the code cells and of the mini weights, seconds, verdicts of checks."""
     return {
+        "exercises": verdicts or {},
         "sources": sources_digest(notebook),
         "weights": methods.weights_digest("mini"),
         "seconds": round(seconds),
@@ -124,8 +134,15 @@ def run(path: str | Path, timeout: int = 600) -> float:
     )  # fmt: skip
     before, started, used = os.environ.get(lesson.STATIC), time.monotonic(), _cpu_seconds()
     os.environ[lesson.STATIC] = "1"
+    verdicts: dict[str, dict] = {}
+    count, tries = 0, 0.0
     try:
-        client.execute()
+        with client.setup_kernel():
+            for index, cell in enumerate(notebook.cells):
+                count += cell.cell_type == "code"
+                client.execute_cell(cell, index, execution_count=count)  # what checks are tried on does not count
+                if {"check", "solution"} & set(cell.metadata.get("tags", [])):
+                    tries += _try_exercise(client, index, verdicts)
     except (CellExecutionError, CellTimeoutError) as error:
         raise RuntimeError(f"{path.name} did not run to its end:\n{error}") from error
     except (DeadKernelError, AssertionError) as error:  # an assertion fails while nbclient clears a dead kernel away
@@ -139,12 +156,48 @@ def run(path: str | Path, timeout: int = 600) -> float:
     if told := machine_paths(notebook):
         raise ValueError(f"{path.name} tells a path of this machine in an output: {told[0]}")
     seconds = time.monotonic() - started
-    made = record(notebook, seconds, _cpu_seconds() - used)
+    made = record(notebook, seconds, _cpu_seconds() - used - tries, verdicts)
     notebook.metadata = nbformat.from_dict({"kernelspec": _KERNEL, "language_info": {"name": "python"}, "gcgkit": made})
     partial = path.with_suffix(".partial")
     nbformat.write(notebook, partial)
     os.replace(partial, path)
     return seconds
+
+
+def _try_exercise(client, index: int, verdicts: dict[str, dict]) -> float:
+    """After a check's cell, try it on the wrong answers; after a solution's, on the solution.
+
+    The cells of exercise k are its attempt, its check and its solution, one after the other. Adds the sentences of the
+    check to ``verdicts`` and returns the CPU seconds that this took, which a reader does not spend. Raises RuntimeError
+    where a wrong answer passes or the solution does not.
+    """
+    cells, before = client.nb.cells, float(_verdict(client, index, _CLOCK))
+    if "check" in cells[index].metadata.tags:
+        attempt, check, number = cells[index - 1], cells[index], str(len(verdicts) + 1)
+        said = [_verdict(client, index, f"{wrong}\n{check.source}") for wrong in wrong_answers(attempt)]
+        verdicts[number] = {"wrong": said}
+        if passed := [text for text in said if not text.startswith("Not yet")]:
+            raise RuntimeError(f"the check of exercise {number} does not refuse a wrong answer, but says: {passed[0]}")
+        _verdict(client, index, attempt.source)
+    else:
+        number = str(len(verdicts))
+        verdicts[number]["solution"] = _verdict(client, index, cells[index - 1].source)
+        if not verdicts[number]["solution"].startswith("Right"):
+            text = verdicts[number]["solution"]
+            raise RuntimeError(f"the check of exercise {number} does not accept the solution, but says: {text}")
+    return float(_verdict(client, index, _CLOCK)) - before
+
+
+def _verdict(client, index: int, source: str) -> str:
+    """Run code between the cells of a notebook, without a trace in it, and return what it evaluates to, as text."""
+    from nbformat.v4 import new_code_cell
+
+    kept, probe = client.nb.cells[index], new_code_cell(source)
+    try:
+        client.execute_cell(probe, index, store_history=False)
+    finally:
+        client.nb.cells[index] = kept
+    return "".join(o.data["text/plain"] for o in probe.outputs if o.output_type == "execute_result")
 
 
 def drop_bars(notebook) -> None:

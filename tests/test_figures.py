@@ -168,6 +168,12 @@ def test_frames_of_another_system_join_or_are_refused(maker, tmp_path):
         joined.systems("street")
 
 
+def test_the_diagram_is_saved_as_png_and_pdf(maker):
+    make.make(maker, [make.MODEL], Path("none"))
+    assert (maker.out / "model.png").read_bytes().startswith(b"\x89PNG")
+    assert (maker.out / "model.pdf").read_bytes().startswith(b"%PDF")
+
+
 def test_table_with_and_without_results(maker, tmp_path, capsys):
     make.make(maker, ["table"], tmp_path / "nothing")
     assert "the paper's numbers stand alone" in capsys.readouterr().out

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from gcgkit.evaluation import methods
+from gcgkit.lessons import diagram
 from gcgkit.lessons import notebook as lesson
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +54,8 @@ INTERACTIVE = {
 }
 LARGEST_PICTURES = 1_000_000  # bytes of all pictures of a notebook together
 LONGEST_FUNCTION = 8  # lines
+# Notebooks that build a part of the paper as a module, in the solution of an exercise.
+BUILDING = ("03", "04")
 # Figures are for code to print. A text may state names, and, in a sentence that says so, the paper's own.
 STATED = ("57 dB", "Stable Diffusion 2.1", "SD 2.1", "LDV 2.0", "LDV 3.0", "CC BY 3.0", "Apache-2.0")
 FIGURE = r"\d+\.\d+|(?<!\+ )\b\d+ ?(?:%|(?:dB|s|ms|MB|GB|seconds|minutes|steps|frames|times)\b)"
@@ -131,9 +134,16 @@ def test_only_the_knobs_name_a_profile(name):
     assert not re.search(r"""["'](mini|paper)["']""", later)
 
 
+def exercises(name):
+    """(question, attempt, check, solution) of each exercise."""
+    notebook = NOTEBOOKS[name].cells
+    asked = [i for i, cell in enumerate(notebook) if cell.source.startswith("### Exercise ")]
+    return [notebook[i : i + 4] for i in asked]
+
+
 @each
 def test_a_page_of_readable_length(name):
-    assert 10 <= len(NOTEBOOKS[name].cells) <= 25
+    assert 10 <= len(NOTEBOOKS[name].cells) - 4 * len(exercises(name)) <= 25
     nbformat.validate(NOTEBOOKS[name])
 
 
@@ -202,6 +212,18 @@ def test_interactive_cells_are_kept_as_pictures(number, widget):
     assert len(list(pictures(cell))) == 1
 
 
+def test_the_diagram_is_whole_in_the_first_notebook_and_highlighted_at_the_start_of_those_about_the_model():
+    calls = {}
+    for name in NOTEBOOKS:
+        for i, cell in enumerate(NOTEBOOKS[name].cells):
+            if call := re.search(r"diagram\.draw_model\((\(.*?\))?", cell.source):
+                calls[name[:2]] = i, ast.literal_eval(call[1] or "()")
+    assert list(calls) == ["00", "02", "03", "04", "05", "06", "07"]
+    assert calls.pop("00")[1] == ()
+    assert all(i <= 4 and set(parts) <= set(diagram.PARTS) for i, parts in calls.values())
+    assert len({parts for _, parts in calls.values()}) == len(calls)
+
+
 @each
 def test_outputs_tell_no_path_of_a_machine(name):
     assert execute.machine_paths(NOTEBOOKS[name]) == []
@@ -216,9 +238,10 @@ def test_a_path_of_a_machine_is_noticed(text):
 
 @each
 def test_notebooks_import_and_define_next_to_nothing(name):
-    for tree in trees(name):
-        for node in ast.walk(tree):
-            assert not isinstance(node, (ast.ClassDef, ast.AsyncFunctionDef))
+    for cell in cells(name, "code"):
+        building = name[:2] in BUILDING and "solution" in cell.metadata.get("tags", [])
+        for node in ast.walk(ast.parse(cell.source)):
+            assert building or not isinstance(node, (ast.ClassDef, ast.AsyncFunctionDef))
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f"{node.name} belongs into gcgkit"
 
@@ -268,16 +291,78 @@ def test_a_stated_figure_is_noticed(text):
 
 
 @each
-def test_two_or_three_exercises_with_folded_solutions_that_ran(name):
-    notebook = NOTEBOOKS[name].cells
-    asked = [i for i, cell in enumerate(notebook) if cell.source.startswith("### Exercise ")]
-    assert len(asked) in (2, 3)
-    for number, i in enumerate(asked, 1):
-        solution = notebook[i + 1]
-        assert notebook[i].source.startswith(f"### Exercise {number}\n")
-        assert solution.source.startswith(f"# Solution {number}\n") and len(solution.source.splitlines()) > 1
-        assert solution.metadata.jupyter.source_hidden and "solution" in solution.metadata.tags
+def test_two_to_four_exercises_each_with_an_attempt_a_check_and_a_solution(name):
+    assert 2 <= len(exercises(name)) <= 4
+    for number, (question, attempt, check, solution) in enumerate(exercises(name), 1):
+        assert question.source.startswith(f"### Exercise {number}\n") and f"`answer_{number}`" in question.source
+        assert attempt.source == f"# Exercise {number}: your attempt\nanswer_{number} = ..."
+        assert check.source.endswith(f"\ncheck_{number}(answer_{number})")
+        assert solution.source.startswith(f"# Solution {number}\n")
+        assert re.search(rf"^ *answer_{number}\b[^=]* = ", solution.source, re.MULTILINE)
+        for cell, tag in ((attempt, "attempt"), (check, "check"), (solution, "solution")):
+            assert cell.metadata.tags == [tag]
+        assert check.metadata.jupyter.source_hidden
+        assert solution.metadata.jupyter.source_hidden and solution.metadata.jupyter.outputs_hidden
         assert solution.outputs, "a solution shows what it finds"
+        assert question.source.count("<details>") == question.source.count("</details>") >= 1
+
+
+@each
+def test_each_check_waits_refuses_wrong_answers_and_accepts_the_solution(name):
+    record = NOTEBOOKS[name].metadata.gcgkit.exercises
+    assert list(record) == [str(number) for number, _ in enumerate(exercises(name), 1)]
+    for verdicts, (_, attempt, check, _) in zip(record.values(), exercises(name), strict=True):
+        assert check.outputs[-1].data["text/plain"].startswith("Nothing to check yet")
+        assert len(verdicts.wrong) == len(execute.wrong_answers(attempt)) >= 1
+        assert all(text.startswith("Not yet. ") for text in verdicts.wrong)
+        assert verdicts.solution == "Right."
+
+
+def toy_notebook(check, wrong="answer_1 = 1"):
+    """A notebook with one exercise whose answer is 2."""
+    new, metadata = nbformat.v4.new_code_cell, {"gcgkit": {"wrong": [wrong]}}
+    cells = [
+        nbformat.v4.new_markdown_cell("# A toy"),
+        new(execute.setup_cell()),
+        new('profile = "mini"'),
+        new("answer_1 = ...", metadata=metadata),
+        new(f"{check}\ncheck_1(answer_1)", metadata={"tags": ["check"]}),
+        new("answer_1 = 2\nprint(answer_1)", metadata={"tags": ["solution"]}),
+    ]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("condition", "error"),
+    [("x == 2", None), ("x > 0", "does not refuse a wrong answer"), ("x == 3", "does not accept the solution")],
+)
+def test_a_run_tries_checks_on_wrong_answers_and_on_solutions(condition, error, tmp_path):
+    check = f'from gcgkit.lessons import exercises\ncheck_1 = exercises.Check({{"Look.": lambda x: {condition}}})'
+    nbformat.write(toy_notebook(check), tmp_path / "toy.ipynb")
+    if error:
+        with pytest.raises(RuntimeError, match=error):
+            execute.run(tmp_path / "toy.ipynb")
+        return
+    execute.run(tmp_path / "toy.ipynb")
+    done = nbformat.read(tmp_path / "toy.ipynb", as_version=4)
+    assert done.metadata.gcgkit.exercises == {"1": {"wrong": ["Not yet. Look."], "solution": "Right."}}
+    code = [cell for cell in done.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3, 4, 5]
+    assert code[3].outputs[0].data["text/plain"].startswith("Nothing to check yet")
+    changed = copy.deepcopy(done)
+    changed.cells[3].metadata.gcgkit.wrong = ["answer_1 = 7"]
+    assert execute.sources_digest(changed) != execute.sources_digest(done)
+
+
+@each
+def test_the_last_cell_has_what_to_take_away_and_where_to_read_on(name):
+    take_away, read_on = NOTEBOOKS[name].cells[-1].source.split("**Read on**")
+    assert take_away.startswith("## Take away\n") and len(re.findall(r"^- ", take_away, re.MULTILINE)) == 3
+    links = re.findall(r"^- .*\]\((https://[^)]+)\)", read_on, re.MULTILINE)
+    assert len(links) in (2, 3)
+    for link in links:
+        assert re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{5}|https://doi\.org/10\.\S+", link)
 
 
 @each

@@ -1,0 +1,77 @@
+"""Exercises of the notebooks: checks that say whether an attempt is right, or what to look at.
+
+An exercise has four cells: the question, an empty attempt ``answer_1 = ...``, a folded check, and a folded solution
+that fills in the same name and is checked in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+
+class Verdict:
+    """What a check found. It is true only if the answer is right; a notebook shows its sentence."""
+
+    def __init__(self, right: bool, text: str):
+        self.right, self.text = right, text
+
+    def __bool__(self) -> bool:
+        return self.right
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+class Check:
+    """Conditions of a right answer, asked in order until one fails.
+
+    Args:
+        conditions: ``{what to look at: condition}``; a condition takes the answer and returns whether it holds. It is
+            asked only about answers for which those before it hold, so a later one may rely on an earlier.
+    """
+
+    def __init__(self, conditions: Mapping[str, Callable[[object], bool]]):
+        if not conditions:
+            raise ValueError("conditions is empty: give at least one {what to look at: condition}.")
+        self.conditions = dict(conditions)
+
+    def __call__(self, answer: object) -> Verdict:
+        """Check an answer; ``...`` and None are attempts not made yet. An error in a condition is a wrong answer."""
+        if answer is ... or answer is None:
+            return Verdict(False, "Nothing to check yet: put your answer into the cell above, and run both again.")
+        for hint, condition in self.conditions.items():
+            try:
+                holds = bool(condition(answer))
+            except Exception as error:  # whatever a wrong answer may do
+                first = (str(error).strip().splitlines() or ["no message"])[0]
+                return Verdict(False, f"Not yet. {hint} ({type(error).__name__}: {first})")
+            if not holds:
+                return Verdict(False, f"Not yet. {hint}")
+        return Verdict(True, "Right.")
+
+
+def near(expected, tolerance: float = 0.01) -> Callable[[object], bool]:
+    """Return a condition: every number of the answer is within ``tolerance`` of the expected ones, of the same shape.
+
+    expected: numbers, an array, a tensor, ``{name: number}``, or a function that makes them when first asked.
+    """
+
+    def holds(answer) -> bool:
+        wanted = expected() if callable(expected) else expected
+        if isinstance(wanted, Mapping):
+            return set(answer) == set(wanted) and all(holds_each(answer[name], wanted[name]) for name in wanted)
+        return holds_each(answer, wanted)
+
+    def holds_each(answer, wanted) -> bool:
+        answer, wanted = _array(answer), _array(wanted)
+        return answer.shape == wanted.shape and bool(np.all(np.abs(answer - wanted) <= tolerance))
+
+    return holds
+
+
+def _array(values) -> np.ndarray:
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().double().numpy()
+    return np.asarray(values, dtype=np.float64)
