@@ -36,14 +36,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from gcgkit import GCGPipeline, compilation, video
+from gcgkit import GCGPipeline, video
 from gcgkit import stages as coloring
 from gcgkit.lessons import demo, flops
 from gcgkit.lessons.random_networks import SHAPES, random_pipeline
 from gcgkit.lessons.timing import clock, compare, line, load, machine, now, peak_memory
 from gcgkit.settings import NO_SHORTCUTS, Shortcuts
 from gcgkit.training.loss import OF_PRECISION
-from gcgkit.utils import files
+from gcgkit.utils import compilation, files
 from gcgkit.utils.commands import best_device
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))

@@ -13,8 +13,9 @@ from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.utils.flop_counter import FlopCounterMode
 
-from gcgkit import GCGPipeline, attention, compilation
+from gcgkit import GCGPipeline, attention
 from gcgkit.paper import PAPER_GUIDANCE_SCALE
+from gcgkit.utils import compilation
 
 
 class ControlNetPeer:

@@ -20,14 +20,13 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 from . import encoders, profiles
 from .color import to_gray
 from .control import GuidedControlNet
-from .keyframes import is_whole
 from .references import Reference, ReferencePool, ReferenceRun, check_exemplars, on_luminance
 from .semantics import SemanticEncoder
 from .settings import Settings
 from .stages import Run, color_in_order, color_keyframes
 from .utils import hub
-from .utils.checks import check_frame, check_frames
-from .utils.pictures import OUTPUT_TYPES, as_array, converted
+from .utils.checks import check_frame, check_frames, is_whole
+from .utils.pictures import as_array, check_output_type, converted
 from .utils.weights import align_weights
 from .vae import LumaChromaAutoencoder
 
@@ -182,7 +181,7 @@ class GCGPipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             callback_on_step_end=callback_on_step_end, **options,
         )  # fmt: skip
-        _check_output_type(output_type)
+        check_output_type(output_type)
         run, gray, exemplars, outside = self._prepare(frames, reference, generator, settings)
         colored, record = color_keyframes(run, gray, exemplars, outside, show=True)
         output = _color_remaining(run, gray, colored, outside, output_type)
@@ -232,7 +231,7 @@ class GCGPipeline(DiffusionPipeline):
         same seed, the two stages give what the pipeline gives at once. Arguments and errors as for the pipeline itself.
         """
         settings = Settings.of(prompt=prompt, negative_prompt=negative_prompt, grid_size=grid_size, **options)
-        _check_output_type(output_type)
+        check_output_type(output_type)
         if not isinstance(keyframes, dict):
             raise ValueError(f"keyframes must be {{frame number: RGB frame}}, not {type(keyframes).__name__}.")
         if isinstance(reference, dict):
@@ -240,7 +239,7 @@ class GCGPipeline(DiffusionPipeline):
         if not keyframes and reference is None:
             raise ValueError("keyframes is empty: give at least one coloured frame, or a reference.")
         run, gray, _, outside = self._prepare(frames, reference, generator, settings)
-        colored = check_exemplars(_as_reference(keyframes), len(gray), gray.shape[1:], name="keyframes")
+        colored = check_exemplars(as_array(keyframes), len(gray), gray.shape[1:], name="keyframes")
         colored = {i: on_luminance(gray[i], frame) for i, frame in colored.items()}
         output = _color_remaining(run, gray, colored, outside, output_type)
         self.maybe_free_model_hooks()
@@ -275,7 +274,7 @@ class GCGPipeline(DiffusionPipeline):
             gray = np.stack(chunk)
             if run is None:
                 run = Run(self, gray.shape[1:], settings, generator)
-                exemplars = check_exemplars(_as_reference(reference), None, gray.shape[1:])
+                exemplars = check_exemplars(as_array(reference), None, gray.shape[1:])
                 outside = run.outside_references(exemplars)
                 pool = ReferencePool(settings.dissimilarity, settings.past_window, settings.network)
             due = {i - offset: e for i, e in exemplars.items() if offset <= i < offset + len(gray)}
@@ -303,20 +302,8 @@ class GCGPipeline(DiffusionPipeline):
             frames = [frames]
         gray = to_gray(check_frames(as_array(frames)))
         run = Run(self, gray.shape[1:], settings, generator)
-        exemplars = check_exemplars(_as_reference(reference), len(gray), gray.shape[1:])
+        exemplars = check_exemplars(as_array(reference), len(gray), gray.shape[1:])
         return run, gray, exemplars, run.outside_references(exemplars)
-
-
-def _check_output_type(output_type: str | None) -> None:
-    if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"output_type must be None (uint8), 'np', 'pt' or 'pil', not {output_type!r}.")
-
-
-def _as_reference(reference):
-    """Return exemplars with arrays in place of PIL pictures and tensors."""
-    if isinstance(reference, dict):
-        return {number: as_array(frame) for number, frame in reference.items()}
-    return as_array(reference)
 
 
 def _color_remaining(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 
@@ -200,10 +199,7 @@ def fit_exemplar(frame, frame_size: tuple[int, int], name: str) -> np.ndarray:
         raise ValueError(
             f"{name} is {frame.shape[1]}x{frame.shape[0]} and the clip {width}x{height}: crop it to the clip's aspect."
         )
-    if frame.shape[:2] == frame_size:
-        return frame
-    shrinks = frame.shape[0] > height
-    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return color.resize(frame, height, width)
 
 
 def on_luminance(gray: np.ndarray, frame: np.ndarray) -> np.ndarray:

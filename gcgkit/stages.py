@@ -19,7 +19,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
-from . import attention, compilation, encoders, keyframes, srg
+from . import attention, encoders, keyframes, srg
 from .color import merge_luminance, to_gray
 from .guidance import GuidanceOutput, toward_hint
 from .references import (
@@ -34,6 +34,7 @@ from .references import (
     run_lengths,
 )
 from .settings import SOLVERS, Settings
+from .utils import compilation
 
 TOGETHER = 8  # frames that go through the autoencoder at once on a GPU
 PICTURES = 32  # through the image encoder, whose pictures are small: launching its kernels takes longer than they do

@@ -10,8 +10,8 @@ import tiny
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gcgkit import compilation
 from gcgkit.lessons import random_networks
+from gcgkit.utils import compilation
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

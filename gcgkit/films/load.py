@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from .. import compilation, profiles
+from .. import profiles
 from ..pipeline import GCGPipeline
+from ..utils import compilation
 from .memory_ladder import CARDS, MemoryLadder
 
 
@@ -16,7 +17,7 @@ class Loader:
     """``loader(profile, dtype)`` returns the pipeline's ``MemoryLadder``; it loads again only for other arguments.
 
     device: "cpu", "cuda" or "cuda:1". card: a name in ``memory_ladder.CARDS``. say: gets a sentence for each step that
-    saves memory. compiled: compile the networks, see ``compilation``.
+    saves memory. compiled: compile the networks, see ``utils.compilation``.
     """
 
     def __init__(

@@ -13,8 +13,11 @@ def as_array(frames):
     """Return pictures as uint8 NumPy arrays with the channels last; leave anything else as it is, for its check.
 
     Takes a PIL picture, a tensor ``(..., 3 or 1, H, W)`` or ``(..., H, W)`` of floats in 0..1 or of uint8, a list of
-    these, and arrays with one channel ``(T, H, W, 1)``. Raises ValueError for a tensor of other values.
+    these or a dictionary with these as values, and arrays with one channel ``(T, H, W, 1)``. Raises ValueError for a
+    tensor of other values.
     """
+    if isinstance(frames, dict):
+        return {number: as_array(frame) for number, frame in frames.items()}
     if isinstance(frames, Image.Image):
         return np.asarray(frames if frames.mode == "L" else frames.convert("RGB"))
     if isinstance(frames, (list, tuple)):
@@ -34,6 +37,12 @@ def as_array(frames):
     if isinstance(frames, np.ndarray) and frames.ndim in (3, 4) and frames.shape[-1] == 1:
         return frames[..., 0]
     return frames
+
+
+def check_output_type(output_type: str | None) -> None:
+    """Raise ValueError for a name that is none of `OUTPUT_TYPES`."""
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type must be None (uint8), 'np', 'pt' or 'pil', not {output_type!r}.")
 
 
 def converted(frames: np.ndarray, output_type: str | None):

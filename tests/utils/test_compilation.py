@@ -8,8 +8,9 @@ import torch
 from test_pipeline import color
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from gcgkit import cli, compilation
+from gcgkit import cli
 from gcgkit.pipeline import GCGPipeline
+from gcgkit.utils import compilation
 
 OPTIONS = {"prompt": "red", "num_inference_steps": 4, "tau": 1.0}
 
