@@ -83,6 +83,11 @@ def add_caption_options(made: argparse.ArgumentParser, option: str) -> None:
     made.add_argument("--model", help="BLIP's hub id or folder")
     made.add_argument("--revision", help="of the hub id")
     made.add_argument("--device", help="where BLIP runs (CUDA if there is one)")
+    made.set_defaults(gray=None, strip_colors=False)
+    if mandatory:
+        shown = "show gray frames (BLIP's default for test sets) or true colours (for others)"
+        made.add_argument("--gray", action=argparse.BooleanOptionalAction, help=shown)
+        made.add_argument("--strip-colors", action="store_true", help="remove colour words from the captions")
 
 
 def prepare_after(args: argparse.Namespace, names: list[str]) -> None:
@@ -138,22 +143,24 @@ def show_batch(args: argparse.Namespace, names: list[str], count: int = 8) -> No
     print(f"{args.show}: a training batch, targets {tuple(batch.target.shape)}, references: {kinds}.")
 
 
-def caption(args, folder: Path, by: str, gray: bool = False, name: str | None = None, dry_run: bool = False) -> None:
-    """Caption a prepared folder."""
-    from gcgkit.data import captions
+def caption(args, folder: Path, by: str, name: str | None = None, dry_run: bool = False) -> None:
+    """Caption a prepared folder: BLIP sees a test set's frames in gray, unless the command says otherwise."""
+    from gcgkit.data import captions, catalog
     from gcgkit.data import prepare as preparation
 
-    path = folder / (name or preparation.CAPTIONS)
+    path, split = folder / (name or preparation.CAPTIONS), catalog.SPLITS.get(folder.name)
+    gray = args.gray if args.gray is not None else by == "blip" and split is not None and split.used == "testing"
     missing = len(captions.missing_captions(folder, every=args.every, path=path))
+    seen = f"{by} sees them in {'gray' if gray else 'true colours'}"
     if dry_run:
-        print(f"{path}: {missing} frames want a caption.")
+        print(f"{path}: {missing} frames want a caption; {seen}.")
         return
     if missing:
-        blip = by == "blip"
-        captioner = captions.Blip(args.model or captions.BLIP, args.revision, args.device) if blip else None
-        captioner = captioner or captions.ColorCaptions()
-        captions.caption_folder(folder, captioner, every=args.every, batch=args.batch, gray=gray, path=path)
-    print(f"{path}: {missing} captions were added.")
+        blip = captions.Blip(args.model or captions.BLIP, args.revision, args.device)
+        captioner = blip if by == "blip" else captions.ColorCaptions()
+        options = {"every": args.every, "batch": args.batch, "gray": gray, "strip_colors": args.strip_colors}
+        captions.caption_folder(folder, captioner, path=path, **options)
+    print(f"{path}: {missing} captions were added; {seen}.")
 
 
 def _sources(data: Path, name: str, clips: Path | None):

@@ -130,10 +130,17 @@ class Settings:
                 raise TypeError(f"there is no option {name!r}: {help_}")
         return cls(**options)
 
-    def completed(self, profile) -> Settings:
-        """Fill in the profile's own values, from a pipeline's configuration, for the options that are None."""
+    def completed(self, pipe) -> Settings:
+        """Fill in a pipeline's own values for the options that are None.
+
+        Without the colour attention (Ours*) the hint is the reference itself, with another frame's structure: frames
+        start from pure noise then, and take nothing from the hint.
+        """
         names = ("guidance_scale", "tau", "strength", "hint_weight", "guess_strength", "noise_scale")
-        return dataclasses.replace(self, **{name: profile[name] for name in names if getattr(self, name) is None})
+        own = {name: pipe.config[name] for name in names if getattr(self, name) is None}
+        if pipe.control.guidance.config.mode == "concat":
+            own |= {"strength": 1.0, "hint_weight": 0.0}
+        return dataclasses.replace(self, **own)
 
     def __post_init__(self):
         for name, value in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt)):

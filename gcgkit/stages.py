@@ -6,7 +6,6 @@ denoise, put the colours on. Frames go through one at a time, or a few, so that 
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import itertools
 import math
@@ -193,9 +192,7 @@ class Run:
     def __init__(self, pipe, frame_size: tuple[int, int], settings: Settings, generator: torch.Generator | None):
         if generator is not None and not isinstance(generator, torch.Generator):
             raise ValueError(f"generator must be one torch.Generator or None, not {type(generator).__name__}.")
-        settings = settings.completed(pipe.config)
-        if pipe.control.guidance.config.mode == "concat":  # its hint is the reference itself: another frame's structure
-            settings = dataclasses.replace(settings, strength=1.0, hint_weight=0.0)
+        settings = settings.completed(pipe)
         self.pipe, self.settings = pipe, settings
         self.device, self.dtype = pipe._execution_device, pipe.unet.dtype
         size = settings.working_size

@@ -310,6 +310,31 @@ def test_davis_in_one_command(server, tmp_path, capsys):
     assert "0 captions were added" in capsys.readouterr().out
 
 
+def test_test_sets_are_captioned_from_gray_frames(tmp_path, monkeypatch, capsys):
+    """BLIP's place is taken by a captioner that tells whether the frames that it sees are gray."""
+
+    class Seeing(captions.Blip):
+        def __call__(self, frames, clips=()):
+            return ["gray" if (frame == frame[..., :1]).all() else "a red car" for frame in frames]
+
+    for name in ("davis-train", "davis-test-dev"):
+        source = preparation.Source("bear", tmp_path / name / "bear")
+        source.path.mkdir(parents=True)
+        (source.path / "00000.jpg").write_bytes(image(7, ".jpg"))
+        preparation.prepare([source], tmp_path / "prepared" / name, size=(16, 24), workers=1)
+    monkeypatch.setattr(captions, "Blip", Seeing)
+    train, test = (tmp_path / "prepared" / name for name in ("davis-train", "davis-test-dev"))
+    assert run("caption", train, test) == 0
+    blip = "BLIP (blip-image-captioning-base)"
+    assert captions.read_prompts(train) == ({"bear": "a red car"}, f"{blip}, true colours")
+    assert captions.read_prompts(test) == ({"bear": "gray"}, f"{blip}, gray frames")
+    assert run("caption", test, "--no-gray", "--strip-colors", "--out", "true.jsonl") == 0
+    stripped = ({"bear": "a car"}, f"{blip}, true colours, colour words removed")
+    assert captions.read_prompts(test / "true.jsonl") == stripped
+    assert run("caption", test, "--by", "colors", "--gray", "--out", "x.jsonl") == 1
+    assert "gray frames show no colours" in capsys.readouterr().err
+
+
 def test_ldv_splits(tmp_path, capsys):
     """365 videos: the first 335 to train, the last 30 to test."""
     content = video_bytes()

@@ -3,14 +3,16 @@
 The mini profile's captions name the thing in the file's name and the colours that cover most of the picture, in the
 middle and around it. Such captions teach colour words and little else; the model card says so.
 
-A caption file (``captions.jsonl``) has one JSON object per line, ``{"clip": ..., "frame": ..., "caption": ...}``. You
-may edit it: existing captions are never computed again. torch and transformers load when BLIP is first called.
+A caption file (``captions.jsonl``) has one JSON object per line, ``{"clip": ..., "frame": ..., "caption": ...}``, with
+"source", who wrote it from which frames. You may edit it: existing captions are never computed again. At test time a
+clip's first caption is its prompt (§4.4); the captioner then sees gray frames, as true colours would give the answer
+away. torch and transformers load when BLIP is first called.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from tqdm.auto import tqdm
 from ..color import to_gray
 from ..utils.commands import best_device
 from . import prepare
+from .color_words import remove_color_words
 from .footage import read_image
 from .naming import caption, thing_of
 
@@ -40,7 +43,42 @@ def read_captions(path: str | Path) -> dict[str, dict[int, str]]:
 
     A last line that a killed run cut off is ignored. Raises ValueError, naming the line, for any other malformed line.
     """
-    path, captions = Path(path), {}
+    captions: dict[str, dict[int, str]] = {}
+    for entry in _entries(Path(path)):
+        captions.setdefault(entry["clip"], {})[entry["frame"]] = entry["caption"]
+    return captions
+
+
+def read_prompts(path: str | Path) -> tuple[dict[str, str], str]:
+    """Read a prompt for each clip, its first caption, and return them with their source (§4.4).
+
+    path: a caption file, a prepared folder with one, or a file with one JSON object ``{"clip": "prompt"}``.
+    Raises FileNotFoundError, or ValueError for a file that holds no prompts or a malformed line.
+    """
+    path = Path(path)
+    path = path / prepare.CAPTIONS if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: write it with python data_scripts/caption.py.")
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # more than one line
+        written = None
+    if isinstance(written, dict) and written and all(isinstance(text, str) for text in written.values()):
+        return written, f"the file {path.name}"
+    first: dict[str, dict] = {}
+    for entry in _entries(path):
+        clip = entry["clip"]
+        if clip not in first or entry["frame"] <= first[clip]["frame"]:
+            first[clip] = entry
+    if not first:
+        wanted = 'lines {"clip": "...", "frame": 0, "caption": "..."}, or one object {"clip": "prompt"}'
+        raise ValueError(f"{path} holds no prompts: write {wanted}.")
+    sources = sorted({entry.get("source") or f"{path.name}, which names no source" for entry in first.values()})
+    return {clip: entry["caption"] for clip, entry in sorted(first.items())}, "; ".join(sources)
+
+
+def _entries(path: Path) -> Iterator[dict]:
+    """Yield the entries of a caption file, as `read_captions` describes."""
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -55,8 +93,7 @@ def read_captions(path: str | Path) -> dict[str, dict[int, str]]:
                 break
             wanted = '{"clip": "...", "frame": 0, "caption": "..."}'
             raise ValueError(f"{path}, line {number}, is not of the form {wanted}: correct or delete it.") from None
-        captions.setdefault(clip, {})[frame] = text
-    return captions
+        yield entry
 
 
 def nearest_caption(captions: dict[str, dict[int, str]], clip: str, frame: int) -> str:
@@ -72,17 +109,24 @@ def caption_folder(
     every: int = 30,
     batch: int = 16,
     gray: bool = False,
+    strip_colors: bool = False,
     path: str | Path | None = None,
 ) -> Path:
     """Caption the sampled frames of a prepared folder; return the caption file, by default its ``captions.jsonl``.
 
     captioner: takes RGB frames ``(H, W, 3)`` uint8 and their clips' names, and returns as many texts. It is called only
     for frames without a caption, ``batch`` at a time; each batch is written before the next starts. gray: give it gray
-    frames, as at test time. Raises ValueError for a folder or file that cannot be read (see `prepare`).
+    frames, as at test time. strip_colors: remove colour words from its texts. Each line has its "source": the
+    captioner's ``source``, the frames' colours. Raises ValueError for a folder or file that cannot be read (see
+    `prepare`), and for `ColorCaptions` with gray frames.
     """
+    if gray and isinstance(captioner, ColorCaptions):
+        raise ValueError("gray frames show no colours that ColorCaptions could name: use BLIP, or the true colours.")
     folder = Path(folder)
     path = Path(path) if path else folder / prepare.CAPTIONS
     missing = missing_captions(folder, every=every, path=path)
+    source = f"{getattr(captioner, 'source', 'a captioner')}, {'gray frames' if gray else 'true colours'}"
+    source += ", colour words removed" if strip_colors else ""
     _end_line(path)
     with path.open("a", encoding="utf-8") as file, tqdm(total=len(missing), desc=path.name, disable=None) as bar:
         for start in range(0, len(missing), batch):
@@ -91,7 +135,9 @@ def caption_folder(
             if gray:
                 frames = [np.repeat(to_gray(frame)[..., None], 3, axis=-1) for frame in frames]
             for (clip, frame, _), text in zip(part, captioner(frames, [clip for clip, _, _ in part]), strict=True):
-                file.write(json.dumps({"clip": clip, "frame": frame, "caption": text}, ensure_ascii=False) + "\n")
+                text = remove_color_words(text) if strip_colors else text
+                entry = {"clip": clip, "frame": frame, "caption": text, "source": source}
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
             file.flush()
             bar.update(len(part))
     return path
@@ -129,6 +175,8 @@ def _end_line(path: Path) -> None:
 class ColorCaptions:
     """Captioner with `caption`: the thing from the clip's name, colours from the frame. It needs no weights."""
 
+    source = "the clip's name and the frame's main colours"
+
     def __init__(self, seed: int = 0):
         self.rng = np.random.default_rng(seed)
 
@@ -145,6 +193,7 @@ class Blip:
 
     def __init__(self, model: str | Path = BLIP, revision: str | None = None, device=None, length: int = 30):
         self.name, self.revision, self.device, self.length = str(model), revision, device, length
+        self.source = f"BLIP ({Path(self.name).name})"
         self.model = self.processor = None
 
     def __call__(self, frames: Sequence[np.ndarray], clips: Sequence[str] = ()) -> list[str]:

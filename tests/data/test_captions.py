@@ -322,7 +322,8 @@ def test_sampled_frames_in_batches_and_never_twice(folder):
     shown = [(clip, brightness(clip, i)) for clip, i in wanted]
     assert path == folder / "captions.jsonl" and captioner.batches == [shown[:3], shown[3:]]
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines == [{"clip": c, "frame": i, "caption": f"{c} {brightness(c, i)}"} for c, i in wanted]
+    source = {"source": "a captioner, true colours"}
+    assert lines == [{"clip": c, "frame": i, "caption": f"{c} {brightness(c, i)}", **source} for c, i in wanted]
     before = path.read_bytes()
     captions.caption_folder(folder, captioner, every=30)
     assert len(captioner.batches) == 2 and path.read_bytes() == before  # a second run costs nothing
@@ -362,6 +363,42 @@ def test_gray_frames_for_the_captioner(folder):
     expected = {round(0.299 * 255), round(0.114 * 255)}  # BT.601 luma of pure red and blue
     assert {int(frame[0, 0, 0]) for frame in (seen[0], seen[1])} == expected
     assert all(np.array_equal(frame[..., 0], frame[..., c]) for frame in seen for c in (1, 2))
+
+
+def test_prompts_are_the_first_captions_with_their_source(folder, tmp_path):
+    def words(frames, clips):
+        return [f"a red {clip} in frame {len(clips)}" for clip in clips]
+
+    words.source = "by rule"
+    captions.caption_folder(folder, words, gray=True, strip_colors=True)
+    expected = {clip: remove_color_words(f"a red {clip} in frame 4") for clip in ("blue", "red")}
+    for path in (folder, folder / "captions.jsonl"):
+        assert captions.read_prompts(path) == (expected, "by rule, gray frames, colour words removed")
+    with (folder / "captions.jsonl").open("a", encoding="utf-8") as file:  # a later line for a frame counts
+        file.write('{"clip": "red", "frame": 0, "caption": "mine"}\n')
+    prompts, source = captions.read_prompts(folder)
+    assert prompts["red"] == "mine" and source.startswith("by rule, ") and source.endswith("names no source")
+    one = tmp_path / "one.jsonl"
+    one.write_text('{"clip": "a", "frame": 30, "caption": "x"}', encoding="utf-8")
+    assert captions.read_prompts(one)[0] == {"a": "x"}
+    by_hand = tmp_path / "words.json"
+    by_hand.write_text('{"a": "red ants",\n "b": ""}', encoding="utf-8")
+    assert captions.read_prompts(by_hand) == ({"a": "red ants", "b": ""}, "the file words.json")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"a": 1}', '{"a": ["x"]}'])
+def test_a_file_without_prompts_is_refused(tmp_path, text):
+    (tmp_path / "words.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="words.json holds no prompts: write lines"):
+        captions.read_prompts(tmp_path / "words.json")
+    with pytest.raises(FileNotFoundError, match="nowhere.jsonl does not exist"):
+        captions.read_prompts(tmp_path / "nowhere.jsonl")
+
+
+def test_colours_are_not_named_from_gray_frames(folder):
+    with pytest.raises(ValueError, match="gray frames show no colours"):
+        captions.caption_folder(folder, captions.ColorCaptions(), gray=True)
+    assert not (folder / "captions.jsonl").exists()
 
 
 def test_lines_that_cannot_be_read_are_named(tmp_path):
