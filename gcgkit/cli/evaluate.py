@@ -29,6 +29,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--size", metavar="WxH", default="448x256", help="frames are stretched to this; or keep (448x256)")
     add("--method", metavar="SPEC", action="append", help="what to measure, see below; repeatable (all rows)")
     add("--set", metavar="K=V", dest="options", action="append", default=[], help="option for all of our rows")
+    add("--weights", metavar="W", nargs=3, help="of Ours, Ours*, Ours**: folders or profiles (the bundled ones)")
+    add("--prompts", metavar="FILE", help="captions.jsonl, its folder, or JSON {clip: prompt}, for all of our rows")
     add("--metrics", metavar="M", nargs="+", help="only these metrics (all)")
     add("--first", metavar="N", type=int, default=1, help="first frame measured; 0 counts the exemplar too (1)")
     add("--seed", metavar="N", type=int, default=0, help="same seed, same colours (0)")
@@ -60,13 +62,16 @@ def run(args: argparse.Namespace) -> None:
 
     evalset = open_set(args.data, args.name, split=args.split, clips=args.clips, limit=args.frames, size=size)
     shared = read_options(args.options)
+    if args.method and args.weights:
+        raise ValueError("--weights is for the usual rows: with --method, write the folder as NAME=gcg:FOLDER.")
     if args.method:
         methods = [parse(text, seed=args.seed, systems_root=args.systems) for text in args.method]
         for method in methods:
             if hasattr(method, "options"):
                 method.options = {**shared, **method.options}
     else:
-        methods = table1_methods(seed=args.seed, **shared)
+        methods = table1_methods(weights=args.weights, seed=args.seed, **shared)
+    _give_prompts(methods, args.prompts, evalset)
     failure = None
     try:
         found = evaluate(evalset, methods, args.out, metric_names=args.metrics, first=args.first, device=args.device)
@@ -85,6 +90,22 @@ def run(args: argparse.Namespace) -> None:
         print(f"\nThe table: {table}\nEvery number and where it came from: {args.out / 'results.jsonl'}")
     if failure is not None:
         raise failure
+
+
+def _give_prompts(methods: list, file: str | None, evalset) -> None:
+    """Give our rows the file's prompts, but for those with their own; ValueError if a row's fit no clip of the set."""
+    from ..data.captions import read_prompts
+
+    ours = [method for method in methods if hasattr(method, "prompts")]
+    for method in ours if file else ():
+        if not method.prompts:
+            method.prompts, method.prompts_source = read_prompts(file)
+    for method in ours:
+        if method.prompts and not method.prompts.keys() & evalset.paths.keys():
+            raise ValueError(
+                f"{method.name}: there are prompts for {next(iter(method.prompts))} and others, but for no clip of "
+                f"{evalset.name}: give the captions of this set."
+            )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,11 +7,12 @@ line: ``gray``, ``Ours=gcg:mini,use_srg=false``, ``DExemplar=folder:/path/to/fra
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,19 +20,28 @@ import numpy as np
 
 from .. import baselines, profiles
 from ..color import to_gray
+from ..data.captions import read_prompts
 from ..profiles import weights_digest
 from ..utils.commands import best_device, read_options
 from ..video.images import RANDOM_WEIGHTS, check_names, write_frames
 from .clips import Frames
 from .systems import setup as systems
 
-# The rows of Table 1 that are ours: name, profile, options of the pipeline.
+# The rows of Table 1 that are ours: name, profile, and what the name says.
 TABLE1_OURS = (
     ("Ours", "mini", {}),
     ("Ours*", "mini-concat", {}),
     ("Ours**", "mini-attention", {}),
     ("Ours***", "mini", {"use_srg": False}),
 )
+# The paper's settings. These rows share them, so that they differ only in what their names say.
+TABLE1_SETTINGS = {
+    "num_inference_steps": 32, "tau": 4.0, "strength": 1.0, "hint_weight": 0.0, "guess_strength": 1.0,
+    "noise_scale": 1.0,
+}  # fmt: skip
+OWN_SETTINGS = "Ours, the profile's own settings"
+# Options that say nothing of how a clip is coloured, or stand elsewhere in a record.
+_UNRECORDED = {"prompt", "callback_on_step_end", "network", "shortcuts", "side_by_side"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,8 @@ class Pipeline(Method):
     """`GCGPipeline` with a profile and options; reference "first" gives it the true first frame, "none" nothing.
 
     options: those of the pipeline, and chunk, the number of frames in memory (None for all). prompts: a prompt for each
-    clip, by its name. The digest of the files identifies the weights, or the name of a hub id.
+    clip, by its name; prompts_source: who wrote them. The digest of the files identifies the weights, or the name of a
+    hub id.
     """
 
     profile: str = "mini"
@@ -103,6 +114,7 @@ class Pipeline(Method):
     reference: str = "first"
     prompts: dict[str, str] = field(default_factory=dict)
     seed: int = 0
+    prompts_source: str = ""
     _pipe: object = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -111,6 +123,8 @@ class Pipeline(Method):
 
     def identity(self) -> dict:
         own = {name: getattr(self, name) for name in ("options", "reference", "prompts", "seed")}
+        if self.prompts:
+            own["prompts_source"] = self.prompts_source
         return {"kind": "gcg", "profile": Path(self.profile).name, "weights": weights_digest(self.profile), **own}
 
     def missing(self) -> str | None:
@@ -133,8 +147,16 @@ class Pipeline(Method):
         return write_frames(self._pipe.stream(gray, chunk, **options), folder)
 
     def facts(self) -> dict:
-        """Return the number of the UNet's parameters, which marks a small model."""
-        return {} if self._pipe is None else {"unet_parameters": sum(p.numel() for p in self._pipe.unet.parameters())}
+        """Return the number of the UNet's parameters, which marks a small model, and all settings of the run."""
+        if self._pipe is None:
+            return {}
+        from ..settings import Settings
+
+        options = {name: value for name, value in self.options.items() if name != "chunk"}
+        settings = dataclasses.asdict(Settings.of(**options).completed(self._pipe))
+        settings = {name: value for name, value in settings.items() if name not in _UNRECORDED}
+        parameters = sum(p.numel() for p in self._pipe.unet.parameters())
+        return {"unet_parameters": parameters, "settings": settings}
 
     def close(self) -> None:
         self._pipe = None
@@ -191,7 +213,7 @@ def parse(text: str, *, seed: int = 0, systems_root: str | Path = "systems") -> 
     """Parse a method: ``[NAME=]KIND[:ARGUMENT][,option=value...]``; kinds: gray, flow, transfer, gcg, folder, system.
 
     Values are read as JSON if possible (``false``, ``32``), else as text. Options of gcg are the pipeline's,
-    ``reference=none``, and ``prompts=FILE``, a JSON file ``{"clip": "prompt"}``. Raises ValueError with the form.
+    ``reference=none``, and ``prompts=FILE``, as `data.captions.read_prompts` takes it. Raises ValueError with the form.
     """
     found = re.fullmatch(r"(?:([^=:,]+)=)?(\w+)(?::([^,]*))?((?:,\w+=[^,]*)*)", text)
     kinds = (*_BASELINES, "gcg", "folder", "system")
@@ -203,8 +225,8 @@ def parse(text: str, *, seed: int = 0, systems_root: str | Path = "systems") -> 
     if kind == "gcg":
         reference = options.pop("reference", "first")
         file, profile = options.pop("prompts", None), argument or "mini"
-        prompts = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
-        return Pipeline(name or Path(profile).name, profile, options, reference, prompts, seed)
+        prompts, source = ({}, "") if file is None else read_prompts(file)
+        return Pipeline(name or Path(profile).name, profile, options, reference, prompts, seed, source)
     if options or (kind in _BASELINES) == bool(argument):
         wanted = "no argument" if kind in _BASELINES else "one argument"
         raise ValueError(f"'{text}' is no method: {kind} takes {wanted} and no options.")
@@ -224,13 +246,29 @@ def load_pipeline(profile: str, device: str | None = None):
     return pipe
 
 
-def table1_methods(*, seed: int = 0, **options) -> list[Method]:
-    """Return the rows of the mini profile's Table 1: gray, global transfer, flow propagation, ours with ablations.
+def table1_methods(*, weights: Sequence[str] | None = None, seed: int = 0, **options) -> list[Method]:
+    """Return the rows of Table 1: gray, global transfer, flow propagation, ours with its three ablations.
 
-    options: of the pipeline, for all four of ours.
+    weights: profiles or folders of Ours, Ours* and Ours**, the bundled ones by default. options: of the pipeline, for
+    all of ours, beside `TABLE1_SETTINGS`. Where the weights of Ours have other settings of their own, one row more has
+    those. Raises FileNotFoundError for weights that are not there, ValueError for another number of them.
     """
-    ours = [Pipeline(name, profile, {**options, **own}, seed=seed) for name, profile, own in TABLE1_OURS]
-    return [*(Baseline(kind, kind) for kind in _BASELINES), *ours]
+    weights = tuple(weights or (profile for _, profile, _ in TABLE1_OURS[:3]))
+    if len(weights) != 3:
+        raise ValueError(f"weights must be those of Ours, Ours* and Ours**, not {len(weights)} of them.")
+    rows = [
+        Pipeline(name, profile, {**TABLE1_SETTINGS, **options, **own}, seed=seed)
+        for (name, _, own), profile in zip(TABLE1_OURS, (*weights, weights[0]), strict=True)
+    ]
+    if any(_config(weights[0]).get(name, value) != value for name, value in TABLE1_SETTINGS.items()):
+        rows.append(Pipeline(OWN_SETTINGS, weights[0], dict(options), seed=seed))
+    return [*(Baseline(kind, kind) for kind in _BASELINES), *rows]
+
+
+def _config(profile: str) -> dict:
+    """Return the configuration of a profile's pipeline; nothing for a hub id."""
+    places = profiles.folders(profile)
+    return json.loads((places[0] / "model_index.json").read_text(encoding="utf-8")) if places else {}
 
 
 def _worthless(folder: Path) -> str:

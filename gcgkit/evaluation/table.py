@@ -31,6 +31,7 @@ from .. import profiles
 from ..utils.commands import run_reporting_errors
 from ..utils.files import write_text
 from .columns import METRICS, set_distance
+from .footnotes import footnotes
 from .run import NO_COLOR, TRUTH, bootstrap_interval, read_results, setting
 
 DAGGER = "†"
@@ -305,6 +306,7 @@ def _explain(records: list[dict], level: float, marked: bool) -> list[str]:
         "all frames. ST-LPIPS is not LPIPS, FD-EfficientNet is not FID. The truth and gray are scales, no "
         "competitors: gray or frozen output is steady for free. Bold: best of the group."
     )
+    texts += footnotes(records)
     if marked:
         texts.append(f"{DAGGER} not at the paper's scale, and not to be compared with its numbers.")
     return texts

@@ -472,8 +472,9 @@ def test_methods_are_read_from_their_short_form(tmp_path):
     assert methods.parse("DExemplar=folder:/a/b") == methods.Folder("DExemplar", Path("/a/b"))
     assert methods.parse("flow") == methods.Baseline("flow", "flow")
     rows = methods.table1_methods(num_inference_steps=4)
-    assert [m.name for m in rows] == ["gray", "transfer", "flow", "Ours", "Ours*", "Ours**", "Ours***"]
-    assert rows[-1].options == {"num_inference_steps": 4, "use_srg": False}
+    assert [m.name for m in rows[:-1]] == ["gray", "transfer", "flow", "Ours", "Ours*", "Ours**", "Ours***"]
+    assert rows[-2].options == {**rows[3].options, "use_srg": False} and rows[3].options["num_inference_steps"] == 4
+    assert rows[-1].name == methods.OWN_SETTINGS and rows[-1].options == {"num_inference_steps": 4}
 
 
 def test_a_line_cut_off_at_the_end_is_left_out(clips, tmp_path):
@@ -509,6 +510,32 @@ def test_the_command_measures_and_writes_the_table(data, tmp_path, capsys):
     assert "--size takes WIDTHxHEIGHT" in capsys.readouterr().err
     assert command(*shared, "--table", "x.pdf") == 1
     assert command(*shared, "--set", "tau") == 1
+
+
+def test_prompts_come_from_a_caption_file_and_are_kept_with_their_source(data, tmp_path, capsys):
+    tiny.pipeline(tmp_path / "source").save_pretrained(tmp_path / "model")
+    lines = [
+        {"clip": clip, "frame": frame, "caption": f"a {thing}", "source": "BLIP, gray frames"}
+        for clip, frame, thing in (("ants", 0, "car"), ("ants", 30, "sky"), ("bees", 0, "grass"))
+    ]
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    spec = f"Ours=gcg:{tmp_path / 'model'},num_inference_steps=1"
+    shared = ("--data", data, "--name", "small", "--size", "keep", "--metrics", "psnr_rgb", "--device", "cpu")
+    for by, options in (("file", ("--prompts", captions)), ("folder", ("--prompts", tmp_path)), ("own", ())):
+        own = f",prompts={captions}" if by == "own" else ""
+        assert command(*shared, *options, "--method", spec + own, "--out", tmp_path / by) == 0
+        records = [r for r in evaluation.read_results(tmp_path / by) if r["method"] == "Ours"]
+        assert [r["identity"]["prompts"] for r in records] == [{"ants": "a car", "bees": "a grass"}] * 2
+        assert {r["identity"]["prompts_source"] for r in records} == {"BLIP, gray frames"}
+        assert "Ours on small: " in (told := capsys.readouterr().out) and "prompts BLIP, gray frames" in told
+    numbers = [[r["metrics"] for r in evaluation.read_results(tmp_path / by)] for by in ("file", "own")]
+    assert numbers[0] == numbers[1]
+    captions.write_text('{"clip": "wasps", "frame": 0, "caption": "x"}\n', encoding="utf-8")
+    assert command(*shared, "--prompts", captions, "--method", spec, "--out", tmp_path / "x") == 1
+    assert "no clip of small: give the captions of this set" in capsys.readouterr().err
+    assert command(*shared, "--method", spec, "--weights", "a", "b", "c", "--out", tmp_path / "x") == 1
+    assert "--weights is for the usual rows" in capsys.readouterr().err
 
 
 def test_a_method_that_was_asked_for_and_is_not_here_is_told(data, tmp_path, capsys):
