@@ -122,7 +122,7 @@ IMAGENET = {
 # Script, its own arguments, its archive, the files that come of it.
 CASES = {
     "davis": ("davis", ["--parts", "trainval"], zipped(TRAINVAL), {n: d for n, d in TRAINVAL.items()}),
-    "ldv": ("ldv", ["--source", "server"], zipped(LDV), {n.replace("LDV2", "LDV"): LDV[n] for n in LDV if "mkv" in n}),
+    "ldv": ("ldv", ["--source", "ldv2"], zipped(LDV), {n.replace("LDV2", "LDV"): LDV[n] for n in LDV if "mkv" in n}),
     "bsds": (
         "photos",
         ["--parts", "bsds"],
@@ -600,10 +600,10 @@ def test_drive_folder_in_place_of_an_archive(tmp_path, monkeypatch):
 
 def test_without_gdown_the_command_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "gdown", None)
-    assert run("ldv", "--out", tmp_path / "out") == 1
+    assert run("ldv", "--source", "drive", "--out", tmp_path / "out") == 1
     error = capsys.readouterr().err.strip()
     assert "run pip install 'gdown>=6.5'" in error and "--source server" in error and "\n" not in error
-    assert run("ldv", "--out", tmp_path / "out", "--dry-run") == 0
+    assert run("ldv", "--source", "drive", "--out", tmp_path / "out", "--dry-run") == 0
     assert "a size that is known only after the start" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
