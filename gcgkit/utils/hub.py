@@ -9,10 +9,13 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from .download import check_and_rename
 from .files import bytes_bar, file_sha256, require_space, size_text
@@ -130,6 +133,26 @@ def pipeline_parts(what: str, index: Path, kind: str) -> list[str]:
         )
     lists = {name: value for name, value in listed.items() if isinstance(value, list) and name.isidentifier()}
     return [name for name, value in lists.items() if len(value) == 2 and value[1] is not None]
+
+
+def reachable(url: str | None = None, seconds: float = 2.0) -> bool:
+    """Return False if no connection to a server can be made, the hub by default; True behind a proxy, unasked.
+
+    The hub's client tries again for a minute and more before it says so.
+    """
+    if url is None:
+        from huggingface_hub import constants
+
+        url = constants.ENDPOINT
+    server = urlsplit(url)
+    if server.scheme in getproxies() and not proxy_bypass(server.hostname or ""):
+        return True
+    try:
+        port = server.port or (80 if server.scheme == "http" else 443)
+        socket.create_connection((server.hostname, port), timeout=seconds).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

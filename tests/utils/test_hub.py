@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import tiny
 import torch
 
 from gcgkit.pipeline import GCGPipeline
-from gcgkit.utils.hub import choose_files
+from gcgkit.utils.hub import choose_files, reachable
 
 ROOT = Path(__file__).parents[2]
 
@@ -250,3 +251,18 @@ def test_files_chosen_for_a_pipeline():
     wanted = ["a/config.json", "a/model.fp16.safetensors", *sharded, *words, half]
     assert choose_files(names, parts, variant="fp16") == wanted
     assert choose_files(names, ["b"], pickle=False) == ["b/config.json"]
+
+
+def test_whether_a_server_can_be_reached(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        assert not reachable(url)  # bound, but nobody listens
+        listening.listen()
+        assert reachable(url)
+    assert not reachable(url)
+    monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
+    monkeypatch.setenv("no_proxy", "")
+    assert reachable(url)  # a proxy may know the way
