@@ -20,13 +20,15 @@ LAB_ARGS ?=
 PROFILE ?= mini
 # More arguments for the figures, such as FIGURE_ARGS="--only 5 6".
 FIGURE_ARGS ?=
+# More arguments for the reproduction, such as REPRODUCE_ARGS=--dry-run.
+REPRODUCE_ARGS ?=
 
 # A stamp is worth nothing if the interpreter below it has gone (say, after a system upgrade).
 ifneq ($(shell $(PY) -c "print('runs')" 2>/dev/null),runs)
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test quick lab figures lint lock clean
+.PHONY: help setup demo test quick lab figures reproduce lint lock clean
 
 help: ## list the targets
 	@echo "gcgkit: video colorization with gated colour-guided diffusion"
@@ -55,6 +57,9 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 
 figures: $(STAMP) ## make the paper's figures and Table 1 in figures/out/, for PROFILE=mini or another
 	@$(PY) figures/make.py --profile $(PROFILE) $(FIGURE_ARGS)
+
+reproduce: $(STAMP) ## go from the download to Table 1 and the figures, for PROFILE=mini or paper (REPRODUCING.md)
+	@$(PY) data_scripts/reproduce.py --profile $(PROFILE) $(REPRODUCE_ARGS)
 
 lint: $(STAMP) ## check the code with ruff, and which part imports which
 	@$(PY) -m ruff check .

@@ -167,6 +167,10 @@ def _sources(data: Path, name: str, clips: Path | None):
     """Return the clips of a set by its name, and a note on their origin."""
     from gcgkit.data import prepare as preparation
 
+    if clips == Path("installed"):
+        from gcgkit.data.clips import NAMES, find
+
+        return [preparation.Source(name, find(name)) for name in NAMES], "installed clips"
     if clips is not None:
         return preparation.folder_sources(clips), str(clips)
     if name not in SETS:

@@ -18,7 +18,7 @@ import _command
 def main(argv: list[str] | None = None) -> int:
     parser = _command.parser(__doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help=f"of {', '.join(_command.SETS)}, or your own")
-    parser.add_argument("--clips", type=Path, metavar="FOLDER", help="your own footage")
+    parser.add_argument("--clips", type=Path, metavar="FOLDER", help="your own footage; installed: the demo's clips")
     parser.add_argument("--verify", action="store_true", help="compare prepared files with their manifest instead")
     _command.add_prepare_options(parser, flag=False)
     return _command.run(_run, parser.parse_args(argv))

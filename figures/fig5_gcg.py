@@ -25,9 +25,10 @@ HELD = {SHUT: ("gate", 0.0), "gate held open (CGA alone)": ("gate", 1.0)}
 def draw(maker: studio.Studio) -> plots.Picture:
     """Draw rows: available variants, the whole model, the truth; the last column enlarges the largest difference."""
     shot, rows = "rabbit", {}
-    for label, weights in TRAINED.items():
-        if maker.profile in profiles.BUNDLED and weights in profiles.available():
-            rows[label] = maker.from_first(shot, weights=weights)
+    bundled = {label: weights for label, weights in TRAINED.items() if weights in profiles.available()}
+    trained = maker.variants or (bundled if maker.profile in profiles.BUNDLED else {})
+    for label, weights in trained.items():
+        rows[label] = maker.from_first(shot, weights=weights)
     for label, (group, gate) in HELD.items():
         rows[label] = maker.from_first(shot, ablations.Setting(group, label, gate=gate))
     rows["whole GCG, the profile"] = maker.from_first(shot)

@@ -22,6 +22,7 @@ import studio
 import table1
 from tqdm import tqdm
 
+from gcgkit import profiles
 from gcgkit.lessons.diagram import draw_model
 from gcgkit.utils.commands import run_reporting_errors
 
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--seed", metavar="N", type=int, default=0, help="same seed, same colours (0)")
     add("--steps", metavar="N", type=int, default=32, help="denoising steps (32)")
     add("--frames-of", metavar="NAME=DIR", action="append", default=[], help="another system's frames, for 3 and 4")
+    add("--variant", metavar="LABEL=WEIGHTS", action="append", default=[], help="trained variant for 5: Ours*=FOLDER")
     args = parser.parse_args(argv)
     results = args.results or studio.HERE.parent / "results" / Path(args.profile).name
     return run_reporting_errors(lambda: _run(args, results))
@@ -72,7 +74,13 @@ def _run(args: argparse.Namespace, results: Path) -> None:
         if not (equals and Path(folder).is_dir()):
             raise ValueError(f"--frames-of takes NAME=DIR with a folder that is there, not '{pair}'.")
         frames_of[name] = Path(folder)
-    maker = studio.Studio(args.profile, args.out, args.seed, args.steps, frames_of=frames_of)
+    variants = {}
+    for pair in args.variant:
+        label, equals, weights = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--variant takes LABEL=WEIGHTS, such as Ours*=runs/concat/pipeline, not '{pair}'.")
+        variants[label] = profiles.resolve(weights)
+    maker = studio.Studio(args.profile, args.out, args.seed, args.steps, frames_of=frames_of, variants=variants)
     seconds = make(maker, args.only or [*FIGURES, MODEL, TABLE], results)
     print(f"Figures: all in {args.out}, {sum(seconds.values()):.0f} s.")
 

@@ -76,7 +76,7 @@ class Studio:
 
     profile: as `lessons.notebook.load_pipeline` takes it. shots, steps: smaller ones for a trial. frames_of:
     ``{method: folder}`` of other systems' frames, ``<clip>/00000.png`` for each frame of a shot, which join figures 3
-    and 4.
+    and 4. variants: ``{label: weights}`` of trained variants, which join figure 5.
     """
 
     profile: str = "mini"
@@ -85,6 +85,7 @@ class Studio:
     steps: int = 32
     shots: Mapping[str, Shot] = field(default_factory=lambda: dict(SHOTS))
     frames_of: Mapping[str, Path] = field(default_factory=dict)
+    variants: Mapping[str, str] = field(default_factory=dict)
     _pipes: dict = field(default_factory=dict, repr=False)
     _truth: dict = field(default_factory=dict, repr=False)
 

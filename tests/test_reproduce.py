@@ -1,0 +1,183 @@
+"""The reproduction: the page against the plan, steps that stop and go on, and the mini profile's way at toy size."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from gcgkit.evaluation import run as evaluation
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "data_scripts"))
+
+import reproduce  # noqa: E402
+
+PAGE = (ROOT / "REPRODUCING.md").read_text(encoding="utf-8")
+PLAN = reproduce.plan("paper", Path("runs/reproduce-paper"), Path("data"))
+
+
+def installed() -> bool:
+    return reproduce.lacks("clips") is None
+
+
+needs_clips = pytest.mark.skipif(not installed(), reason="the demo's clips are not installed: run make setup")
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_the_commands_of_the_plan_in_order():
+    blocks = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if not line.startswith("make ")]
+    assert [tuple(shlex.split(line)) for line in lines] == [c for step in PLAN for c in step.commands]
+
+
+def test_the_page_has_disk_and_hours_of_the_plan():
+    table = PAGE[PAGE.index("| step | for the rows") :].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    found = {re.match(r"`([\w-]+)`", row[0])[1]: tuple(row[2:]) for row in rows}
+    wanted = {s.name: (f"{s.disk:g}", f"{s.hours:g}", s.basis) for s in PLAN}
+    systems = {wanted.pop(f"system-{name}") for name in reproduce.SYSTEMS}
+    assert {found.pop("system-deoldify")} == systems and found == wanted
+    hours, disk = sum(s.hours for s in PLAN), sum(s.disk for s in PLAN)
+    assert f"The whole needs {disk:.0f} GB and {hours:.0f} hours." in " ".join(PAGE.split())
+    assert f"is {hours * 0.7:.0f} kWh" in " ".join(PAGE.split())
+
+
+def test_the_plan_is_made_of_what_the_kit_has():
+    """Files are there; sets, systems and the configuration have the names that the commands give them."""
+    from gcgkit.data import catalog
+    from gcgkit.evaluation.systems import setup
+    from gcgkit.training import recipes
+
+    assert set(reproduce.SYSTEMS) == set(setup.known())
+    words = [word for step in PLAN for command in step.commands for word in command]
+    scripts = {word for word in words if word.endswith(".py")}
+    assert scripts and all((ROOT / script).is_file() for script in scripts)
+    prepared = {Path(word).name for word in words if "prepared/" in word}
+    trained = recipes.CONFIGS["paper"].data.sets
+    assert prepared == {*trained, "davis-test-dev", "ldv-test"} <= set(catalog.SPLITS)
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+
+def step(name, text, **more):
+    """A step that runs a line of Python."""
+    return reproduce.Step(name, f"do {name}", (("python", "-c", text),), 0.0, 0.1, "by hand", **more)
+
+
+def attempt(monkeypatch, steps, out, *options):
+    monkeypatch.setattr(reproduce, "plan", lambda *arguments: steps)
+    return reproduce.main(["--out", str(out), *options])
+
+
+def test_finished_steps_stay_and_a_failed_one_goes_on(monkeypatch, tmp_path, capfd):
+    note = f"open({str(tmp_path / 'log')!r}, 'a').write"
+    steps = [step("a", f"{note}('a')"), step("b", f"{note}('b'); open({str(tmp_path / 'gate')!r})")]
+    steps.append(step("c", f"{note}('c')"))
+    out = tmp_path / "out"
+    assert attempt(monkeypatch, steps, out) == 1
+    assert "step b stopped, for the reason above" in capfd.readouterr().err
+    (tmp_path / "gate").touch()
+    assert attempt(monkeypatch, steps, out) == 0 and (tmp_path / "log").read_text() == "abbc"
+    assert attempt(monkeypatch, steps, out) == 0 and (tmp_path / "log").read_text() == "abbc"
+    assert attempt(monkeypatch, [step("a", f"{note}('A')"), *steps[1:]], out) == 0
+    assert (tmp_path / "log").read_text() == "abbcA"  # other commands, another step
+    assert attempt(monkeypatch, steps, out, "--only", "d") == 1
+    assert "no step called 'd'; there are a, b, c" in capfd.readouterr().err
+
+
+def test_a_dry_run_prints_the_plan_and_does_nothing(monkeypatch, tmp_path, capsys):
+    steps = [step("a", "open('never', 'w')", needs=("package:no_such_package", "wish:nothing_like_it:x stays empty"))]
+    assert attempt(monkeypatch, steps, tmp_path / "out", "--dry-run", "--add", "a=--more 'of it'") == 0
+    told = capsys.readouterr().out
+    for text in (
+        "1. a: do a", "0.1 h (by hand)", "missing: the package no_such_package", "--more 'of it'",
+        "without the package nothing_like_it, x stays empty", "1 steps to do: 0.0 GB, 0.1 h.",
+    ):  # fmt: skip
+        assert text in told
+    assert not (tmp_path / "out").exists() and not (ROOT / "never").exists()
+    assert attempt(monkeypatch, steps, tmp_path / "out", "--dry-run", "--add", "b=x") == 1
+
+
+def test_a_step_that_lacks_something_stops_or_is_left_out(monkeypatch, tmp_path, capfd):
+    lacking = {"needs": ("package:no_such_package",)}
+    first, second = step("a", "pass", **lacking), step("b", "print('b ran')")
+    assert attempt(monkeypatch, [first, second], tmp_path / "x") == 1
+    told = capfd.readouterr()
+    assert "step a lacks the package no_such_package." in told.err and "b ran" not in told.out.splitlines()
+    assert attempt(monkeypatch, [first, second], tmp_path / "x", "--anyway") == 0
+    capfd.readouterr()
+    optional = step("a", "print('a ran')", optional=True, **lacking)
+    assert attempt(monkeypatch, [optional, second], tmp_path / "y") == 0
+    told = capfd.readouterr().out.splitlines()
+    assert "   left out: it lacks the package no_such_package" in told and "a ran" not in told and "b ran" in told
+    huge = reproduce.replace(second, disk=1e9)
+    assert attempt(monkeypatch, [huge], tmp_path / "z") == 1 and "GB are free" in capfd.readouterr().err
+
+
+def test_true_colours_are_chosen_by_name_only():
+    for profile in ("mini", "paper"):
+        plain, told = (
+            [c for s in reproduce.plan(profile, Path("o"), Path("d"), true) for c in s.commands]
+            for true in (False, True)
+        )  # fmt: skip
+        assert plain != told
+        evaluations = [c for c in told if c[:2] == ("gcgkit", "evaluate") and "--weights" in c]
+        assert all("--prompts" in c for c in evaluations)
+    assert any("--no-gray" in c for c in told) and not any("--gray" in c for c in told)
+
+
+# --- the whole way ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """Arguments that put a toy model and the least work in place of the mini profile's."""
+    place = tmp_path_factory.mktemp("toy")
+    tiny.pipeline(place / "source", zero_control=True).save_pretrained(place / "model")
+    small = f"--set model.base={place / 'model'} --set model.hidden_dim=8 --set model.condition_width=8 --cpu"
+    least = "--size 64x32 --metrics psnr_rgb colorfulness --set num_inference_steps=1 --device cpu"
+    return ["data=--size 32 64 --format jpg", f"train={small} --set data.height=32 --set data.width=64",
+            f"evaluate={least}", "figures=--steps 1"]  # fmt: skip
+
+
+def go(toy, out, until=None):
+    """Run the mini profile; kill it, and what it runs, once the file `until` is there."""
+    command = [sys.executable, str(ROOT / "data_scripts/reproduce.py"), "--out", str(out)]
+    command += [text for addition in toy for text in ("--add", addition)]
+    with (out.parent / f"{out.name}.log").open("a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=ROOT)
+        while process.poll() is None:
+            if until is not None and any(out.glob(until)):
+                os.killpg(process.pid, signal.SIGKILL)
+            time.sleep(0.05)
+    return process.returncode
+
+
+@needs_clips
+@pytest.mark.slow
+def test_the_mini_profile_killed_three_times_gives_the_same_numbers(toy, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert go(toy, whole) == 0, (tmp_path / "whole.log").read_text()[-2000:]
+    for until in ("data/prepared/installed/frames/city*", "concat/checkpoints/step-*", "records/city/Ours_*/*.json"):
+        go(toy, broken, until if until[0] != "r" else f"results/{until}")
+    assert go(toy, broken) == 0, (tmp_path / "broken.log").read_text()[-2000:]
+    records = [evaluation.read_results(out / "results") for out in (whole, broken)]
+    numbers = [{(r["set"]["name"], r["method"]): (r["contents"], r["metrics"]) for r in some} for some in records]
+    assert numbers[0] == numbers[1]
+    ours = [method for name, method in numbers[0] if name == "city" and method.startswith("Ours")]
+    assert ours == ["Ours", "Ours*", "Ours**", "Ours***"]
+    for out in (whole, broken):
+        assert {path.stem for path in (out / "steps").iterdir()} == {s.name for s in reproduce.plan("mini", out, out)}
+        assert {f"fig{i}.png" for i in range(1, 7)} | {"table1.md"} <= {p.name for p in (out / "figures").iterdir()}
+    table = (whole / "figures" / "table1.md").read_text()
+    assert "Ours on city: num_inference_steps 1, strength 1.0, hint_weight 0.0" in table and "prompts none" in table
