@@ -75,6 +75,14 @@ def test_each_figure_is_drawn_and_saved_as_png_and_pdf(maker, number):
 
 
 @needs_clips
+def test_trained_variants_join_figure_5(maker, weights):
+    variants = {"Ours*, trained": str(weights)}
+    mine = studio.Studio(maker.profile, maker.out, steps=1, shots=SMALL, variants=variants)
+    assert "Ours*, trained" in texts(fig5_gcg.draw(mine))
+    assert "Ours*" not in texts(fig5_gcg.draw(maker))
+
+
+@needs_clips
 @pytest.mark.parametrize("number", make.FIGURES)
 def test_captions_say_profile_clip_seed_and_commit_and_a_second_drawing_makes_nothing_anew(maker, number):
     module = make.FIGURES[number][1]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler
 from PIL import Image
 from skimage.color import rgb2lab
 
@@ -690,21 +690,7 @@ def test_a_variant_takes_the_parts_that_it_shares_from_its_lenders(pipe, clip, t
 
 def test_paper_profile_from_folders(pipe, clip, tmp_path):
     """A Stable Diffusion folder with another scheduler, and an image encoder's, as the hub has them."""
-    scheduler = PNDMScheduler(
-        prediction_type="v_prediction", beta_schedule="scaled_linear", steps_offset=1, skip_prk_steps=True
-    )
-    StableDiffusionPipeline(
-        vae=pipe.vae,
-        text_encoder=pipe.text_encoder,
-        tokenizer=pipe.tokenizer,
-        unet=pipe.unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(tmp_path / "base")
-    pipe.image_encoder.save_pretrained(tmp_path / "clip")
-    pipe.feature_extractor.save_pretrained(tmp_path / "clip")
+    tiny.paper_parts(pipe, tmp_path)
     paper = build_paper(tmp_path / "base", tmp_path / "clip", height=32, width=64, mode="attention")
     paper.set_progress_bar_config(disable=True)
     assert paper.config.guidance_scale == 9.0 and paper.control.guidance.config.mode == "attention"

@@ -47,7 +47,7 @@ def test_the_page_has_disk_and_hours_of_the_plan():
     systems = {wanted.pop(f"system-{name}") for name in reproduce.SYSTEMS}
     assert {found.pop("system-deoldify")} == systems and found == wanted
     hours, disk = sum(s.hours for s in PLAN), sum(s.disk for s in PLAN)
-    assert f"The whole needs {disk:.0f} GB and {hours:.0f} hours." in " ".join(PAGE.split())
+    assert f"All steps together need {disk:.0f} GB and {hours:.0f} hours." in " ".join(PAGE.split())
     assert f"is {hours * 0.7:.0f} kWh" in " ".join(PAGE.split())
 
 
@@ -150,10 +150,10 @@ def toy(tmp_path_factory):
             f"evaluate={least}", "figures=--steps 1"]  # fmt: skip
 
 
-def go(toy, out, until=None):
-    """Run the mini profile; kill it, and what it runs, once the file `until` is there."""
-    command = [sys.executable, str(ROOT / "data_scripts/reproduce.py"), "--out", str(out)]
-    command += [text for addition in toy for text in ("--add", addition)]
+def go(additions, out, *options, until=None):
+    """Run a profile, mini by default; kill it, and what it runs, once the file `until` is there."""
+    command = [sys.executable, str(ROOT / "data_scripts/reproduce.py"), "--out", str(out), *options]
+    command += [text for addition in additions for text in ("--add", addition)]
     with (out.parent / f"{out.name}.log").open("a") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=ROOT)
         while process.poll() is None:
@@ -168,8 +168,8 @@ def go(toy, out, until=None):
 def test_the_mini_profile_killed_three_times_gives_the_same_numbers(toy, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert go(toy, whole) == 0, (tmp_path / "whole.log").read_text()[-2000:]
-    for until in ("data/prepared/installed/frames/city*", "concat/checkpoints/step-*", "records/city/Ours_*/*.json"):
-        go(toy, broken, until if until[0] != "r" else f"results/{until}")
+    for until in ("data/prepared/installed/frames/city*", "concat/checkpoints/step-*", "results/records/city/Ours-*/*"):
+        assert go(toy, broken, until=until) == -signal.SIGKILL
     assert go(toy, broken) == 0, (tmp_path / "broken.log").read_text()[-2000:]
     records = [evaluation.read_results(out / "results") for out in (whole, broken)]
     numbers = [{(r["set"]["name"], r["method"]): (r["contents"], r["metrics"]) for r in some} for some in records]
@@ -181,3 +181,56 @@ def test_the_mini_profile_killed_three_times_gives_the_same_numbers(toy, tmp_pat
         assert {f"fig{i}.png" for i in range(1, 7)} | {"table1.md"} <= {p.name for p in (out / "figures").iterdir()}
     table = (whole / "figures" / "table1.md").read_text()
     assert "Ours on city: num_inference_steps 1, strength 1.0, hint_weight 0.0" in table and "prompts none" in table
+
+
+@needs_clips
+@pytest.mark.slow
+def test_the_papers_steps_run_from_archives_in_official_layout_and_a_stable_diffusion_folder(tmp_path):
+    from test_data_scripts import davis_files, video_bytes, zipped
+
+    from gcgkit.data import captions
+
+    clips = {"bear": 4, "swan": 4, "blackswan": 3, "dog": 3, "cows": 3}
+    lists = {"train": ["bear", "swan"], "val": ["blackswan", "dog", "cows"]}
+    archives = {
+        "trainval": davis_files(clips, lists), "test": davis_files({"aerobatics": 7}, {"test-dev": ["aerobatics"]}),
+        "ldv": {f"LDV3/{i:03d}.mkv": video_bytes(i) for i in range(1, 366)},
+    }  # fmt: skip
+    for name, files in archives.items():
+        (tmp_path / f"{name}.zip").write_bytes(zipped(files))
+    tiny.paper_parts(tiny.pipeline(tmp_path / "source"), tmp_path)
+    blip = tiny.blip(tmp_path / "blip")
+    sets = {
+        "model.base": tmp_path / "base", "model.image_encoder": tmp_path / "clip", "model.hidden_dim": 8,
+        "model.condition_width": 8, "data.height": 32, "data.width": 64, "data.cache_variants": 2,
+        "data.cache_views": 2, "run.max_steps": 1, "run.batch_size": 2, "run.micro_batch": 2, "run.precision": "no",
+        "run.workers": 0, "validation.frames": 2, "validation.steps": 1,
+    }  # fmt: skip
+    additions = [
+        f"davis=--url {tmp_path / 'trainval.zip'} {tmp_path / 'test.zip'} --sha256 none none --size 32 64",
+        f"ldv=--url {tmp_path / 'ldv.zip'} --sha256 none --size 32 64",
+        f"weights=lpips --url {tmp_path / 'ldv.zip'} --sha256 none --out {tmp_path / 'weights'}",
+        f"captions=--model {blip} --device cpu",
+        "train=--cpu " + " ".join(f"--set {key}={value}" for key, value in sets.items()),
+        "evaluate=--size 64x32 --metrics psnr_rgb --set num_inference_steps=1 --device cpu",
+        "evaluate-ldv=--clips 336 365",
+        "figures=--steps 1",
+    ]
+    out, data = tmp_path / "out", tmp_path / "data"
+    code = go(additions, out, "--profile", "paper", "--data", str(data), "--anyway")
+    told = (tmp_path / "out.log").read_text()
+    assert code == 0, told[-3000:]
+    assert {p.stem for p in (out / "steps").iterdir()} == {s.name for s in PLAN if not s.optional}
+    assert told.count("left out: it lacks") == len(reproduce.SYSTEMS)
+    rows = {}
+    for record in evaluation.read_results(out / "results"):
+        rows.setdefault(record["set"]["name"], {})[record["method"]] = record
+    for name in ("davis-test-dev", "ldv-test"):
+        ours = [method for method in rows[name] if method.startswith("Ours")]
+        assert ours == ["Ours", "Ours*", "Ours**", "Ours***"]  # the trained model's own settings are the paper's
+        prompts, source = captions.read_prompts(data / "prepared" / name)
+        assert source == "BLIP (blip), gray frames"
+        identities = [rows[name][method]["identity"] for method in ours]
+        assert all(i["prompts"] == prompts and i["prompts_source"] == source for i in identities)
+        assert len({i["weights"] for i in identities}) == 3
+    assert "guidance_scale 9.0, seed 0, prompts BLIP (blip), gray frames" in (out / "figures/table1.md").read_text()

@@ -148,3 +148,56 @@ def clip(frames: int = 5, height: int = 32, width: int = 64, seed: int = 0) -> n
             inside = (y >= top) & (y < top + height // 3) & (x >= left) & (x < left + width // 4)
             result[t][inside] = color
     return result
+
+
+def paper_parts(pipe: GCGPipeline, folder: Path) -> None:
+    """Save the pipeline's parts as the hub has the paper's: ``base``, with another scheduler, and ``clip``."""
+    from diffusers import PNDMScheduler, StableDiffusionPipeline
+
+    scheduler = PNDMScheduler(
+        prediction_type="v_prediction", beta_schedule="scaled_linear", steps_offset=1, skip_prk_steps=True
+    )
+    StableDiffusionPipeline(
+        vae=pipe.vae,
+        text_encoder=pipe.text_encoder,
+        tokenizer=pipe.tokenizer,
+        unet=pipe.unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder / "base")
+    pipe.image_encoder.save_pretrained(folder / "clip")
+    pipe.feature_extractor.save_pretrained(folder / "clip")
+
+
+def blip(folder: Path) -> Path:
+    """Save a BLIP with random weights and 12 words, as the hub's are; return its folder."""
+    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
+
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]", "a", "red", "car", "dog", "on", "grass", "the"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    tokenizer = BertTokenizer.from_pretrained(folder, bos_token="[DEC]")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = {
+        **sizes,
+        "vocab_size": 12,
+        "encoder_hidden_size": 16,
+        "bos_token_id": 4,
+        "sep_token_id": 3,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+        "max_position_embeddings": 64,
+    }
+    vision = {**sizes, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision, projection_dim=16))
+    for name, weight in model.named_parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, 0, 0.7)  # large, or every picture would get the same words
+        if name.endswith("predictions.bias"):
+            weight.data[:5] = -1000  # words only
+    model.save_pretrained(folder)
+    BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+    return folder

@@ -442,35 +442,10 @@ def test_color_captions_need_no_weights(folder):
 @pytest.fixture(scope="module")
 def tiny_blip(tmp_path_factory):
     """A BLIP with random weights and 12 words, saved as the hub's are."""
-    torch = pytest.importorskip("torch")
-    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
+    pytest.importorskip("torch")
+    import tiny
 
-    folder = tmp_path_factory.mktemp("blip")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]", "a", "red", "car", "dog", "on", "grass", "the"]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    tokenizer = BertTokenizer.from_pretrained(folder, bos_token="[DEC]")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    text = {
-        **sizes,
-        "vocab_size": 12,
-        "encoder_hidden_size": 16,
-        "bos_token_id": 4,
-        "sep_token_id": 3,
-        "eos_token_id": 3,
-        "pad_token_id": 0,
-        "max_position_embeddings": 64,
-    }
-    vision = {**sizes, "image_size": 32, "patch_size": 8}
-    torch.manual_seed(0)
-    model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision, projection_dim=16))
-    for name, weight in model.named_parameters():
-        if weight.dim() > 1:
-            torch.nn.init.normal_(weight, 0, 0.7)  # large, or every picture would get the same words
-        if name.endswith("predictions.bias"):
-            weight.data[:5] = -1000  # words only
-    model.save_pretrained(folder)
-    BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
-    return folder
+    return tiny.blip(tmp_path_factory.mktemp("blip"))
 
 
 def test_blip_captions_a_batch_as_one_by_one(tiny_blip):
