@@ -179,6 +179,9 @@ def _save_pipeline(pipe: GCGPipeline, final: Path) -> None:
     """Save a pipeline in a folder that appears when it is complete."""
     partial = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
+    if words := getattr(pipe.tokenizer, "backend_tokenizer", None):  # else its last call would be saved with it
+        words.no_truncation()
+        words.no_padding()
     pipe.save_pretrained(partial)
     if final.is_dir():
         shutil.rmtree(final)

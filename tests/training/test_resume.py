@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from prepared import run, same_files
 from prepared import run_config as config
 from safetensors.torch import load_file
 
+from gcgkit.profiles import weights_digest
 from gcgkit.training import checkpoints
 from gcgkit.training import config as configs
 from gcgkit.training import run as training_run
@@ -146,3 +148,11 @@ def test_two_processes_equal_one_with_the_doubled_batch(place, tmp_path):
     steps = []
     run(place, tmp_path / "two", steps.append, **{**shared, "run__max_steps": 22, "run__micro_batch": 4})
     assert steps == [21, 22]
+
+
+def test_a_pipeline_that_is_exported_again_has_the_same_digest(tmp_path):
+    """Also when no caption was tokenized since, as in a run that was killed between its last step and the export."""
+    place = prepared.workplace(tmp_path)
+    before = weights_digest(run(place, tmp_path / "out", run__max_steps=2))
+    shutil.rmtree(tmp_path / "out" / "pipeline")
+    assert weights_digest(run(place, tmp_path / "out", run__max_steps=2)) == before
