@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import gcgkit
-from gcgkit.evaluation import ablations, provenance
+from gcgkit.evaluation import provenance
 
 
 def test_versions_are_those_of_the_imported_packages():
@@ -23,13 +23,6 @@ def test_versions_are_those_of_the_imported_packages():
     assert found["gcgkit"] == gcgkit.__version__
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert set(provenance.versions(("numpy", "no-such-package"))) == {"gcgkit", "python", "numpy"}
-
-
-def test_evaluation_and_ablations_tell_the_same_versions():
-    class Pipe:
-        device = torch.device("cpu")
-
-    assert ablations._where(Pipe())["versions"] == provenance.collect("cpu")["versions"] == provenance.versions()
 
 
 def test_the_time_is_utc_to_the_second():
