@@ -43,6 +43,7 @@ from .semantics import chroma_error
 VIEWS = 5  # of a scene with references: a target and a grid of four
 KINDS = {"mask": 0.38, "together": 0.14, "single": 0.20, "grid": 0.22, "unrelated": 0.06}
 OWN_STEPS = {"masked": 0.35, "guided": 0.4}  # share of batches whose z_t comes of a step by the model itself
+OWN_COLORS = 0.3  # share of batches with references whose colours are the model's own
 GATE_PRICE = 0.1  # on an open gate under the reference mask, where the hint is the gray frame anyway
 LUMA_SHARE = 0.1  # of the loss: gray gives the luma latents away
 THUMBNAIL = 64
@@ -182,7 +183,7 @@ class Trainer:
             chosen = self.others(len(batch.natural), views, kind)  # (S*V, tiles)
             pictures = self.image_tokens(rgb)
             source = target
-            if kind in ("single", "grid") and rng.random() < 0.3:
+            if kind in ("single", "grid") and rng.random() < OWN_COLORS:
                 source = self.own_colors(target, gray, meaning, pictures, texts, views)
             ref_gray, ref_color = _grid(gray[chosen]), _grid(source[chosen])
             tokens = pictures[chosen].flatten(1, 2)  # (S*V, tiles*64, D)
