@@ -1,4 +1,4 @@
-"""What the records say of our rows in Table 1: whose prompts they had, and which settings they share or not (§4.4).
+"""Footnotes of Table 1 from the records: the prompts of our rows, and the settings that they share or not (§4.4).
 
 One footnote for each set of clips. It first lists the settings of most rows, then every row that differs, so that a
 reader sees whether rows differ in more than their names say.

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,22 +63,22 @@ class Request:
 
 
 @dataclass
-class Method:
-    """What `run.evaluate` needs of a method; each kind below fills in its own."""
+class Method(ABC):
+    """A row of the table, as `run.evaluate` uses it; each kind below fills in its own."""
 
     name: str
 
+    @abstractmethod
     def identity(self) -> dict:
         """Return everything that determines the result, to tell old results from new ones."""
-        raise NotImplementedError
 
     def missing(self) -> str | None:
         """Return the reason why the method cannot run here, or None."""
         return None
 
+    @abstractmethod
     def run(self, request: Request, folder: Path) -> Path:
         """Colour a clip into a folder that does not exist yet, and return the folder of the frames."""
-        raise NotImplementedError
 
     def facts(self) -> dict:
         """Return facts to record with the frames that were just made."""

@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Verdict:
-    """What a check found. It is true only if the answer is right; a notebook shows its sentence."""
+    """The result of a check. It is true only if the answer is right; a notebook shows its sentence."""
 
     def __init__(self, right: bool, text: str):
         self.right, self.text = right, text
