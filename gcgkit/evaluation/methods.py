@@ -84,7 +84,7 @@ class Method(ABC):
         """Return facts to record with the frames that were just made."""
         return {}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most methods have nothing to free
         """Free the loaded model."""
 
 

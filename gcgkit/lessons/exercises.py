@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import torch
+
+from ..utils.checks import to_numpy
 
 
 class Verdict:
@@ -65,13 +68,18 @@ def near(expected, tolerance: float = 0.01) -> Callable[[object], bool]:
         return holds_each(answer, wanted)
 
     def holds_each(answer, wanted) -> bool:
-        answer, wanted = _array(answer), _array(wanted)
+        answer, wanted = to_numpy(answer), to_numpy(wanted)
         return answer.shape == wanted.shape and bool(np.all(np.abs(answer - wanted) <= tolerance))
 
     return holds
 
 
-def _array(values) -> np.ndarray:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().double().numpy()
-    return np.asarray(values, dtype=np.float64)
+def rebuilt(kind: type[torch.nn.Module], trained: torch.nn.Module, channels: int) -> torch.nn.Module:
+    """Return a student's module ``kind(features, width, channels)`` with the weights of a trained attention.
+
+    Raises RuntimeError, as PyTorch does, for layers of other names or sizes.
+    """
+    module = kind(trained.to_q.in_features, trained.to_q.out_features, channels)
+    module = module.to(trained.to_q.weight)  # device and precision
+    module.load_state_dict(trained.state_dict())
+    return module

@@ -35,7 +35,7 @@ _FAILED = (ValueError, av.FFmpegError)  # PyAV's and FFmpeg's refusals
 
 @dataclass(frozen=True)
 class Choice:
-    """The treatment of each stream: ``{index: encoder}``, None to copy it; what else is kept; sentences for the user."""
+    """The treatment of each stream, ``{index: encoder}``, None to copy it; what else is kept; notes for the user."""
 
     streams: dict[int, str | None] = field(default_factory=dict)
     timecode: str | None = None

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from gcgkit.guidance import ColorGuidanceAttention
 from gcgkit.lessons import exercises
 
 
@@ -65,3 +66,19 @@ def test_near_makes_what_it_expects_only_when_asked():
     condition = exercises.near(lambda: made.append(1) or 2.0, tolerance=0.5)
     assert not made
     assert condition(2.4) and not condition(2.6) and made
+
+
+def test_a_students_module_gets_the_trained_weights_or_says_which_do_not_fit():
+    trained = ColorGuidanceAttention(latent_channels=4, features=6, hidden_dim=8).double()
+
+    class Mine(torch.nn.Module):
+        def __init__(self, features, width, channels):
+            super().__init__()
+            self.to_q, self.to_k = (torch.nn.Linear(features, width, bias=False) for _ in range(2))
+            self.to_v = torch.nn.Linear(channels, channels, bias=False)
+
+    built = exercises.rebuilt(Mine, trained, 4)
+    for name in ("to_q", "to_k", "to_v"):
+        assert torch.equal(getattr(built, name).weight, getattr(trained, name).weight)
+    with pytest.raises(RuntimeError, match="to_v"):
+        exercises.rebuilt(Mine, trained, 5)
