@@ -54,7 +54,7 @@ def side_by_side(rows: dict[str, np.ndarray], columns: int = 3) -> np.ndarray:
 
 def contact_sheet(rows: dict[str, np.ndarray], numbers: dict[str, dict], title: str, path: Path) -> None:
     """Write a PNG at ``path`` with frames of each way of colouring, one row each, and its numbers."""
-    decibels = {label: f" {numbers[label]['psnr_rgb']:.1f} dB" if label in numbers else "" for label in rows}
+    decibels = {label: f"\n{numbers[label]['psnr_rgb']:.1f} dB" if label in numbers else "" for label in rows}
     picture = plots.frames({label + decibels[label]: frames for label, frames in rows.items()}, caption=title)
     partial = path.with_suffix(".partial.png")
     picture.savefig(partial, dpi=160)

@@ -115,12 +115,16 @@ def frames(
     with _style():
         picture = Picture(len(clips) * (tile * height / width + 0.12) + 0.35, caption)
         grid = picture.subplots(len(clips), len(picks), squeeze=False)
-        for row, (line, (label, clip)) in enumerate(zip(grid, clips.items(), strict=True)):
+        texts = ["\n".join(textwrap.fill(part, 17) for part in label.split("\n")) for label in clips]
+        longest = max(len(part) for text in texts for part in text.split("\n"))
+        # A letter is about 0.6 times as wide as high; a label must not be longer than its picture is high.
+        size = min(FONT_SIZE - 1, 72 * tile * height / width / (0.6 * max(1, longest)))
+        for row, (line, text, clip) in enumerate(zip(grid, texts, clips.values(), strict=True)):
             for axes, pick, number in zip(line, picks, numbers, strict=True):
                 _show(axes, clip[pick])
                 if row == 0:
                     axes.set_title(number if isinstance(number, str) else f"frame {number}")
-            line[0].set_ylabel(textwrap.fill(label, 14), fontsize=FONT_SIZE - 1)
+            line[0].set_ylabel(text, fontsize=size)
     return picture
 
 
