@@ -31,8 +31,10 @@ from ...pipeline import GCGPipeline
 from ...semantics import CHANNELS, SemanticEncoder
 from ...vae import LUMA, LumaChromaAutoencoder
 from ..checkpoints import list_checkpoints
+from ..log import TrainingLog
 from ..loop import fit
 from ..recipes import MINI
+from ..step import Learner
 from .device_scenes import Scenes
 from .encoders import WIDTH, device, drop_shared, save
 from .guidance import fetched_error
@@ -41,9 +43,9 @@ from .recipe import make_scheduler
 from .semantics import chroma_error
 
 VIEWS = 5  # of a scene with references: a target and a grid of four
-KINDS = {"mask": 0.38, "together": 0.14, "single": 0.20, "grid": 0.22, "unrelated": 0.06}
+KINDS = {"mask": 0.34, "together": 0.18, "single": 0.20, "grid": 0.23, "unrelated": 0.05}
 OWN_STEPS = {"masked": 0.35, "guided": 0.4}  # share of batches whose z_t comes of a step by the model itself
-OWN_COLORS = 0.3  # share of batches with references whose colours are the model's own
+OWN_COLORS = 0.15  # share of batches with references whose colours are the model's own
 GATE_PRICE = 0.1  # on an open gate under the reference mask, where the hint is the gray frame anyway
 LUMA_SHARE = 0.1  # of the loss: gray gives the luma latents away
 THUMBNAIL = 64
@@ -51,9 +53,10 @@ THUMBNAIL = 64
 SIZES = {
     "small": (((128, 224), 0.56), ((128, 192), 0.12), ((128, 128), 0.08), ((192, 128), 0.05), ((256, 448), 0.19)),
     "mixed": (((128, 224), 0.4), ((128, 192), 0.1), ((128, 128), 0.06), ((192, 128), 0.04), ((256, 448), 0.4)),
-    "one": (((256, 448), 1.0),),  # for a GPU, which prepares its kernels anew for every shape
+    "two": (((128, 224), 0.5), ((256, 448), 0.5)),  # for a GPU, which prepares its kernels anew for every shape
     "full": (((256, 448), 0.6), ((256, 384), 0.15), ((256, 256), 0.1), ((384, 256), 0.05), ((128, 224), 0.1)),
 }
+CHECK_EVERY = 200  # steps between looks at held-out photographs
 RENDER = 192  # pixels: the least short side of a drawn view, at which the semantic encoder sees it
 SEMANTIC_WIDTH = 64
 SETTINGS = ("guidance_scale", "height", "width", "tau", "strength", "hint_weight", "guess_strength", "noise_scale")
@@ -65,7 +68,7 @@ class Trainer:
 
     def __init__(self, pack: dict, start: Path, sizes: str = "small", batch: int = 16):
         self.batch, self.device, self.sizes = batch, device(), SIZES[sizes]
-        self.scenes = Scenes(pack, self.device)
+        self.scenes, self.held = Scenes(pack, self.device), Scenes(pack, self.device, "held")
         frozen = lambda part: part.float().to(self.device).eval().requires_grad_(False)  # noqa: E731
         self.vae = frozen(LumaChromaAutoencoder.from_pretrained(start / "vae"))
         self.semantic = frozen(SemanticEncoder.from_pretrained(start / "semantic_encoder"))
@@ -167,8 +170,8 @@ class Trainer:
         larger = max(1.0, RENDER / min(size))
         batch = self.scenes.draw(
             max(1, round(self.count(size) / views)), views, tuple(round(larger * side) for side in size), rng,
-            clips=0.1 if kind == "mask" else 0.5, recolor={"mask": 0.0, "together": 0.3}.get(kind, 0.4),
-            tint={"mask": 0.45, "together": 0.3}.get(kind, 0.0),
+            clips=0.1 if kind == "mask" else 0.5, recolor={"mask": 0.0, "together": 0.45}.get(kind, 0.25),
+            regrade=0.0 if masked else 0.3, tint={"mask": 0.45, "together": 0.25}.get(kind, 0.1),
             drop_text=0.4 if masked else 0.5, strip_colors=0.4 if masked else 0.7,
         )  # fmt: skip
         texts = [text for text in batch.captions for _ in range(views)]
@@ -190,7 +193,7 @@ class Trainer:
         of_references = None if masked else _grid(meaning[chosen])
         with torch.set_grad_enabled(not masked or rng.random() < 0.25):  # there only the gate has something to learn
             hint = self.control.hint(gray, ref_gray, ref_color, meaning, of_references)
-        apart = kind == "together" and rng.random() < 0.5
+        apart = kind == "together" and rng.random() < 0.65
         given = texts, tokens, gray, hint, meaning, views if kind == "together" else 1
         if rng.random() < OWN_STEPS["masked" if masked else "guided"]:
             z_t, timestep, weight = self.own_step(*self.noised(target, 0.4, views, apart)[:2], given, rng)
@@ -286,6 +289,29 @@ class Trainer:
             first = first.roll(1)
         return (chosen + first.view(-1, 1, 1)).flatten(0, 1)
 
+    @torch.no_grad()
+    def held_errors(self) -> dict[str, torch.Tensor]:
+        """Return squared errors of the chroma latents of held-out photographs, coloured from noise by one step.
+
+        ``held``: of the UNet. ``held_guess``: of the pyramid. ``held_gray``: of no colour.
+        """
+        devices = [] if self.device == "cpu" else [self.device]
+        with torch.random.fork_rng(devices):  # training's own draws stay as they are
+            torch.manual_seed(0)
+            rng, size = np.random.default_rng(0), (128, 224)
+            larger = RENDER / min(size)
+            drawn = self.held.draw(64, 1, tuple(round(larger * side) for side in size), rng, drop_text=1.0).rgb[:, 0]
+            rgb = F.interpolate(drawn, size=size, mode="bilinear", antialias=True)
+            target, gray = self.latents(rgb)
+            meaning = self.meaning(drawn, target.shape[-2:])
+            blank = torch.zeros_like(gray)
+            hint = self.control.hint(gray, blank, blank, meaning, None)
+            z_t, timestep, _ = self.noised(target, 1.0)
+            tokens = gray.new_zeros(len(gray), 1, WIDTH)
+            clean = self.predict(z_t, timestep, [""] * len(gray), tokens, gray, hint, meaning)
+        found = {"held": clean[:, 2:], "held_guess": meaning[:, :2], "held_gray": 0}
+        return {name: (chroma - target[:, 2:]).square().mean() for name, chroma in found.items()}
+
     # --- a run --------------------------------------------------------------------------------------------------------
 
     def train(
@@ -307,8 +333,15 @@ class Trainer:
             self.control.guidance.requires_grad_(False), self.control.pyramid.eval().requires_grad_(False)
             modules = {"copy": self.control.unet_copy}
         optimizer = replace(MINI.optimizer, learning_rate=learning_rate, warmup=warmup, weight_decay=0.02)
-        rates = {"text": 0.5, "pyramid": 0.5, "guidance": 0.5}
-        fit(out, modules, self.joint_loss, optimizer, rates=rates, title=mode or "colour", **options)
+        rates = {"text": 0.5, "pyramid": 0.3, "guidance": 0.5}
+
+        def check(learner: Learner, log: TrainingLog | None) -> None:
+            if log is not None and len(self.held.sizes) and learner.done % CHECK_EVERY == 0:
+                log.write({"step": learner.done, **{k: round(float(v), 5) for k, v in self.held_errors().items()}})
+
+        fit(
+            out, modules, self.joint_loss, optimizer, rates=rates, title=mode or "colour", after_step=check, **options
+        )  # fmt: skip
         save(self.control, out / "control")
         if mode is None:
             save(self.unet, out / "unet")

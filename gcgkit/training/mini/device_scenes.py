@@ -82,6 +82,7 @@ class Scenes:
         *,
         clips: float = 0.5,
         recolor: float = 0.0,
+        regrade: float = 0.0,
         tint: float = 0.0,
         drop_text: float = 0.2,
         strip_colors: float = 0.0,
@@ -89,14 +90,15 @@ class Scenes:
         """Draw a batch of fresh scenes of one size (height, width).
 
         clips: share of scenes that are stretches of clips. recolor: of scenes whose hues are turned by any angle, with
-        captions that name no colour. tint: of scenes whose object, or whole picture where no mask tells which it is,
+        captions that name no colour. regrade: of scenes with hues a little off and any saturation, as film stock and
+        earlier frames have them; captions name no colour there either. tint: of scenes whose object, or whole picture where no mask tells which it is,
         is given a colour that the caption names. drop_text, strip_colors: of natural scenes whose caption is empty,
         and of those whose caption names no colour.
         """
         with torch.autocast(torch.device(self.device).type, enabled=False):  # pixels are counted in whole numbers
-            return self._draw(scenes, views, size, rng, clips, recolor, tint, drop_text, strip_colors)
+            return self._draw(scenes, views, size, rng, clips, recolor, regrade, tint, drop_text, strip_colors)
 
-    def _draw(self, scenes, views, size, rng, clips, recolor, tint, drop_text, strip_colors) -> Batch:
+    def _draw(self, scenes, views, size, rng, clips, recolor, regrade, tint, drop_text, strip_colors) -> Batch:
         of_clips = round(scenes * clips) if self.clip_count else 0
         parts, masks, sources = [], [], []
         if scenes - of_clips:
@@ -128,12 +130,15 @@ class Scenes:
             thing = str(rng.choice(things)) if things else ""
             way = rng.random()
             knows.append(bool(known))
-            natural.append(way >= recolor + tint)
+            natural.append(way >= recolor + regrade + tint)
             turn, gain, color = rng.uniform(-3, 3), rng.uniform(0.95, 1.25), None
             if way < recolor:
                 turn, gain = rng.uniform(0, 360), rng.uniform(0.8, 2.0)
                 texts.append(thing if rng.random() < 0.5 else "")
-            elif way < recolor + tint:
+            elif way < recolor + regrade:
+                turn, gain = rng.normal(0, 12), np.exp(rng.uniform(np.log(0.3), np.log(1.6)))
+                texts.append(thing if rng.random() < 0.5 else "")
+            elif way < recolor + regrade + tint:
                 word = str(rng.choice(list(naming.WORD_RGB)))
                 color = (word, known)
                 texts.append(_tinted_caption(word, thing, words, known, rng))
