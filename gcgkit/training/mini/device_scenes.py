@@ -91,9 +91,9 @@ class Scenes:
 
         clips: share of scenes that are stretches of clips. recolor: of scenes whose hues are turned by any angle, with
         captions that name no colour. regrade: of scenes with hues a little off and any saturation, as film stock and
-        earlier frames have them; captions name no colour there either. tint: of scenes whose object, or whole picture where no mask tells which it is,
-        is given a colour that the caption names. drop_text, strip_colors: of natural scenes whose caption is empty,
-        and of those whose caption names no colour.
+        earlier frames have them; captions name no colour there either. tint: of scenes whose object, or whole picture
+        where no mask tells which it is, is given a colour that the caption names. drop_text, strip_colors: of natural
+        scenes whose caption is empty, and of those whose caption names no colour.
         """
         with torch.autocast(torch.device(self.device).type, enabled=False):  # pixels are counted in whole numbers
             return self._draw(scenes, views, size, rng, clips, recolor, regrade, tint, drop_text, strip_colors)
@@ -101,10 +101,11 @@ class Scenes:
     def _draw(self, scenes, views, size, rng, clips, recolor, regrade, tint, drop_text, strip_colors) -> Batch:
         of_clips = round(scenes * clips) if self.clip_count else 0
         parts, masks, sources = [], [], []
+        motion = rng.choice([0.1, 1.0], p=[0.3, 0.7])  # neighbours hardly differ
         if scenes - of_clips:
             chosen = rng.integers(len(self.sizes), size=scenes - of_clips)
             sources += [("photo", int(i)) for i in chosen]
-            coords = self._cameras(self.sizes[chosen], views, size, rng, motion=1.0)
+            coords = self._cameras(self.sizes[chosen], views, size, rng, motion)
             index = torch.from_numpy(np.repeat(chosen, views)).to(self.device)
             scale = torch.from_numpy(np.repeat(self.sizes[chosen], views, 0)).to(self.device)
             parts.append(_sample(self.photos[index], coords, (SIDE, SIDE), scale))
@@ -114,7 +115,7 @@ class Scenes:
             sources += [("clip", int(i)) for i in chosen]
             frames = np.concatenate([self._stretch(int(i), views, rng) for i in chosen])
             shape = np.tile([[256, 448]], (of_clips, 1))
-            coords = self._cameras(shape, views, size, rng, motion=0.25)
+            coords = self._cameras(shape, views, size, rng, 0.25 * motion)
             index = torch.from_numpy(frames).to(self.device)
             scale = torch.from_numpy(np.repeat(shape, views, 0)).to(self.device)
             parts.append(_sample(self.frames[index], coords, (256, 448), scale))
@@ -155,9 +156,10 @@ class Scenes:
         return Batch(rgb, texts, natural, mask.unflatten(0, (scenes, views)), known)
 
     def _stretch(self, clip: int, views: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw frame numbers of one clip, in order, within 8 frames up to the whole clip; half are near ones."""
+        """Draw frame numbers of one clip: neighbours, near ones, or any of it."""
         total = int(self.first[clip + 1] - self.first[clip])
-        length = min(total, int(rng.integers(8, 17)) if rng.random() < 0.5 else int(rng.integers(8, total + 1)))
+        reach = int(rng.choice([6, 16, total]))
+        length = min(total, int(rng.integers(5, reach + 1)))
         start = int(rng.integers(total - length + 1))
         picks = rng.choice(length, views, replace=length < views)
         return self.first[clip] + start + rng.permutation(picks)
@@ -185,7 +187,7 @@ class Scenes:
         matrix = turn * (per_pixel * grow)[:, None, None]
         middle = middle + rng.normal(0, 0.06, (total, 2)) * moving * np.repeat(shapes, views, 0)
         mirror = np.repeat(np.where(rng.random(count) < 0.5, -1.0, 1.0), views)
-        if moving == 1.0:
+        if moving >= 1.0:
             mirror = mirror * np.where(rng.random(total) < 0.1, -1.0, 1.0)
         matrix[:, :, 0] *= mirror[:, None]
         matrix = torch.from_numpy(matrix.astype(np.float32)).to(self.device)

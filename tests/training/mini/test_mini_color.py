@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from gcgkit import GCGPipeline, srg
 from gcgkit.guidance import GuidanceOutput
 from gcgkit.semantics import CHANNELS, FeaturePyramid, SemanticEncoder
-from gcgkit.training.mini import color
-from gcgkit.training.mini.color import Trainer
+from gcgkit.training.mini import color, joint
+from gcgkit.training.mini.joint import Trainer
 
 
 def picture(height: int, width: int, seed: int) -> np.ndarray:
@@ -30,7 +30,7 @@ def start(tmp_path_factory):
     pipe.save_pretrained(folder)
     torch.manual_seed(0)
     SemanticEncoder(side=64).save_pretrained(folder / "semantic_encoder")
-    save_file(FeaturePyramid(CHANNELS, color.SEMANTIC_WIDTH).state_dict(), folder / "pyramid.safetensors")
+    save_file(FeaturePyramid(CHANNELS, joint.SEMANTIC_WIDTH).state_dict(), folder / "pyramid.safetensors")
     return folder
 
 
@@ -99,11 +99,11 @@ def test_training_needs_no_video_library():
 def test_grids_are_those_of_the_pipeline():
     tiles = torch.randn(3, 4, 2, 5, 7)
     expected = torch.stack([srg.make_grid(group) for group in tiles])
-    assert torch.equal(color._grid(tiles), expected)
-    assert torch.equal(color._grid(tiles[:, :1]), tiles[:, 0])
+    assert torch.equal(joint._grid(tiles), expected)
+    assert torch.equal(joint._grid(tiles[:, :1]), tiles[:, 0])
 
 
-@pytest.mark.parametrize("kind", list(color.KINDS))
+@pytest.mark.parametrize("kind", list(joint.KINDS))
 def test_each_kind_of_reference_teaches_what_it_should(trainer, kind):
     modules = {"unet": trainer.unet, "copy": trainer.control.unet_copy}
     if kind in ("mask", "together"):  # with references the only scene may have been given other colours
@@ -153,14 +153,35 @@ def test_the_hint_is_judged_by_the_colours_and_under_the_mask_by_its_gate(traine
     assert found == pytest.approx({"mask": 0.05, "unrelated": mixed, "single": mixed + fetched}, rel=1e-5)
 
 
+def test_a_better_hint_counts_more(trainer):
+    """Five over ten times the squared error of the chroma plus a hundredth, within its limits."""
+    target = torch.zeros(3, 4, 2, 2)
+    hint = target.clone()
+    hint[:, :2] = 9.0  # luma does not count
+    hint[1, 2:], hint[2, 2:] = 0.2, 3.0  # chroma errors of 0.04 and 9
+    weights = trainer.trust(hint, target).flatten()
+    torch.testing.assert_close(weights, torch.tensor([2.5 * 4.0, 2.5 * 0.05 / 0.05, 2.5 * 0.25]))
+
+
+def test_held_out_errors_are_those_of_one_step_and_leave_training_its_random_numbers(trainer, monkeypatch):
+    monkeypatch.setattr(trainer, "held", trainer.scenes)
+    monkeypatch.setattr(trainer, "predict", lambda z_t, *given: torch.ones_like(z_t))
+    before = torch.get_rng_state()
+    found = trainer.held_errors()
+    assert torch.equal(before, torch.get_rng_state())
+    assert found["held"] > 0 and found["held_gray"] > 0
+    monkeypatch.setattr(trainer, "predict", lambda z_t, *given: torch.zeros_like(z_t))
+    assert float(trainer.held_errors()["held"]) == pytest.approx(float(found["held_gray"]))
+
+
 def test_new_inputs_are_read_as_nothing_at_first(trainer, start):
     old = GCGPipeline.from_pretrained(start).control
-    new = trainer.with_semantics(old, start)
+    new = joint.with_semantics(trainer.unet, old, start)
     gray, tokens = torch.randn(1, 4, 8, 8), torch.randn(1, 3, 96)
     reference = {"ref_gray": torch.randn(1, 4, 8, 8), "ref_color": torch.randn(1, 4, 8, 8)}
     with torch.no_grad():
         expected = old(gray, 9, tokens, gray, **reference, return_dict=False)
-        found = new(gray, 9, tokens, gray, **reference, semantics=torch.randn(1, color.SEMANTIC_WIDTH, 8, 8),
+        found = new(gray, 9, tokens, gray, **reference, semantics=torch.randn(1, joint.SEMANTIC_WIDTH, 8, 8),
                     return_dict=False)  # fmt: skip
     for a, b in zip(expected[0], found[0], strict=True):
         torch.testing.assert_close(a, b)
@@ -168,23 +189,13 @@ def test_new_inputs_are_read_as_nothing_at_first(trainer, start):
 
 @pytest.mark.slow
 def test_a_run_is_exported_with_its_averaged_weights(trainer, start, tmp_path):
-    trainer.train(tmp_path / "run", steps=2, learning_rate=1e-3, warmup=1)
+    color.train(trainer, tmp_path / "run", steps=2, learning_rate=1e-3, warmup=1)
     color.export(start, tmp_path / "run", tmp_path / "folder", noise_scale=0.25)
     pipe = GCGPipeline.from_pretrained(tmp_path / "folder")
     assert pipe.config.noise_scale == 0.25 and pipe.semantic_encoder.config.side == 64
     for name, module in (("unet", trainer.unet), ("text_encoder", trainer.text)):
         for ours, theirs in zip(getattr(pipe, name).parameters(), module.parameters(), strict=True):
             torch.testing.assert_close(ours.half(), theirs.half().contiguous())
-    # A run of the trainer before this one kept averages in a file of its own, without names, in the modules' order.
-    modules = (trainer.unet, trainer.text, *(getattr(trainer.control, n) for n in ("unet_copy", "pyramid", "guidance")))
-    shadows = [parameter.detach() for module in modules for parameter in module.parameters()]
-    (tmp_path / "old").mkdir()
-    torch.save({"step": 2, "ema": {"shadow_params": shadows}}, tmp_path / "old/state.pt")
-    color.export(start, tmp_path / "old", tmp_path / "again", noise_scale=0.25)
-    files = [path.relative_to(tmp_path / "folder") for path in (tmp_path / "folder").rglob("*.safetensors")]
-    assert len(files) >= 3
-    for file in files:
-        assert (tmp_path / "folder" / file).read_bytes() == (tmp_path / "again" / file).read_bytes(), file
     frames = np.random.default_rng(0).integers(0, 256, (1, 64, 96), dtype=np.uint8)
     result = pipe(frames, num_inference_steps=2, working_size=(64, 96), generator=torch.Generator().manual_seed(0))
     assert result.frames.shape == (1, 64, 96, 3)
