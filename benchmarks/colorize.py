@@ -36,13 +36,13 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from gcgkit import GCGPipeline, video
+from gcgkit import GCGPipeline
 from gcgkit import stages as coloring
-from gcgkit.lessons import demo, flops
+from gcgkit.lessons import flops
 from gcgkit.lessons.random_networks import SHAPES, random_pipeline
 from gcgkit.lessons.timing import clock, compare, line, load, machine, now, peak_memory
 from gcgkit.settings import NO_SHORTCUTS, Shortcuts
-from gcgkit.training.loss import OF_PRECISION
+from gcgkit.training.config import OF_PRECISION
 from gcgkit.utils import compilation, files
 from gcgkit.utils.commands import best_device
 
@@ -65,7 +65,9 @@ def pipeline(args: argparse.Namespace) -> GCGPipeline:
 def footage(args: argparse.Namespace, frames: int) -> np.ndarray:
     """Return so many frames ``(T, H, W, 3)``: the demo's clip, back and forth if it is short, or drifting noise."""
     if args.shapes == "mini":
-        clip = demo.load_clip(count=frames, stride=1)
+        from gcgkit.data.clips import load_clip  # needs PyAV, which a rented GPU's image may lack
+
+        clip = load_clip(count=frames, stride=1)
         return clip[back_and_forth(len(clip), frames)]
     noise = np.random.default_rng(0).integers(0, 256, (args.height, args.width, 3), np.uint8)
     return np.stack([np.roll(noise, t, axis=1) for t in range(frames)])
@@ -145,6 +147,8 @@ def stages(args: argparse.Namespace) -> dict:
     for name, module in parts:
         module.register_forward_pre_hook(lambda *_, n=name: began.update({n: now()}))
         module.register_forward_hook(lambda *_, n=name: stop(n))
+
+    from gcgkit import video  # needs PyAV, as in footage
 
     with tempfile.TemporaryDirectory() as folder:
         source, output = Path(folder, "source.mp4"), Path(folder, "coloured.mp4")

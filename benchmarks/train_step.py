@@ -43,7 +43,8 @@ from gcgkit.data.sampling import GRID_TILES, SampleStream
 from gcgkit.lessons.random_networks import SHAPES, random_parts
 from gcgkit.training import config as configs
 from gcgkit.training import recipes
-from gcgkit.training.loss import OF_PRECISION, Objective, encode_batch
+from gcgkit.training.config import OF_PRECISION
+from gcgkit.training.loss import Objective, encode_batch
 from gcgkit.training.step import Learner
 
 CASES = ("example", "cached", "pixels")

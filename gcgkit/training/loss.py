@@ -15,10 +15,9 @@ from ..data import latent_cache
 from ..data.dataset import Batch, References
 from ..guidance import GuidanceOutput
 from ..srg import make_grid
-from .config import TrainConfig
+from .config import OF_PRECISION, TrainConfig
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-OF_PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Denoiser(nn.Module):
