@@ -104,6 +104,22 @@ def test_scenes_that_were_given_a_colour_say_so(scenes):
         assert natural or any(word in text for word in naming.WORD_RGB)
 
 
+def test_regraded_scenes_keep_their_hues_and_have_any_saturation(scenes):
+    """The same seed draws the same crop, so the chroma of both can be compared."""
+    ratios = []
+    for seed in range(30):
+        both = [
+            scenes.draw(1, 1, (64, 96), np.random.default_rng(seed), clips=0.0, regrade=share) for share in (1.0, 0.0)
+        ]
+        assert not both[0].natural.any() and both[1].natural.all()
+        assert not any(word in both[0].captions[0] for word in naming.WORD_RGB)
+        frames = [((batch.rgb[0, 0].permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8) for batch in both]
+        graded, plain = (rgb_to_lab(frame)[..., 1:].ravel() for frame in frames)
+        assert graded @ plain / np.linalg.norm(graded) / np.linalg.norm(plain) > 0.7
+        ratios.append(np.linalg.norm(graded) / np.linalg.norm(plain))
+    assert min(ratios) < 0.5 and max(ratios) > 1.1
+
+
 def test_views_without_motion_are_one_picture(scenes):
     coords = scenes._cameras(scenes.sizes[:1], 3, (32, 48), np.random.default_rng(7), motion=0.0)
     assert coords.shape == (3, 32, 48, 2)
