@@ -164,7 +164,8 @@ def keyframe_quality(
     """Compare the colours of keyframes coloured without references, jointly (Eq. 8) and one by one.
 
     ``spread`` is of each keyframe's mean AB (``metrics.mean_color_spread``), ``object_spread`` of the mean AB within
-    the object's mask; for shared and for separate starting noise.
+    the object's mask; for shared and for separate starting noise. ``truth``: that of the same
+    frames' true colours.
     """
     rows = []
     for name, clip in footage.measuring_clips(data, frames):
@@ -183,7 +184,8 @@ def keyframe_quality(
                     for i in together
                 }
                 row = {"clip": name, "noise": noise, "seed": seed}
-                for way, colored in (("together", together), ("alone", separate)):
+                truth = {i: clip[i] for i in together}
+                for way, colored in (("together", together), ("alone", separate), ("truth", truth)):
                     row[f"spread_{way}"] = metrics.mean_color_spread(np.stack(list(colored.values())))
                     inside = [rgb_to_lab(f)[..., 1:][masks[i]].mean(0) for i, f in colored.items() if masks[i].any()]
                     row[f"object_spread_{way}"] = float(np.linalg.norm(np.std(inside, axis=0)))
@@ -191,7 +193,8 @@ def keyframe_quality(
     summary = {}
     for noise in ("shared", "independent"):
         for kind in ("spread", "object_spread"):
-            mean = {w: np.mean([r[f"{kind}_{w}"] for r in rows if r["noise"] == noise]) for w in ("together", "alone")}
+            chosen, ways = [r for r in rows if r["noise"] == noise], ("together", "alone", "truth")
+            mean = {way: np.mean([r[f"{kind}_{way}"] for r in chosen]) for way in ways}
             mean["ratio"] = mean["together"] / mean["alone"]
             summary[f"{kind}_{noise}"] = {way: float(value) for way, value in mean.items()}
     return {"summary": summary, "cases": rows}

@@ -107,3 +107,29 @@ def test_sheet_holds_all_pictures():
     sheet = automatic.contact_sheet(sets, columns=2, width=64)
     assert sheet.shape == (3 * (48 + 4), 2 * (3 * 64 + 4), 3)
     np.testing.assert_array_equal(sheet[2:50, 2:66], vivid())
+
+
+def test_spreads_of_keyframes_together_alone_and_true(monkeypatch):
+    """Frames of one colour each, so that the spread is that of a few points in the plane of a* and b*."""
+    shades = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [128, 128, 128]], np.uint8)
+    clip = shades[:, None, None].repeat(16, 1).repeat(24, 2)
+    mask = np.zeros((4, 16, 24), bool)
+    mask[:, :8] = True
+    monkeypatch.setattr(automatic.footage, "measuring_clips", lambda data, frames: [("cows", clip[:frames])])
+    monkeypatch.setattr(automatic, "object_masks", lambda *args: mask)
+
+    class Painter:
+        """Together: gray everywhere. Alone: true colours in even frames, gray in odd ones."""
+
+        def color_keyframes(self, gray, num_keyframes, generator, **options):
+            if num_keyframes > 1:
+                return {i: np.full_like(clip[i], 99) for i in range(4)}
+            number = int(np.abs(to_gray(clip).astype(int) - gray[0]).reshape(4, -1).sum(1).argmin())
+            return {0: clip[number] if number % 2 == 0 else np.full_like(clip[0], 99)}
+
+    points = [automatic.rgb_to_lab(shade[None, None])[0, 0, 1:].astype(float) for shade in shades]
+    radius = lambda found: np.sqrt(np.var(found, axis=0).sum())  # noqa: E731
+    found = automatic.keyframe_quality(Painter(), "", frames=4, seeds=(0,))["summary"]
+    expected = {"together": 0, "alone": radius([points[0], [0, 0], points[2], [0, 0]]), "truth": radius(points)}
+    for kind in ("spread_shared", "object_spread_independent"):
+        assert found[kind] == pytest.approx({**expected, "ratio": 0}, abs=0.02)

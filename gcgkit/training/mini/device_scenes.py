@@ -101,7 +101,7 @@ class Scenes:
     def _draw(self, scenes, views, size, rng, clips, recolor, regrade, tint, drop_text, strip_colors) -> Batch:
         of_clips = round(scenes * clips) if self.clip_count else 0
         parts, masks, sources = [], [], []
-        motion = rng.choice([0.1, 1.0], p=[0.3, 0.7])  # neighbours hardly differ
+        motion = rng.choice([0.1, 1.0], p=[0.5, 0.5])  # neighbours hardly differ
         if scenes - of_clips:
             chosen = rng.integers(len(self.sizes), size=scenes - of_clips)
             sources += [("photo", int(i)) for i in chosen]
@@ -158,7 +158,7 @@ class Scenes:
     def _stretch(self, clip: int, views: int, rng: np.random.Generator) -> np.ndarray:
         """Draw frame numbers of one clip: neighbours, near ones, or any of it."""
         total = int(self.first[clip + 1] - self.first[clip])
-        reach = int(rng.choice([6, 16, total]))
+        reach = int(rng.choice([6, 6, 16, total]))
         length = min(total, int(rng.integers(5, reach + 1)))
         start = int(rng.integers(total - length + 1))
         picks = rng.choice(length, views, replace=length < views)

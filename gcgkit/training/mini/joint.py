@@ -34,6 +34,7 @@ OWN_STEPS = {"masked": 0.35, "guided": 0.4}  # share of batches whose z_t comes 
 OWN_COLORS = 0.15  # share of batches with references whose colours are the model's own
 GATE_PRICE = 0.1  # on an open gate under the reference mask, where the hint is the gray frame anyway
 LUMA_SHARE = 0.1  # of the loss: gray gives the luma latents away
+HUBER = 0.1  # in latents: where the loss with references turns from squares to absolute values
 THUMBNAIL = 64
 # Sizes (height, width) of latents' frames in pixels, and their shares; batches of larger ones are smaller.
 SIZES = {
@@ -164,11 +165,11 @@ class Trainer:
             z_t, timestep, weight = self.noised(target, 0.25 if masked else 0.3, views, apart)
         prediction = self.predict(z_t, timestep, *given)
         error = (prediction.float() - target).square()
-        if not masked:
-            weight = self.trust(hint.hint, target)
         shares = error.new_tensor([LUMA_SHARE, LUMA_SHARE, 1.0, 1.0]).view(1, -1, 1, 1)
-        vivid = 1 + 0.5 * target.abs() if masked else 1.0  # rare vivid colours count a little more
-        loss = (error * shares * weight * vivid).mean()
+        if masked:  # rare vivid colours count a little more
+            loss = (error * shares * weight * (1 + 0.5 * target.abs())).mean()
+        else:
+            loss = (huber(error) * shares * self.trust(hint.hint, target)).mean()
         guess = torch.zeros_like(loss)
         natural = batch.natural.repeat_interleave(views)
         if natural.any() and meaning.requires_grad:
@@ -286,6 +287,15 @@ class Trainer:
             clean = self.predict(z_t, timestep, [""] * len(gray), tokens, gray, hint, meaning)
         found = {"held": clean[:, 2:], "held_guess": meaning[:, :2], "held_gray": 0}
         return {name: (chroma - target[:, 2:]).square().mean() for name, chroma in found.items()}
+
+
+def huber(squared: torch.Tensor) -> torch.Tensor:
+    """Return the pseudo-Huber loss of squared errors: these themselves while small, 2 HUBER times the error beyond.
+
+    The squared error asks for the mean of what may be, which is paler than any of it. From frame to frame a film would
+    fade. The absolute error asks for the median: where the hint is mostly right, for the hint.
+    """
+    return 2 * HUBER * ((squared + HUBER**2).sqrt() - HUBER)
 
 
 def learning(unet: nn.Module, text: nn.Module, control: GuidedControlNet) -> dict[str, nn.Module]:

@@ -163,6 +163,13 @@ def test_a_better_hint_counts_more(trainer):
     torch.testing.assert_close(weights, torch.tensor([2.5 * 4.0, 2.5 * 0.05 / 0.05, 2.5 * 0.25]))
 
 
+def test_the_loss_with_references_is_square_for_small_errors_and_straight_for_large_ones():
+    errors = torch.tensor([1e-3, 1e-2, 3.0, 5.0], dtype=torch.float64)
+    found = joint.huber(errors.square())
+    torch.testing.assert_close(found[:2], errors[:2].square(), rtol=0.01, atol=0)
+    assert float(found[3] - found[2]) == pytest.approx(2 * 0.1 * 2.0, rel=0.01)
+
+
 def test_held_out_errors_are_those_of_one_step_and_leave_training_its_random_numbers(trainer, monkeypatch):
     monkeypatch.setattr(trainer, "held", trainer.scenes)
     monkeypatch.setattr(trainer, "predict", lambda z_t, *given: torch.ones_like(z_t))
