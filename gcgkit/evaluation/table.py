@@ -6,8 +6,8 @@
 The paper's digits are those printed (``table1.json``). What differs from the paper's setting, be it the data, the
 number of frames or the weights, marks a row with a dagger at its name and at every number, so that no part of it can be
 taken for a number at the paper's scale. In each group the best is bold; the truth and plain gray are scales, not
-competitors. Each of our numbers is a mean over clips with its bootstrap interval; distances between sets (FID,
-FD-EfficientNet) are one number for all frames, without an interval.
+competitors. Each of our numbers is a mean over seeds and clips, with its bootstrap interval over clips; FID and
+FD-EfficientNet are one number for all frames, without an interval. The last rows pair Ours with each ablation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import html as escaping
 import json
 import re
-import string
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,9 +29,10 @@ import numpy as np
 from .. import profiles
 from ..utils.commands import run_reporting_errors
 from ..utils.files import write_text
-from .columns import METRICS, set_distance
-from .footnotes import footnotes
-from .run import NO_COLOR, TRUTH, bootstrap_interval, read_results, setting
+from .columns import METRICS, Metric, set_distance
+from .footnotes import Notes, footnotes
+from .rows import RowKey, clip_values, group_rows, paired_differences, row_differences, row_label, side_by_side
+from .run import NO_COLOR, TRUTH, bootstrap_interval, read_results
 
 DAGGER = "†"
 FORMATS = ("markdown", "latex", "html")
@@ -106,14 +106,14 @@ def build(results: Iterable[dict], *, level: float = 0.95) -> Table:
     records = list(results)
     shown = [name for name in METRICS if any(name in r["metrics"] or name in r["not_measured"] for r in records)]
     columns = _columns(shown)
-    notes = _Notes()
+    notes = Notes()
     groups: dict[str, list[Group]] = {key: [_paper_group(key, columns)] for key in paper()["datasets"]}
     groups[""] = []
-    together = _side_by_side(records)
+    together = side_by_side(records)
     names = [ours[0]["set"]["name"] for ours in together]
     for name, ours in zip(names, together, strict=True):
         half = _SETS.get(name.lower(), next((h for s, h in _SETS.items() if name.lower().startswith(s)), ""))
-        groups[half].append(_our_group(ours, columns, notes, level, name_first=names.count(name) > 1))
+        groups[half] += _our_groups(ours, columns, notes, level, name_first=names.count(name) > 1)
     titles = {key: about["label"] for key, about in paper()["datasets"].items()}
     sections = [(titles.get(key, "Other clips"), found) for key, found in groups.items() if found]
     marked = any(row.marked for _, found in sections for group in found for row in group.rows)
@@ -129,57 +129,36 @@ def render(results: Iterable[dict], form: str = "markdown", *, level: float = 0.
 
 def below_paper_scale(records: Sequence[dict]) -> list[str]:
     """Return the reasons why one method's records on one set are not at the paper's scale; empty if they are."""
-    first, reasons = records[0], []
-    about = first["set"]
+    return [*_set_reasons(records), *_weight_reasons(records)]
+
+
+def _set_reasons(records: Iterable[dict]) -> list[str]:
+    """Return what these records' clips lack of the paper's test set."""
+    clips = {r["clip"]: r for r in records}
+    about, frames = next(iter(clips.values()))["set"], sum(r.get("frames", 0) for r in clips.values())
     half = _SETS.get(about["name"].lower())
-    frames = sum(r.get("frames", 0) for r in records)
-    if half is None:
-        reasons.append(f"{about['name']} is not one of the paper's test sets")
-    else:
-        wanted = paper()["datasets"][half]
-        if about["chosen"] or len(records) != wanted["clips"]:
-            reasons.append(f"{len(records)} clips instead of {wanted['clips']}")
-        if about["limit"] is not None or ("frames" in wanted and frames != wanted["frames"]):
-            reasons.append(f"{frames} frames instead of all")
-    if about["size"] != _PAPER_SIZE:
-        reasons.append("another size than 448x256")
-    if first["identity"].get("kind") == "gcg":
-        parameters = min(r["provenance"].get("unet_parameters", 0) for r in records)
-        if first["identity"]["profile"] in profiles.BUNDLED:
-            reasons.append("the mini model's weights")
-        elif parameters < _PAPER_PARAMETERS:
-            reasons.append(f"a UNet of {parameters / 1e6:.1f} million parameters instead of Stable Diffusion's 866")
-    return reasons
+    wanted = {"clips": len(clips), "frames": frames, **paper()["datasets"].get(half, {})}
+    count = f"{len(clips)} clip{'s' * (len(clips) != 1)}"
+    found = {
+        f"{about['name']} is not one of the paper's test sets": half is None,
+        f"{count} instead of {wanted['clips']}": len(clips) != wanted["clips"],
+        f"{count} chosen by name": half and about["chosen"] and len(clips) == wanted["clips"],
+        f"{frames} frames instead of all": half and (about["limit"] is not None or frames != wanted["frames"]),
+        "another size than 448x256": about["size"] != _PAPER_SIZE,
+    }
+    return [reason for reason, holds in found.items() if holds]
 
 
-def _side_by_side(records: Sequence[dict]) -> list[list[dict]]:
-    """Group records that may be compared, see `setting`; absent methods are in every group of their set."""
-    there = [r for r in records if not r.get("absent")]
-    groups = {setting(r): [] for r in [*there, *records]}
-    for record in records:
-        own = setting(record)
-        fitting = [key for key in groups if key[:3] == own[:3] and key[3] is not None] if record.get("absent") else []
-        for key in fitting or [own]:
-            groups[key].append(record)
-    return [group for group in groups.values() if group]
-
-
-class _Notes:
-    """Notes that cells refer to, each text once, lettered in order."""
-
-    def __init__(self) -> None:
-        self.reasons: list[str] = []
-
-    def letter(self, reason: str) -> str:
-        """Return the letter of a reason, a new one at its first use."""
-        if reason not in self.reasons:
-            self.reasons.append(reason)
-        index, letters = self.reasons.index(reason), string.ascii_lowercase
-        return letters[index] if index < 26 else letters[index // 26 - 1] + letters[index % 26]
-
-    @property
-    def texts(self) -> list[str]:
-        return [f"({self.letter(reason)}) {reason}" for reason in self.reasons]
+def _weight_reasons(records: Sequence[dict]) -> list[str]:
+    """Return what the weights of our pipeline's records lack; nothing for another method's."""
+    identity = records[0]["identity"]
+    if identity.get("kind") != "gcg":
+        return []
+    if identity["profile"] in profiles.BUNDLED:
+        return ["the mini model's weights"]
+    parameters = min(r["provenance"].get("unet_parameters", 0) for r in records)
+    small = f"a UNet of {parameters / 1e6:.1f} million parameters instead of Stable Diffusion's 866"
+    return [small] if parameters < _PAPER_PARAMETERS else []
 
 
 def _columns(shown: list[str]) -> list[tuple[str, str, str]]:
@@ -205,51 +184,66 @@ def _paper_group(half: str, columns: list[tuple[str, str, str]]) -> Group:
     return Group("The paper, as printed", rows)
 
 
-def _our_group(records: list[dict], columns, notes: _Notes, level: float, name_first: bool) -> Group:
-    """Return our rows on one set, each method with the configuration of its measurement.
+def _our_groups(records: list[dict], columns, notes: Notes, level: float, name_first: bool) -> list[Group]:
+    """Return our rows on one set, each method with the configuration of its measurement, and the paired differences.
 
     name_first: True if the title names the first measured frame, to distinguish groups of one set.
     """
-    about = records[0]["set"]
-    by_method: dict[tuple[str, str], list[dict]] = {}
-    for record in records:
-        by_method.setdefault((record["method"], record["key"]), []).append(record)
+    about, there = records[0]["set"], [r for r in records if not r.get("absent")]
+    by_row = group_rows(there)
     truth = {r["clip"]: r for r in records if r["method"] == TRUTH}
-    clips = truth or {r["clip"]: r for r in records if not r.get("absent")}
-    measured = {name for name, key in by_method if key}
-    several = {name for name in measured if sum(n == name for n, key in by_method if key) > 1}
+    clips = truth or {r["clip"]: r for r in there}
+    labels = {row: row_label(row, apart) for row, apart in row_differences(by_row).items()}
+    names = {name for name, _ in by_row}
+    absent = {(r["method"], ""): r["absent"] for r in records if r.get("absent") and r["method"] not in names}
     order = [*_ORDER, *paper()["methods"]]
-    rank = lambda item: (order.index(item[0]) if item[0] in order else len(order), item)  # noqa: E731
+    rank = lambda row: (order.index(row[0]) if row[0] in order else len(order), row)  # noqa: E731
+    weights = {row: _weight_reasons(own) for row, own in by_row.items() if own[0]["identity"].get("kind") == "gcg"}
+    common = next(iter(weights.values()), []) if len(set(map(tuple, weights.values()))) == 1 else []
     shown = [column for column, _, _ in columns]
     rows = []
-    for name, key in sorted(by_method, key=rank):
-        own = by_method[name, key]
-        if own[0].get("absent"):
-            if name not in measured:
-                note = notes.letter(own[0]["absent"])
-                rows.append(Row(f"{name} {DAGGER}", [Cell("not measured", note=note) for _ in columns], True, False))
+    for row in sorted({**by_row, **absent}, key=rank):
+        if row in absent:
+            cell = Cell("not measured", note=notes.letter(absent[row]))
+            rows.append(Row(f"{row[0]} {DAGGER}", [cell] * len(columns), True, False))
             continue
-        reasons = below_paper_scale(own)
-        cells = [_our_cell(column, own, truth, notes, level, bool(reasons)) for column in shown]
-        title = f"{name} [{key[:8]}]" if name in several else name
-        title += f" ({len(own)} of {len(clips)} clips)" if len(own) < len(clips) else ""
-        gray = name not in SCALES and all(NO_COLOR in r["notes"] for r in own)
+        own, title = by_row[row], labels[row]
+        count, seeds = len({r["clip"] for r in own}), len({r["key"] for r in own})
+        marked = bool(below_paper_scale(own))
+        cells = [_our_cell(column, own, truth, notes, level, marked) for column in shown]
+        title += f" ({count} of {len(clips)} clips)" if count < len(clips) else ""
+        title += f" ({len(own)} of {count * seeds} runs)" if len(own) < count * seeds else ""
+        title += f" {DAGGER}" if marked else ""
+        title += "".join(f" ({notes.letter(reason)})" for reason in weights.get(row, []) if reason not in common)
+        gray = row[0] not in SCALES and all(NO_COLOR in r["notes"] for r in own)
         if gray and "colorfulness" in shown:
             place, letter = shown.index("colorfulness"), notes.letter(f"{NO_COLOR}: no competitor, as gray is none")
             cells[place] = replace(cells[place], note=letter)
-        contends = name not in SCALES and not gray and len(own) == len(clips)
-        rows.append(Row(f"{title} {DAGGER}" if reasons else title, cells, bool(reasons), contends))
+        rows.append(Row(title, cells, marked, row[0] not in SCALES and not gray and count == len(clips)))
     _mark_best(rows, columns)
-    reasons = list(dict.fromkeys(r for own in by_method.values() if own[0]["key"] for r in below_paper_scale(own)))
-    frames = sum(r["frames"] for r in clips.values())
+    reasons = [*(_set_reasons(clips.values()) if there else []), *common]
     size = f"{about['size'][1]}x{about['size'][0]}" if about["size"] else "own size"
-    title = f"Measured here on {about['name']}: {len(clips)} clips, {frames} frames, {size}"
-    if name_first:
-        title += f", from frame {', '.join(sorted({str(r['first']) for r in clips.values()}))} on"
-    return Group(title + (f". {DAGGER} not at the paper's scale: {'; '.join(reasons)}" if reasons else ""), rows)
+    frames, first = ([r[k] for r in clips.values()] for k in ("frames", "first"))
+    title = f"Measured here on {about['name']}: {len(clips)} clips, {sum(frames)} frames, {size}"
+    title += f", from frame {', '.join(sorted({str(n) for n in first}))} on" if name_first else ""
+    title += f". {DAGGER} not at the paper's scale: {'; '.join(reasons)}" if reasons else ""
+    return [Group(title, rows), *_paired_groups(by_row, labels, shown, level)]
 
 
-def _our_cell(name: str, records: list[dict], truth: dict, notes: _Notes, level: float, marked: bool) -> Cell:
+def _paired_groups(by_row: Mapping[RowKey, list[dict]], labels, shown: list[str], level: float) -> list[Group]:
+    """Return a group with the mean difference of Ours from each ablation on the same clips, or nothing without both."""
+    ours, *ablations = [name for name in paper()["methods"] if name.startswith("Ours")]
+    rows = []
+    for mine, other in ((a, b) for a in by_row if a[0] == ours for b in by_row if b[0] in ablations):
+        pair, marked = (by_row[mine], by_row[other]), any(below_paper_scale(by_row[row]) for row in (mine, other))
+        values = {n: paired_differences(*pair, n) for n in shown if n in METRICS and METRICS[n].kind != "set"}
+        cells = [_mean_cell(values[n], METRICS[n], level, marked, "+") if values.get(n) else Cell() for n in shown]
+        rows.append(Row(f"{labels[mine]} − {labels[other]}{f' {DAGGER}' if marked else ''}", cells, marked, False))
+    title = f"Ours minus each ablation on the same clips: mean difference, {level:.0%} bootstrap interval over clips"
+    return [Group(title, rows)] if rows else []
+
+
+def _our_cell(name: str, records: list[dict], truth: dict, notes: Notes, level: float, marked: bool) -> Cell:
     """Return mean and interval of a metric over a method's clips, or the note with the reason for none."""
     if name == PRINTED_PSNR:
         return Cell()
@@ -260,21 +254,28 @@ def _our_cell(name: str, records: list[dict], truth: dict, notes: _Notes, level:
     having = [r for r in records if name in r["metrics"]]
     if len(having) < len(records) or not having:
         reason = reason or "it was not asked for"
-        where = f" on {len(records) - len(having)} of {len(records)} clips" if having else ""
+        lacking = {r["clip"] for r in records if name not in r["metrics"]}
+        where = f" on {len(lacking)} of {len({r['clip'] for r in records})} clips" if having else ""
         return Cell("not measured", note=notes.letter(f"not measured{where}: {reason}"))
-    interval = None
-    if metric.kind == "set":
-        try:
-            files = [[r["metrics"][name] for r in side] for side in (having, [truth[r["clip"]] for r in having])]
-            value = set_distance(Path(having[0]["folder"]), *files)
-        except (KeyError, OSError, ValueError):
-            return Cell("not measured", note=notes.letter(f"the features of {metric.label} are no longer in the cache"))
-    else:
-        values = [r["metrics"][name] * metric.factor for r in having]
-        value, interval = float(np.mean(values)), bootstrap_interval(values, level=level)
-    mark = DAGGER if marked else ""
-    bounds = ", ".join(f"{bound:.{metric.digits}f}" for bound in interval) if interval else ""
-    return Cell(f"{value:.{metric.digits}f}{mark}", f"[{bounds}]" if bounds else "")
+    if metric.kind != "set":
+        return _mean_cell(list(clip_values(having, name).values()), metric, level, marked)
+    distances = []
+    try:
+        for key in dict.fromkeys(r["key"] for r in having):  # a seed's own frames against the truth
+            side = [r for r in having if r["key"] == key]
+            files = [[r["metrics"][name] for r in part] for part in (side, [truth[r["clip"]] for r in side])]
+            distances.append(set_distance(Path(side[0]["folder"]), *files))
+    except (KeyError, OSError, ValueError):
+        return Cell("not measured", note=notes.letter(f"the features of {metric.label} are no longer in the cache"))
+    return Cell(f"{np.mean(distances):.{metric.digits}f}{DAGGER if marked else ''}")
+
+
+def _mean_cell(values: list[float], metric: Metric, level: float, marked: bool, sign: str = "") -> Cell:
+    """Return the mean over clips with its bootstrap interval. sign: "+" writes the sign of positive numbers too."""
+    scaled, form = [value * metric.factor for value in values], f"{sign}.{metric.digits}f"
+    interval = bootstrap_interval(scaled, level=level)
+    bounds = f"[{', '.join(f'{bound:{form}}' for bound in interval)}]" if interval else ""
+    return Cell(f"{np.mean(scaled):{form}}{DAGGER if marked else ''}", bounds)
 
 
 def _mark_best(rows: list[Row], columns: list[tuple[str, str, str]]) -> None:
@@ -290,8 +291,7 @@ def _mark_best(rows: list[Row], columns: list[tuple[str, str, str]]) -> None:
         best = (max if better == "more" else min)(shown.values())
         for i, value in shown.items():
             if value == best:
-                cell = rows[i].cells[index]
-                rows[i].cells[index] = Cell(cell.text, cell.interval, cell.note, True)
+                rows[i].cells[index] = replace(rows[i].cells[index], best=True)
 
 
 def _explain(records: list[dict], level: float, marked: bool) -> list[str]:
@@ -301,7 +301,7 @@ def _explain(records: list[dict], level: float, marked: bool) -> list[str]:
         return texts
     first = sorted({r["first"] for r in records if "first" in r})
     texts.append(
-        f"Ours: means over clips of means over frames, with {level:.0%} bootstrap intervals over clips; measured from "
+        f"Ours: means over clips of means over seeds and frames, with {level:.0%} bootstrap intervals over clips; from "
         f"frame {', '.join(map(str, first))} on (frame 0 is the exemplar). FID and FD-EfficientNet are one number for "
         "all frames. ST-LPIPS is not LPIPS, FD-EfficientNet is not FID. The truth and gray are scales, no "
         "competitors: gray or frozen output is steady for free. Bold: best of the group."
@@ -340,7 +340,7 @@ def _write_cell(cell: Cell, form: Mapping) -> str:
 _LATEX = {
     "×10⁻²": r"$\times10^{-2}$", "×10⁻³": r"$\times10^{-3}$", "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%",
     "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    DAGGER: r"$\dagger$", "–": "--", "é": r"\'e", "*": r"$^*$", "[": "{[}", "]": "{]}",
+    DAGGER: r"$\dagger$", "–": "--", "−": "$-$", "é": r"\'e", "*": r"$^*$", "[": "{[}", "]": "{]}",
 }  # fmt: skip
 
 

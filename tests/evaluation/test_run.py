@@ -538,6 +538,25 @@ def test_prompts_come_from_a_caption_file_and_are_kept_with_their_source(data, t
     assert "--weights is for the usual rows" in capsys.readouterr().err
 
 
+def test_several_seeds_are_run_for_our_rows_alone(data, tmp_path, capsys):
+    tiny.pipeline(tmp_path / "source").save_pretrained(tmp_path / "model")
+    shared = (
+        "--data", data, "--name", "small", "--size", "keep", "--metrics", "psnr_rgb", "--device", "cpu",
+        "--method", "gray", "--method", f"Ours=gcg:{tmp_path / 'model'},num_inference_steps=1",
+    )  # fmt: skip
+    assert command(*shared, "--seed", 3, 5, "--out", tmp_path / "both") == 0
+    table = capsys.readouterr().out
+    found = evaluation.read_results(tmp_path / "both")
+    assert [r["identity"].get("seed") for r in found if r["method"] == "gray"] == [None, None]
+    numbers = {(r["identity"]["seed"], r["clip"]): r["metrics"]["psnr_rgb"] for r in found if r["method"] == "Ours"}
+    assert {seed for seed, _ in numbers} == {3, 5} and len(set(numbers.values())) == len(numbers) == 4
+    assert f"{np.mean(list(numbers.values())):.2f}†" in table
+    assert command(*shared, "--seed", 5, "--out", tmp_path / "one") == 0
+    for r in evaluation.read_results(tmp_path / "one"):
+        if r["method"] == "Ours":
+            assert r["metrics"]["psnr_rgb"] == numbers[5, r["clip"]]
+
+
 def test_a_method_that_was_asked_for_and_is_not_here_is_told(data, tmp_path, capsys):
     out = tmp_path / "out"
     shared = ("--data", data, "--size", "keep", "--metrics", "psnr_rgb", "--method", "gray", "--out", out)

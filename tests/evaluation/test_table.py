@@ -190,6 +190,68 @@ def test_two_configurations_under_one_name_stay_apart():
     assert "Ours [aaaaaaaa] †" in found and "Ours [bbbbbbbb] †" in found
 
 
+def seeded(method, values, **more):
+    """Records of our pipeline: ``values[s][c]`` for seed s and clip c, each seed under its own key."""
+    return [
+        record(method, clip, value, key=f"{seed}{method}".ljust(64, "k"), **more)
+        | {"identity": {"kind": "gcg", "profile": "mini", "options": {}, "seed": seed}}
+        for seed, row in enumerate(values)
+        for clip, value in zip("ab", row, strict=True)
+    ]
+
+
+def test_seeds_are_one_row_with_the_mean_over_seeds_and_clips():
+    """With two clips the interval of the mean is that between the clips' own means over seeds."""
+    values = [[20.0, 31.0], [22.0, 30.0], [27.0, 29.0]]
+    text = table.render([*seeded("Ours", values), *pair("flow", 1, 2)])
+    a, b = (sum(row[clip] for row in values) / 3 for clip in (0, 1))
+    cell = rows(text)["Ours †"][columns(text).index("PSNR (RGB) ↑")]
+    assert cell == f"**{(a + b) / 2:.2f}†** [{a:.2f}, {b:.2f}]"
+    assert "2 clips, 20 frames" in text and "seed 0 1 2" in text
+    # A seed that lacks a clip is told.
+    assert "Ours (5 of 6 runs) †" in rows(table.render([*seeded("Ours", values)[:-1], *pair("flow", 1, 2)]))
+
+
+def test_ours_is_paired_with_each_ablation_clip_by_clip():
+    ours, other = [[20.0, 31.0], [22.0, 30.0]], [[18.0, 32.0], [19.0, 31.0]]
+    wide = [{"psnr_rgb": v, "cdc": 0.001, "fd_efficientnet": "x.npy"} for v in (25.0, 20.0)]
+    text = table.render(
+        [*seeded("Ours", ours), *seeded("Ours*", other), *seeded("Ours***", [wide]), *pair("flow", 1, 2)]
+    )
+    psnr, cdc = (columns(text).index(name) for name in ("PSNR (RGB) ↑", "CDC (×10⁻²) ↓"))
+    found = rows(text)
+    a, b = (np.mean([ours[s][clip] - other[s][clip] for s in (0, 1)]) for clip in (0, 1))
+    assert (a, b) == (2.5, -1.0)
+    assert found["Ours − Ours* †"][psnr] == "+0.75† [-1.00, +2.50]"
+    # By hand: 21 - 25 and 30.5 - 20.
+    assert found["Ours − Ours*** †"][psnr] == "+3.25† [-4.00, +10.50]"
+    assert found["Ours − Ours*** †"][cdc] == "–"  # Ours has none
+    assert not any("−" in name for name in rows(table.render([*seeded("Ours", ours), *pair("flow", 1, 2)])))
+
+
+def test_a_second_run_on_more_clips_leaves_one_reason_for_each_row():
+    """The folder holds a run on one clip, then one with another tau on both."""
+    first, second = ({"provenance": {"settings": {"tau": tau, "steps": 2}}} for tau in (4.0, 64.0))
+    results = [
+        *seeded("Ours", [[20.0, 0.0]], name="davis-test-dev", **first)[:1],
+        *seeded("Ours", [[21.0, 22.0]], name="davis-test-dev", **second),
+    ]
+    for r in results[1:]:
+        r["key"], r["identity"] = "s" * 64, r["identity"] | {"options": {"tau": 64.0}}
+    text = table.render(results)
+    assert re.findall(r"(\d+) clips? instead of 30", text) == ["2"]
+    assert {"Ours [tau 4.0] (1 of 2 clips) †", "Ours [tau 64.0] †"} <= rows(text).keys()
+
+
+def test_weights_that_only_some_rows_have_are_told_at_these_rows():
+    results = [*seeded("Ours", [[1.0, 2.0]]), *seeded("Ours*", [[1.0, 2.0]])]
+    for r in results[2:]:
+        r["identity"]["profile"], r["provenance"] = "mine", {"unet_parameters": 900_000_000}
+    text = table.render(results)
+    (letter,) = re.findall(r"^\| Ours † \((\w)\)", text, re.MULTILINE)
+    assert f"- ({letter}) the mini model's weights" in text and "Ours* †" in rows(text)
+
+
 def test_distances_between_sets_come_from_the_features(tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "cache").mkdir()
@@ -210,6 +272,12 @@ def test_distances_between_sets_come_from_the_features(tmp_path):
     found = dict(zip(columns(text), rows(text)["flow †"], strict=True))
     assert found["FD-EfficientNet ↓"] == f"{expected:.2f}†"
     assert dict(zip(columns(text), rows(text)["truth †"], strict=True))["FD-EfficientNet ↓"] == "–"
+    # Two seeds: the mean of the distances of each, here of the truth's own frames (0) and of the flow's.
+    two = seeded("Ours", [[{"fd_efficientnet": f"{m}-{c}.npy"} for c in "ab"] for m in ("truth", "flow")])
+    for r in two:
+        r["folder"] = str(tmp_path)
+    cell = dict(zip(columns(text), rows(table.render([*results, *two]))["Ours †"], strict=True))["FD-EfficientNet ↓"]
+    assert float(cell.strip("*†")) == pytest.approx(expected / 2, abs=0.01)
     keep_distances(tmp_path, [(["flow-a.npy", "flow-b.npy"], ["truth-a.npy", "truth-b.npy"])])
     for file in (tmp_path / "cache").iterdir():
         file.unlink()
@@ -253,7 +321,7 @@ def test_only_the_whole_set_with_other_weights_is_at_the_papers_scale():
         (lambda rs: [r | {"frames": 40} for r in rs], "1200 frames instead of all"),
         (lambda rs: [r | {"set": r["set"] | {"size": [128, 224]}} for r in rs], "another size than 448x256"),
         (lambda rs: [r | {"set": r["set"] | {"name": "davis-val"}} for r in rs], "not one of the paper's test sets"),
-        (lambda rs: [r | {"set": r["set"] | {"chosen": True}} for r in rs], "30 clips instead of 30"),
+        (lambda rs: [r | {"set": r["set"] | {"chosen": True}} for r in rs], "30 clips chosen by name"),
     ],
 )
 def test_anything_less_is_marked_at_every_number(change, reason):

