@@ -31,7 +31,7 @@ python_maximum_signature_line_length = 100
 html_theme = "furo"
 html_theme_options = {"navigation_with_keys": True}
 if ADDRESS:
-    html_theme_options |= {"source_repository": ADDRESS, "source_branch": "main", "source_directory": ""}
+    html_theme_options["footer_icons"] = [{"name": "Source", "url": ADDRESS, "html": "Source", "class": ""}]
 html_static_path, html_css_files = ["static"], ["book.css"]
 html_show_sourcelink = html_copy_source = False
 

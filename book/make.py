@@ -70,8 +70,8 @@ def gather_guide(source: Path, page: str, pages: set[str], more: str = "") -> No
 def relink(source: Path, text: str, page: str, pages: set[str]) -> str:
     """Point a page's links at pages of the book. Other files are copied; folders are found at the project's address.
 
-    While the project has no address, a link to a folder becomes plain text. Raises FileNotFoundError for a link that
-    leads nowhere.
+    While the project has no address, a link to a folder becomes plain text. Badges become their words, as the book
+    loads no picture from another host. Raises FileNotFoundError for a link that leads nowhere.
     """
     folder = (ROOT / page).parent
 
@@ -93,7 +93,7 @@ def relink(source: Path, text: str, page: str, pages: set[str]) -> str:
             target = os.path.relpath(MOVED[name], os.path.dirname(page))
         return f"{match['image']}[{match['text']}]({target}{match['anchor'] or ''})"
 
-    return _LINK.sub(replace, text)
+    return _LINK.sub(replace, re.sub(r"!\[([^\]]*)\]\(https?:[^)]*\)", r"\1", text))
 
 
 def contents(caption: str, pages: list[str]) -> str:

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT / "tests" / "notebooks"))
 from test_browser import browser  # noqa: E402, F401
 
 STAMP = ".venv-book/.ready"
+HOME = "https://github.com/ann/kit"
 # Modules, and the names of them that users rely on.
 PUBLIC = {
     "guidance": ["GatedColorGuidance", "GatedColorGuidance.forward", "GuidanceOutput"],
@@ -51,6 +53,15 @@ FOLDED = """JSON.stringify(['solution', 'check'].map(tag => [...document.querySe
 pytestmark = pytest.mark.slow
 
 
+def build(root: Path, folder: Path) -> None:
+    """Build the book of the project in ``root``, where whatever asks the network gets no answer."""
+    offline = os.environ | {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    command = [ROOT / ".venv-book" / "bin" / "python", "book/make.py", "--out", folder]
+    done = subprocess.run(command, cwd=root, env=offline, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert done.stdout.startswith("Book: ")
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     """The folder of a book that was built now."""
@@ -61,12 +72,7 @@ def site(tmp_path_factory) -> Path:
         pytest.skip(f"the book's tools cannot be installed here: {(tools.stderr.splitlines() or ['no message'])[-1]}")
     assert tools.returncode == 0, tools.stderr
     folder = tmp_path_factory.mktemp("book")
-    # Whatever asks the network gets no answer.
-    offline = plain | {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
-    command = [ROOT / ".venv-book" / "bin" / "python", "book/make.py", "--out", folder]
-    done = subprocess.run(command, cwd=ROOT, env=offline, capture_output=True, text=True)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    assert done.stdout.startswith("Book: ")
+    build(ROOT, folder)
     return folder
 
 
@@ -132,6 +138,26 @@ def test_the_book_has_every_notebook_and_asks_nobody(site):
     for path in site.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         assert not re.findall(r"<(?:script|link|img|video|source|iframe)\b[^>]*(?:src|href)=[\"']?(?:https?:)?//", text)
+
+
+def test_an_address_in_pyproject_reaches_the_book(site, tmp_path):
+    ignored = shutil.ignore_patterns(".*", "build", "*.safetensors", "__pycache__", "tests", "runs", "data")
+    shutil.copytree(ROOT, tree := tmp_path / "tree", ignore=ignored)
+    project = tree / "pyproject.toml"
+    text, count = re.subn(r"^(# )?Repository = .*$", f'Repository = "{HOME}"', project.read_text(), flags=re.MULTILINE)
+    assert count == 1
+    project.write_text(text)
+    stamp = ["notebooks/execute.py", "--stamp", *map(str, sorted((tree / "notebooks").glob("*.ipynb")))]
+    subprocess.run([sys.executable, *stamp], cwd=tree, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    build(tree, tmp_path / "site")
+    page = (tmp_path / "site" / "notebooks" / "04_the_gate.html").read_text(encoding="utf-8")
+    colab = (
+        f"https://colab.research.google.com/github/{HOME.partition('.com/')[2]}/blob/main/notebooks/04_the_gate.ipynb"
+    )
+    assert re.search(rf'<a [^>]*href="{re.escape(colab)}">Open in Colab</a>', page)
+    assert "https://mybinder.org/v2/gh/" in page and f'href="{HOME}"' in page
+    assert "git+https://github.com" in page and "set GCGKIT_SOURCE" not in page
+    test_the_book_has_every_notebook_and_asks_nobody(tmp_path / "site")
 
 
 def test_a_reader_searches_follows_links_and_sees_pictures(address, browser):  # noqa: F811

@@ -1,6 +1,7 @@
 """Packaging: the files that each repeat a part of pyproject.toml agree with it, and a wheel holds what it must."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -178,6 +179,21 @@ def test_ci_runs_make_test():
     assert "set -euo pipefail" in lines
     assert lines[-1] == "make test"
     subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Binder builds on Linux")
+def test_binder_installs_this_project_on_pytorchs_build_for_the_cpu(tmp_path):
+    folder = ROOT / ".binder"
+    runtime = (folder / "runtime.txt").read_text().strip()
+    assert re.fullmatch(r"python-3\.\d+", runtime) and runtime.removeprefix("python-") in PYTHONS
+    (tmp_path / "python").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    (tmp_path / "python").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run([folder / "postBuild"], cwd=ROOT, check=True, env=os.environ | {"PATH": path})
+    torch, project, clips = (line.split() for line in (tmp_path / "asked").read_text().splitlines())
+    assert torch[torch.index("--index-url") + 1].endswith("/cpu") and {"torch", "torchvision"} <= set(torch)
+    assert project[-2:] == ["--editable", ".[notebooks]"]
+    assert "--no-deps" in clips and (ROOT / clips[-1]).is_file()
 
 
 def test_the_workflow_publishes_what_make_book_builds():
