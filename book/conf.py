@@ -1,9 +1,13 @@
 """Sphinx's settings for the book. `make.py` gathers the pages and calls Sphinx with this file."""
 
+import hashlib
+import json
 import re
 import tomllib
+from base64 import b64decode
 from pathlib import Path
 
+from docutils import nodes
 from latex2mathml.converter import convert
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,18 +52,37 @@ def _label(number: re.Match | None) -> str:
 
 
 def visit_inline(self, node) -> None:
-    import docutils.nodes
-
     self.body.append(mathml(node.astext(), "inline"))
-    raise docutils.nodes.SkipNode
+    raise nodes.SkipNode
 
 
 def visit_block(self, node) -> None:
-    import docutils.nodes
-
     self.body.append(mathml(node.astext(), "block"))
-    raise docutils.nodes.SkipNode
+    raise nodes.SkipNode
+
+
+_told: dict[str, str] = {}  # alternative texts of the notebooks' pictures, by the SHA-256 of the picture
+
+
+def read_alternatives(app, page: str, source: list[str]) -> None:
+    """Note the alternative text that a notebook keeps beside each picture. MyST-NB drops it."""
+    if page.startswith("notebooks/"):
+        for cell in json.loads(source[0])["cells"]:
+            for output in cell.get("outputs", []):
+                for kind, about in output.get("metadata", {}).items():
+                    if kind.startswith("image/") and "alt" in about:
+                        data = b64decode("".join(output["data"][kind]))
+                        _told[hashlib.sha256(data).hexdigest()] = about["alt"]
+
+
+def tell_alternatives(app, document) -> None:
+    """Give pictures their alternative text: MyST-NB names each file by its SHA-256."""
+    for picture in document.findall(nodes.image):
+        if text := _told.get(Path(picture["uri"]).stem):
+            picture["alt"] = text
 
 
 def setup(app) -> None:
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
+    app.connect("source-read", read_alternatives)
+    app.connect("doctree-read", tell_alternatives)

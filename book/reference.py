@@ -12,19 +12,23 @@ from pathlib import Path
 import griffe
 from sphinx.ext.napoleon import Config, GoogleDocstring
 
+MORE = ("settings",)  # the options that the pipeline's methods take
 _SECTIONS = Config(napoleon_use_param=False, napoleon_custom_sections=[("Attributes", "params_style")])
 _QUOTED = re.compile(r"(``.+?``|`[^`]+`)", re.DOTALL)
 
 
 def public_names(root: Path) -> dict[str, list[str]]:
-    """Return the public names that ``gcgkit/__init__.py`` lists: classes by module, and modules with no class named."""
+    """Return the public names that ``gcgkit/__init__.py`` lists: classes by module, and modules with no class named.
+
+    The options of the pipeline come last.
+    """
     body = ast.parse((root / "gcgkit" / "__init__.py").read_text(encoding="utf-8")).body
     values = {node.targets[0].id: node.value for node in body if isinstance(node, ast.Assign)}
     groups: dict[str, list[str]] = {}
     for name, module in ast.literal_eval(values["_CLASSES"]).items():
         groups.setdefault(module, []).append(name)
     modules = [item.value for item in values["__all__"].elts if isinstance(item, ast.Constant)]
-    return groups | {module: [] for module in modules}
+    return groups | {module: [] for module in (*modules, *MORE)}
 
 
 def pages(root: Path) -> dict[str, str]:
@@ -38,7 +42,8 @@ def pages(root: Path) -> dict[str, str]:
             head, members = ".. py:currentmodule:: gcgkit", [source.members[name] for name in classes]
         else:
             title, head, members = f"gcgkit.{module}", f".. py:module:: gcgkit.{module}", public_members(source)
-        blocks = [head, described(source.docstring), *(directive(member) for member in members)]
+        about = "" if classes else described(source.docstring)
+        blocks = [head, about, *(directive(member) for member in members)]
         text = "\n\n".join(block for block in blocks if block)
         found[f"api/{module}.md"] = f"# {title}\n\n```{{eval-rst}}\n{text}\n```\n"
     return found

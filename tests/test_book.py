@@ -42,10 +42,11 @@ METHODS = ["from_pretrained", "__call__", "stream", "color_keyframes", "color_re
 NAMES = [f"{module}.{name}" for module, names in PUBLIC.items() for name in names]
 NAMES += ["GCGPipeline", "GCGOutput", "GuidedControlNet", "GuidedControlNet.from_unet", "GuidedControlNet.forward"]
 NAMES += [f"GCGPipeline.{name}" for name in METHODS]
-# Pictures that are there, and those that have loaded.
+# Pictures that are there, that have loaded, and that are told in words.
 PICTURES = """(() => {
   const all = [...document.querySelectorAll('article img')];
-  return JSON.stringify([all.length, all.filter(x => x.complete && x.naturalWidth > 0).length]);
+  const told = all.filter(x => x.alt.length > 15 && !x.alt.includes('_images'));
+  return JSON.stringify([all.length, all.filter(x => x.complete && x.naturalWidth > 0).length, told.length]);
 })()"""
 FOLDED = """JSON.stringify(['solution', 'check'].map(tag => [...document.querySelectorAll(`.tag_${tag}`)].map(
   x => x.querySelector('details:not([open]) .cell_input pre')?.checkVisibility() === false)))"""
@@ -183,8 +184,8 @@ def test_pictures_load_and_answers_are_folded(name, address, browser):  # noqa: 
     shown = [kind for cell in stored.cells for output in cell.get("outputs", []) for kind in output.get("data", {})]
     browser.open(f"{address}/notebooks/{name}.html")
     browser.until(f"location.pathname.endsWith('{name}.html') && document.readyState === 'complete'")
-    count, loaded = json.loads(browser.run(PICTURES))
-    assert count == loaded >= sum(kind in ("image/png", "image/jpeg") for kind in shown) > 0
+    count, loaded, told = json.loads(browser.run(PICTURES))
+    assert count == loaded == told >= sum(kind in ("image/png", "image/jpeg") for kind in shown) > 0
     solutions, checks = json.loads(browser.run(FOLDED))
     assert solutions == [True] * tags.count("solution") and checks == [True] * tags.count("check")
     assert solutions and checks
