@@ -48,18 +48,20 @@ def install_missing() -> None:
 def unmet_requirements() -> list[str]:
     """Return those of gcgkit's requirements, such as ``av>=18.0``, that no installed package meets.
 
-    They are its dependencies and its extra "notebooks" without JupyterLab. The list is empty where gcgkit was not
-    installed but is on the path.
+    They are its dependencies and its extra "notebooks" without JupyterLab. torchvision is left out beside a torch that
+    is not PyPI's, such as 2.9.1+cpu: PyPI's torchvision does not load there, and only metric networks need it. The list
+    is empty where gcgkit was not installed but is on the path.
     """
     try:
         lines = metadata.requires("gcgkit") or []
     except metadata.PackageNotFoundError:
         return []
+    left_out = (*NOT_NEEDED, "torchvision") if "+" in (_version("torch") or "") else NOT_NEEDED
     wanted = []
     for line in lines:
         requirement, _, marker = (part.strip() for part in line.partition(";"))
         extra = re.search(r"""extra == ["']([\w-]+)["']""", marker)
-        if (extra is None or extra[1] == "notebooks") and _name(requirement) not in NOT_NEEDED:
+        if (extra is None or extra[1] == "notebooks") and _name(requirement) not in left_out:
             wanted.append(requirement)
     return [requirement for requirement in wanted if not _met(requirement)]
 

@@ -37,6 +37,7 @@ REQUIRES = [
     "av>=18.0",
     "numpy>=1.26",
     "torch>=2.6",
+    "torchvision>=0.21",
     'matplotlib>=3.9; extra == "notebooks"',
     "jupyterlab>=4.2; extra == 'notebooks'",
     'pytest>=8.2; extra == "dev"',
@@ -47,8 +48,8 @@ REQUIRES = [
     ("versions", "unmet"),
     [
         ({"av": "18.1", "numpy": "2.4.0", "torch": "2.9.1+cpu", "matplotlib": "3.10"}, []),
-        ({"av": "16.0", "numpy": "2.4.0", "torch": "2.10.0"}, ["av>=18.0", "matplotlib>=3.9"]),
-        ({}, ["av>=18.0", "numpy>=1.26", "torch>=2.6", "matplotlib>=3.9"]),
+        ({"av": "16.0", "numpy": "2.4.0", "torch": "2.10.0"}, ["av>=18.0", "torchvision>=0.21", "matplotlib>=3.9"]),
+        ({}, ["av>=18.0", "numpy>=1.26", "torch>=2.6", "torchvision>=0.21", "matplotlib>=3.9"]),
     ],
 )
 def test_unmet_requirements(versions, unmet, monkeypatch):
