@@ -1,9 +1,9 @@
 """Making the notebooks: one set-up cell for all, and runs whose outputs are kept with a record of their sources.
 
-``python notebooks/execute.py notebooks/*.ipynb`` puts badges and the set-up cell in place, runs each notebook from top to
-bottom with static pictures, and writes it back only if every cell ran. What was run is recorded in the notebook's
-metadata (`record`), so that a test can tell outputs of other sources, or of other weights. At each exercise the check is
-also tried on wrong answers, which the attempt's cell keeps in its metadata, and on the solution (`_try_exercise`).
+``python notebooks/execute.py notebooks/*.ipynb`` puts badges and the set-up cell in place, runs each notebook from top
+to bottom with static pictures, and writes it back only if every cell ran. What was run is recorded in the notebook's
+metadata (`record`), so that a test can tell outputs of other sources, or of other weights. At each exercise the check
+is also tried on wrong answers, which the attempt's cell keeps in its metadata, and on the solution (`_try_exercise`).
 """
 
 from __future__ import annotations
