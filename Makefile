@@ -23,12 +23,29 @@ FIGURE_ARGS ?=
 # More arguments for the reproduction, such as REPRODUCE_ARGS=--dry-run.
 REPRODUCE_ARGS ?=
 
+# The book's tools have an environment of their own: they need neither gcgkit nor PyTorch, and must not hold its versions.
+BOOK_VENV := .venv-book
+BOOK_STAMP := $(BOOK_VENV)/.ready
+# Shell that puts the first fitting interpreter into $$base, or says what is missing.
+FIND_PYTHON = base=""; \
+	for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3); do \
+		if "$$candidate" -c "import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))" >/dev/null 2>&1; \
+		then base="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$base" ]; then \
+		echo "Set-up: found no Python 3.11 to 3.14 with venv and pip; install one (on Debian and Ubuntu also python3-venv) or name it: make setup PYTHON=/path/to/python" >&2; \
+		exit 1; \
+	fi
+
 # A stamp is worth nothing if the interpreter below it has gone (say, after a system upgrade).
 ifneq ($(shell $(PY) -c "print('runs')" 2>/dev/null),runs)
 .PHONY: $(STAMP)
 endif
+ifneq ($(shell $(BOOK_VENV)/bin/python -c "print('runs')" 2>/dev/null),runs)
+.PHONY: $(BOOK_STAMP)
+endif
 
-.PHONY: help setup demo test quick lab figures reproduce lint lock clean
+.PHONY: help setup demo test quick lab figures book reproduce lint lock clean
 
 help: ## list the targets
 	@echo "gcgkit: video colorization with gated colour-guided diffusion"
@@ -58,6 +75,9 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 figures: $(STAMP) ## make the paper's figures and Table 1 in figures/out/, for PROFILE=mini or another
 	@$(PY) figures/make.py --profile $(PROFILE) $(FIGURE_ARGS)
 
+book: $(BOOK_STAMP) ## build the notebooks, guides and reference as a searchable site in build/book
+	@$(BOOK_VENV)/bin/python book/make.py
+
 reproduce: $(STAMP) ## go from the download to Table 1 and the figures, for PROFILE=mini or paper (REPRODUCING.md)
 	@$(PY) data_scripts/reproduce.py --profile $(PROFILE) $(REPRODUCE_ARGS)
 
@@ -65,31 +85,26 @@ lint: $(STAMP) ## check the code with ruff, and which part imports which
 	@$(PY) -m ruff check .
 	@$(VENV)/bin/lint-imports --no-cache --no-logo
 
-lock: $(STAMP) ## resolve requirements-lock.txt again from pyproject.toml (all platforms, Python 3.11 on)
+lock: $(STAMP) ## resolve both locks, of .venv and the book, again from pyproject.toml (all platforms, Python 3.11 on)
 	@echo "Lock: resolving the newest versions that pyproject.toml allows."
 	@$(PY) -m uv --version >/dev/null 2>&1 || { echo "Lock: this needs uv; run $(PY) -m pip install uv==$(UV_VERSION)" >&2; exit 1; }
 	@$(PY) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --extra notebooks --extra dev \
 		pyproject.toml --output-file requirements-lock.txt
-	@echo "Lock: wrote requirements-lock.txt; make setup installs it."
+	@$(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['book'], sep='\n')" | \
+		$(PY) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" - --output-file requirements-book.txt
+	@echo "Lock: wrote requirements-lock.txt and requirements-book.txt; make setup and make book install them."
 
 clean: ## remove caches, builds, the demo's output and the figures; keeps .venv
 	@rm -rf build dist figures/demo figures/out .pytest_cache .ruff_cache .hypothesis
-	@find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints -o -name '*.egg-info' \) -prune -exec rm -rf {} +
-	@echo "Clean: removed caches, builds, figures/demo and figures/out. To start over whole: rm -r $(VENV)"
+	@find . \( -path ./$(VENV) -o -path ./$(BOOK_VENV) \) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints -o -name '*.egg-info' \) -prune -exec rm -rf {} +
+	@echo "Clean: removed caches, builds, figures/demo and figures/out. To start over whole: rm -r $(VENV) $(BOOK_VENV)"
 
 $(STAMP): requirements-lock.txt requirements-clips.txt requirements-pyiqa.txt pyproject.toml
 	@set -e; start=$$SECONDS; \
 	if ! $(PY) -c "" >/dev/null 2>&1; then \
-		base=""; \
-		for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3); do \
-			if "$$candidate" -c "import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))" >/dev/null 2>&1; \
-			then base="$$candidate"; break; fi; \
-		done; \
-		if [ -z "$$base" ]; then \
-			echo "Set-up: found no Python 3.11 to 3.14 with venv and pip; install one (on Debian and Ubuntu also python3-venv) or name it: make setup PYTHON=/path/to/python" >&2; \
-			exit 1; \
-		fi; \
+		$(FIND_PYTHON); \
 		echo "Set-up 1/4: making $(VENV) with $$("$$base" --version)"; \
 		"$$base" -m venv --clear $(VENV); \
 	else \
@@ -118,3 +133,14 @@ $(STAMP): requirements-lock.txt requirements-clips.txt requirements-pyiqa.txt py
 	$(PY) -c "from gcgkit.data import clips; [clips.find(name) for name in clips.NAMES]"; \
 	rm -f $(PENDING); touch $@; \
 	echo "Set-up took $$((SECONDS - start)) s."
+
+$(BOOK_STAMP): requirements-book.txt
+	@set -e; start=$$SECONDS; \
+	$(FIND_PYTHON); \
+	echo "Book: installing its tools into $(BOOK_VENV), with $$("$$base" --version)"; \
+	"$$base" -m venv --clear $(BOOK_VENV); \
+	install="$(BOOK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check"; \
+	if $$install "uv==$(UV_VERSION)"; then install="$(BOOK_VENV)/bin/python -m uv pip install --quiet --python $(BOOK_VENV)/bin/python"; fi; \
+	$$install --no-deps --require-hashes -r requirements-book.txt; \
+	touch $@; \
+	echo "Book: set-up took $$((SECONDS - start)) s."

@@ -1,9 +1,9 @@
 """Making the notebooks: one set-up cell for all, and runs whose outputs are kept with a record of their sources.
 
-``python notebooks/execute.py notebooks/*.ipynb`` puts the set-up cell in place, runs each notebook from top to bottom
-with static pictures, and writes it back only if every cell ran. What was run is recorded in the notebook's metadata
-(`record`), so that a test can tell outputs of other sources, or of other weights. At each exercise the check is also
-tried on wrong answers, which the attempt's cell keeps in its metadata, and on the solution (`_try_exercise`).
+``python notebooks/execute.py notebooks/*.ipynb`` puts badges and the set-up cell in place, runs each notebook from top
+to bottom with static pictures, and writes it back only if every cell ran. What was run is recorded in the notebook's
+metadata (`record`), so that a test can tell outputs of other sources, or of other weights. At each exercise the check
+is also tried on wrong answers, which the attempt's cell keeps in its metadata, and on the solution (`_try_exercise`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import re
 import sys
 import time
 import tokenize
+import tomllib
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,37 +25,24 @@ from tqdm import tqdm
 from gcgkit.evaluation import methods
 from gcgkit.lessons import notebook as lesson
 
-# The one place for the address that gcgkit is published under, such as git+https://HOST/OWNER/gcgkit. While it is empty
-# a machine without gcgkit is told to name a source itself; after a change, run this file over the notebooks.
-REPOSITORY = ""
+# The set-up cell. Its third line installs what gcgkit needs and lacks, and keeps the torch that is there.
 _SETUP = """\
-# Set-up, the same in every notebook. Where gcgkit imports, nothing is installed. Elsewhere, as in a fresh hosted
-# notebook, pip installs gcgkit and leaves the torch that is there as it is.
-import importlib.util
-import os
-import subprocess
-import sys
-import tempfile
-from importlib import metadata
-
-if importlib.util.find_spec("gcgkit") is None:
-    clone = ".." if os.path.exists("../gcgkit/lessons/notebook.py") else "{repository}"
-    source = os.environ.get("GCGKIT_SOURCE", clone)
-    if not source:
-        raise RuntimeError("gcgkit is not installed: set GCGKIT_SOURCE to its folder or to git+ and its address.")
-    kept = [name for name in ("torch", "torchvision", "numpy") if importlib.util.find_spec(name)]
-    with tempfile.TemporaryDirectory() as folder:
-        constraints = os.path.join(folder, "kept.txt")
-        with open(constraints, "w") as file:
-            file.writelines(f"{{name}}=={{metadata.version(name)}}\\n" for name in kept)
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", constraints]
-        subprocess.run([*pip, source, "ipywidgets>=8.1", "matplotlib>=3.9"], check=True)
-    importlib.invalidate_caches()
-
-import gcgkit
-from gcgkit.lessons import notebook as lesson
-
-lesson.ready()"""
+import importlib.util, os, subprocess, sys  # Set-up, the same in every notebook: installs gcgkit only where it is missing
+if importlib.util.find_spec("gcgkit") is None: subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", ".." if os.path.exists("../gcgkit/lessons") else {source}], check=True)
+import gcgkit; lesson = gcgkit.lessons.ready()"""  # noqa: E501
+_MARK = "Set-up, the same in every notebook"
+_NO_ADDRESS = "gcgkit is not installed here: set GCGKIT_SOURCE to its folder or to git+ and its address."
+# Where a notebook can be opened and run: picture, and page for a notebook of a project on GitHub.
+_BADGES = {
+    "Open in Colab": (
+        "https://colab.research.google.com/assets/colab-badge.svg",
+        "https://colab.research.google.com/github/{project}/blob/main/notebooks/{name}.ipynb",
+    ),
+    "Open in Binder": (
+        "https://mybinder.org/badge_logo.svg",
+        "https://mybinder.org/v2/gh/{project}/main?labpath=notebooks%2F{name}.ipynb",
+    ),
+}
 _KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _CLOCK = '__import__("time").process_time()'  # CPU seconds of the kernel
@@ -64,29 +52,62 @@ _LAYOUT = {tokenize.INDENT: "\u2192", tokenize.DEDENT: "\u2190", tokenize.NEWLIN
 _PATHS = re.compile(r"(?:/(?:home|root|Users|tmp|work|usr|opt|var|content)/|\b[A-Z]:\\)\S*|\S*site-packages\S*")
 
 
-def setup_cell(repository: str = REPOSITORY) -> str:
-    """Source of the set-up cell, which installs from ``repository`` where gcgkit cannot be imported."""
-    return _SETUP.format(repository=repository)
+def address() -> str:
+    """Return the address that gcgkit is published under: Repository in [project.urls] of pyproject.toml, or ""."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project.get("urls", {}).get("Repository", "").rstrip("/")
 
 
-def stamp(notebook) -> None:
-    """Put the set-up cell in its place, the second cell of the notebook. Raises ValueError where another stands there.
+def setup_cell(source: str | None = None) -> str:
+    """Return the set-up cell, which installs gcgkit from ``source`` where it cannot be imported.
 
-    notebook: an ``nbformat`` notebook, changed in place.
+    source: what pip installs, by default git+ and `address`. If it is empty, the cell ends with a sentence that says
+    what to set.
     """
+    if source is None:
+        source = f"git+{address()}" if address() else ""
+    variable = 'os.environ.get("GCGKIT_SOURCE")'
+    chosen = f'{variable} or "{source}"' if source else f'{variable} or sys.exit("{_NO_ADDRESS}")'
+    return _SETUP.format(source=chosen)
+
+
+def is_setup(cell) -> bool:
+    """Return True for a set-up cell, of this or an earlier version."""
+    return cell.cell_type == "code" and _MARK in cell.source.split("\n", 1)[0]
+
+
+def badges(name: str, published: str) -> str:
+    """Return the line of badges for a notebook: for a project on GitHub, which is what Colab and Binder open."""
+    project = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?", published)
+    if project is None:
+        return ""
+    links = (f"[![{text}]({picture})]({page})" for text, (picture, page) in _BADGES.items())
+    return " ".join(links).format(project=project[1], name=name)
+
+
+def stamp(notebook, name: str, published: str | None = None) -> None:
+    """Put the badges under the title and the set-up cell in its place, the second cell of the notebook.
+
+    notebook: an ``nbformat`` notebook, changed in place; name: of its file, without suffix; published: the project's
+    address (`address`). Raises ValueError where the second cell is another one.
+    """
+    published = address() if published is None else published
     cells = notebook.cells
-    if len(cells) < 3 or cells[1].cell_type != "code" or not cells[1].source.startswith(_SETUP.split("\n", 1)[0]):
+    if len(cells) < 3 or not is_setup(cells[1]):
         raise ValueError("the second cell must be the set-up cell: copy it from another notebook.")
-    cells[1].source = setup_cell()
+    cells[1].source = setup_cell(f"git+{published}" if published else "")
+    title, *rest = [part for part in cells[0].source.split("\n\n") if not part.startswith("[![Open in ")]
+    cells[0].source = "\n\n".join(part for part in (title, badges(name, published), *rest) if part)
 
 
 def sources_digest(notebook) -> str:
-    """SHA-256 over what the code cells say, in order; their layout and comments do not count.
+    """SHA-256 over what the code cells say, in order; their layout and comments do not count, nor does the set-up cell.
 
-    Wrong answers count, too. It is the same with every Python: from 3.12 on an f-string is many tokens, and ``{{`` in
-    it is one brace.
+    The set-up depends on the project's address and computes nothing. Wrong answers count, too. It is the same
+    with every Python: from 3.12 on an f-string is many tokens, and ``{{`` in it is one brace.
     """
-    sources = [_said(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and not is_setup(cell)]
+    sources = [_said(cell.source) for cell in code]
     sources += [_said(wrong) for cell in notebook.cells for wrong in wrong_answers(cell)]
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
@@ -127,7 +148,7 @@ def run(path: str | Path, timeout: int = 600) -> float:
 
     path = Path(path)
     notebook = nbformat.read(path, as_version=4)
-    stamp(notebook)
+    stamp(notebook, path.stem)
     client = NotebookClient(
         notebook, timeout=timeout, startup_timeout=300, kernel_name="python3", record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},
@@ -158,10 +179,25 @@ def run(path: str | Path, timeout: int = 600) -> float:
     seconds = time.monotonic() - started
     made = record(notebook, seconds, _cpu_seconds() - used - tries, verdicts)
     notebook.metadata = nbformat.from_dict({"kernelspec": _KERNEL, "language_info": {"name": "python"}, "gcgkit": made})
+    _write(notebook, path)
+    return seconds
+
+
+def write_stamped(path: str | Path) -> None:
+    """Renew the badges and the set-up cell of a notebook's file, and leave its outputs as they are."""
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    stamp(notebook, Path(path).stem)
+    _write(notebook, Path(path))
+
+
+def _write(notebook, path: Path) -> None:
+    import nbformat
+
     partial = path.with_suffix(".partial")
     nbformat.write(notebook, partial)
     os.replace(partial, path)
-    return seconds
 
 
 def _try_exercise(client, index: int, verdicts: dict[str, dict]) -> float:
@@ -227,11 +263,15 @@ def _cpu_seconds() -> float:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run notebooks and keep their outputs.")
     parser.add_argument("notebooks", nargs="+", type=Path)
+    parser.add_argument("--stamp", action="store_true", help="renew badges and set-up cells alone, run nothing")
     parser.add_argument("--timeout", type=int, default=600, help="seconds for each cell")
     args = parser.parse_args(argv)
     for path in tqdm(args.notebooks, desc="Notebooks", disable=None):
         try:
-            print(f"{path}: {run(path, args.timeout):.0f} s", flush=True)
+            if args.stamp:
+                write_stamped(path)
+            else:
+                print(f"{path}: {run(path, args.timeout):.0f} s", flush=True)
         except (RuntimeError, ValueError, FileNotFoundError) as error:
             print(f"execute: {error}", file=sys.stderr)
             return 1

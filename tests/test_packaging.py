@@ -1,6 +1,7 @@
 """Packaging: the files that each repeat a part of pyproject.toml agree with it, and a wheel holds what it must."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -55,9 +56,8 @@ CLIPS = read_lock("requirements-clips.txt")
 PYIQA = read_lock("requirements-pyiqa.txt")
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("python", PYTHONS)
-def test_lock_pins_every_requirement_within_its_range(python, platform):
+def pins(entries, python, platform):
+    """Versions by name that a lock gives a Python on a platform."""
     environment = {
         **PLATFORMS[platform],
         "python_version": python,
@@ -65,17 +65,36 @@ def test_lock_pins_every_requirement_within_its_range(python, platform):
         "implementation_name": "cpython",
         "platform_python_implementation": "CPython",
     }
-    pins = {}
-    for requirement, _ in LOCK:
+    found = {}
+    for requirement, _ in entries:
         if requirement.marker is None or requirement.marker.evaluate(environment):
             name = canonicalize_name(requirement.name)
-            assert name not in pins, f"two versions of {name} for Python {python} on {platform}"
+            assert name not in found, f"two versions of {name} for Python {python} on {platform}"
             (specifier,) = requirement.specifier
             assert specifier.operator == "=="
-            pins[name] = Version(specifier.version)
+            found[name] = Version(specifier.version)
+    return found
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_lock_pins_every_requirement_within_its_range(python, platform):
+    pinned = pins(LOCK, python, platform)
     wanted = [*PROJECT["dependencies"], *(line for extra in LOCKED_EXTRAS for line in EXTRAS[extra])]
     for requirement in map(Requirement, wanted):
-        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), str(requirement)
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), str(requirement)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_books_lock_pins_its_extra_with_hashes_and_without_gcgkits_packages(python, platform):
+    lock = read_lock("requirements-book.txt")
+    assert all(hashes for _, hashes in lock)
+    pinned = pins(lock, python, platform)
+    for requirement in map(Requirement, EXTRAS["book"]):
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), str(requirement)
+    assert not {"torch", "numpy", "diffusers", "opencv-python-headless"} & set(pinned)
+    test_requirement_files_name_no_host("requirements-book.txt")
 
 
 def test_lock_leaves_out_what_it_must():
@@ -171,10 +190,34 @@ def test_ci_runs_make_test():
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Binder builds on Linux")
+def test_binder_installs_this_project_on_pytorchs_build_for_the_cpu(tmp_path):
+    folder = ROOT / ".binder"
+    runtime = (folder / "runtime.txt").read_text().strip()
+    assert re.fullmatch(r"python-3\.\d+", runtime) and runtime.removeprefix("python-") in PYTHONS
+    (tmp_path / "python").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    (tmp_path / "python").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run([folder / "postBuild"], cwd=ROOT, check=True, env=os.environ | {"PATH": path})
+    torch, project, clips = (line.split() for line in (tmp_path / "asked").read_text().splitlines())
+    assert torch[torch.index("--index-url") + 1].endswith("/cpu") and {"torch", "torchvision"} <= set(torch)
+    assert project[-2:] == ["--editable", ".[notebooks]"]
+    assert "--no-deps" in clips and (ROOT / clips[-1]).is_file()
+
+
+def test_the_workflow_publishes_what_make_book_builds():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())["jobs"]
+    steps = jobs["build"]["steps"]
+    assert any(step.get("run", "").startswith("make book") for step in steps)
+    (upload,) = (step for step in steps if step.get("uses", "").startswith("actions/upload-pages-artifact"))
+    assert upload["with"]["path"] in (ROOT / "book" / "make.py").read_text()
+    assert jobs["deploy"]["needs"] == "build" and "pull_request" in jobs["deploy"]["if"]
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_lists_its_targets():
     listing = subprocess.run(["make", "-C", str(ROOT)], check=True, capture_output=True, text=True).stdout
-    for target in ("setup", "demo", "test", "quick", "lab", "figures", "lint", "lock", "clean"):
+    for target in ("setup", "demo", "test", "quick", "lab", "figures", "book", "lint", "lock", "clean"):
         assert re.search(rf"^  make {target} +\S", listing, re.MULTILINE), target
 
 

