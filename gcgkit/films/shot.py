@@ -28,7 +28,7 @@ from ..references import (
 )
 from ..settings import Settings
 from ..stages import Run, color_frame, color_jointly
-from ..video import film
+from ..video import film, flicker
 from ..video.images import read_image
 from .folder import JobFolder, write_png
 from .look import Box, find_box, samples
@@ -41,7 +41,7 @@ class ShotPlan:
 
     first, last: its frame numbers, both included. inputs: a digest of the plan. settings: options of
     ``settings.Settings``. exemplars: picture files of coloured frames of the shot. outside: files of other pictures.
-    painted: numbers of keyframes painted by a person.
+    painted: numbers of keyframes painted by a person. deflicker: even out the shot's brightness first.
     """
 
     first: int
@@ -53,6 +53,7 @@ class ShotPlan:
     exemplars: dict[int, Path] = field(default_factory=dict)
     outside: tuple[Path, ...] = ()
     painted: frozenset[int] = frozenset()
+    deflicker: bool = False
 
     @property
     def frames(self) -> range:
@@ -78,6 +79,7 @@ class ShotRun:
         self.pool = ReferencePool(self.settings.dissimilarity, self.settings.past_window, self.settings.network)
         self.outside: list[Reference] = []
         self._reader, self._position = iter(()), -1
+        self._gains: dict[int, float] = {}  # that remove flicker, by frame
         self._around: dict[int, np.ndarray] = {}  # whole gray frames ``(H, W)`` of the segment that was read last
         self._keys: set[int] | None = None
         self._references: dict[int, list[Reference]] = {}  # by segment, of the last two
@@ -178,7 +180,20 @@ class ShotRun:
                 raise ValueError(f"{self.source} ends before its frame {number}: it has changed, or is damaged there.")
             self._around[number] = to_gray(frame)
         self._position = numbers[-1] + 1
-        return {n: self.box.cut(frame) for n, frame in self._around.items()}
+        return self._pictures(self._around)
+
+    def _pictures(self, whole: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Return the pictures ``(h, w)`` in whole gray frames, without bars, and without flicker if wanted."""
+        pictures = {n: self.box.cut(frame) for n, frame in whole.items()}
+        if not self.plan.deflicker:
+            return pictures
+        if missing := [n for n in whole if n not in self._gains]:
+            reach = 2 * flicker.RADIUS  # so that part of a shot gives the gains of the whole
+            first, last = max(self.plan.first, missing[0] - reach), min(self.plan.last, missing[-1] + reach)
+            around = film.frames(self.source, first, last + 1)
+            found = flicker.changes(self.box.cut(to_gray(frame)) for frame in around)
+            self._gains |= {n: flicker.gain(found, n - first) for n in range(missing[0], missing[-1] + 1)}
+        return {n: flicker.brighten(picture, self._gains[n]) for n, picture in pictures.items()}
 
     def _read_some(self, numbers: list[int], known: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
         """Return gray pictures by number, from ``known`` ones or from the film."""
@@ -186,9 +201,8 @@ class ShotRun:
         found = {n: known[n] for n in numbers if n not in missing}
         if missing:
             first = min(missing)
-            for number, frame in enumerate(film.frames(self.source, first, max(missing) + 1), first):
-                if number in missing:
-                    found[number] = self.box.cut(to_gray(frame))
+            frames = enumerate(film.frames(self.source, first, max(missing) + 1), first)
+            found |= self._pictures({number: to_gray(frame) for number, frame in frames if number in missing})
         return {n: found[n] for n in numbers}
 
     def _given(self, gray: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
