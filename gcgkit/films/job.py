@@ -124,6 +124,7 @@ class Job:
 
         start %= max(1, len(self.selected))
         order = self.selected[start:] + self.selected[:start]
+        preview, pictures = self.options.preview is not None, None
         for index in order:
             shot = self.shots[index]
             lock = self.folder.shot_lock(shot.first)
@@ -132,10 +133,12 @@ class Job:
             except Timeout:
                 continue
             try:
-                plan = self._plan(index, Pictures(self.folder, self.shots))
+                pictures = pictures or Pictures(self.folder, self.shots)
+                if self._is_done(self._plan(index, pictures), preview):
+                    continue
+                plan, pictures = self._plan(index, Pictures(self.folder, self.shots)), None  # as they are just now
                 self._set_aside_if_changed(index, plan, say)
-                preview = self.options.preview is not None
-                if self._is_done(plan) or (preview and self._has_keyframes(plan)):
+                if self._is_done(plan, preview):
                     continue
                 ready = ladder(self.record.profile, self.record.settings["dtype"])
                 run = ShotRun(ready, self.source, plan, self.folder, show)
@@ -235,16 +238,16 @@ class Job:
             say(f"Shot {index + 1} has changed and is coloured again; {kept}.")
             self.folder.log("set aside", shot=index + 1, frames=moved)
 
-    def _is_done(self, plan) -> bool:
+    def _is_done(self, plan, preview: bool = False) -> bool:
+        """Return True if all frames of a shot are there, made from the plan's inputs; with `preview`, all keyframes."""
         record = self.folder.read_shot(plan.first)
         if record is None or record.inputs != plan.inputs:
             return False
-        files = [*map(self.folder.frame_file, plan.frames), *map(self.folder.keyframe_file, record.keyframes)]
-        return all(file.exists() for file in files)
-
-    def _has_keyframes(self, plan) -> bool:
-        record = self.folder.read_shot(plan.first)
-        return record is not None and all(any(n in part for n in record.keyframes) for part in plan.segments)
+        if not all(self.folder.keyframe_file(n).exists() for n in record.keyframes):
+            return False
+        if preview:
+            return all(any(n in part for n in record.keyframes) for part in plan.segments)
+        return all(self.folder.frame_file(n).exists() for n in plan.frames)
 
 
 class Pictures:

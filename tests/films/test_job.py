@@ -26,6 +26,7 @@ from gcgkit import cli, video
 from gcgkit.color import merge_luminance, rgb_to_lab, to_gray
 from gcgkit.films import batch, shots
 from gcgkit.films import folder as job_folder
+from gcgkit.films import shot as film_shot
 from gcgkit.films.folder import JobFolder
 from gcgkit.films.job import Options
 from gcgkit.films.prepare import DEFAULTS
@@ -454,6 +455,23 @@ def test_other_borders_colour_only_what_they_touch(whole, clip, model, tmp_path,
     options = {"num_keyframes": 2, "num_inference_steps": STEPS}
     pipe = gcgkit.GCGPipeline.from_pretrained(model)
     np.testing.assert_array_equal(frames[FIRST[1] :], list(pipe.stream(own, 4, None, seeded, **options)))
+
+
+def test_a_keyframe_painted_while_another_shot_is_coloured_counts(whole, clip, model, tmp_path, job, monkeypatch):
+    """The first shot is done, the second is not: a person paints in the third during that."""
+    folder, usual = JobFolder(job), film_shot.color_frame
+    frame = next(n for n in range(FIRST[1], FIRST[2]) if n not in job_folder.numbered_files(folder.keyframes))
+    folder.frame_file(frame).unlink()
+    chosen = max(job_folder.numbered_files(folder.keyframes))
+
+    def painting(*inputs):
+        monkeypatch.setattr(film_shot, "color_frame", usual)
+        picture(folder.keyframe_file(chosen), tinted(to_gray(whole[0][chosen]), (220, 40, 40)))
+        return usual(*inputs)
+
+    monkeypatch.setattr(film_shot, "color_frame", painting)
+    changed = (colour(clip, tmp_path / "out.mkv", model) != whole[0]).any(axis=(1, 2, 3))
+    assert not changed[: FIRST[2]].any() and changed[chosen]
 
 
 def test_only_some_shots(whole, clip, model, tmp_path):
