@@ -65,6 +65,8 @@ def add_options(parser: argparse.ArgumentParser, everything: bool = False) -> No
     rare("--chunk", metavar="N", type=whole, help="a longer shot has keyframes every N frames (64)")
     about = "even out old film's brightness; OUT shows it evened"
     rare("--deflicker", action="store_true", default=None, help=about)
+    about = "IN is tinted: take its lightness by the tint"
+    rare("--tinted", action="store_true", default=None, help=about)
     rare("--job", metavar="DIR", type=Path, help="where finished frames are kept (OUT.job)")
     rare("--compile", action="store_true", help="compile the networks first: for long films on a GPU")
     rare("--only-shots", metavar="LIST", type=_numbers, help="only these shots, such as 1,4-6")

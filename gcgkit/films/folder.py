@@ -40,10 +40,11 @@ SETTINGS = {
     "seed": (int, "--seed", 0),
     "chunk": (int, "--chunk", 64),
     "deflicker": (bool, "--deflicker", False),
+    "tinted": (bool, "--tinted", False),
     "dtype": (str, "--card", "float32"),
     "references": (str, "--reference", ""),
 }
-_ADDED = ("size", "deflicker")  # settings that older jobs do not have
+_ADDED = ("size", "deflicker", "tinted")  # settings that older jobs do not have
 _OURS = ("exemplars", "frames", "given.csv", "keyframes", "log.jsonl", "replaced", "shots", "shots.csv")
 _NUMBER = re.compile(r"(\d{1,12})\.png")
 _DIGEST = re.compile(r"[0-9a-f]{64}")

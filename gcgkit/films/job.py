@@ -31,6 +31,7 @@ class Options:
     prompt .. chunk: as for ``settings.Settings`` and ``GCGPipeline.stream``; chunk is the length of a segment, which
     has num_keyframes keyframes of its own. size: the model's working size "WxH", "" for its own. dtype: of the weights.
     deflicker: even out each shot's brightness (``video.flicker``) before it is coloured; the film is written so.
+    tinted: take the lightness of a shot that is one colour in all its shades by that tint, not by luma.
     references: (frame number or None, picture file).
     shots: a list of shots as CSV, instead of the cuts found. cut_threshold: as for ``shots.find``. profile: a bundled
     name, a folder, a hub id.
@@ -48,6 +49,7 @@ class Options:
     seed: int | None = None
     chunk: int | None = None
     deflicker: bool | None = None
+    tinted: bool | None = None
     dtype: str | None = None
     references: tuple[tuple[int | None, Path], ...] = ()
     shots: Path | None = None
@@ -222,6 +224,7 @@ class Job:
             tuple(path for path, _ in outside),
             frozenset(painted),
             settings["deflicker"],
+            settings["tinted"],
         )
 
     def _set_aside_if_changed(self, index: int, plan, say: Callable) -> None:

@@ -59,7 +59,8 @@ def prepare(source, output, options: Options) -> Job:
     _check_sizes(options.references, size)
     if record is None:
         if has_color(samples(source, 0, count - 1, 8)):
-            notes.append(f"{source} has colour; its lightness is used.")
+            way = "by the tint of each shot that is in one colour" if options.tinted else "--tinted takes it by a tint"
+            notes.append(f"{source} has colour; its lightness is used, {way}.")
         listed = _given_shots(options, count)
         _check_sizes(_exemplars(listed or [], options.shots), size)
         check_prompts(profile, [options.prompt, options.negative_prompt, *_prompts(listed or [])])

@@ -31,7 +31,7 @@ from ..stages import Run, color_frame, color_jointly
 from ..video import film, flicker
 from ..video.images import read_image
 from .folder import JobFolder, write_png
-from .look import Box, find_box, samples
+from .look import Box, find_box, fit_tint, samples, shade
 from .memory_ladder import MemoryLadder
 
 
@@ -41,7 +41,7 @@ class ShotPlan:
 
     first, last: its frame numbers, both included. inputs: a digest of the plan. settings: options of
     ``settings.Settings``. exemplars: picture files of coloured frames of the shot. outside: files of other pictures.
-    painted: numbers of keyframes painted by a person. deflicker: even out the shot's brightness first.
+    painted: numbers of keyframes painted by a person. deflicker, tinted: as in ``job.Options``.
     """
 
     first: int
@@ -54,6 +54,7 @@ class ShotPlan:
     outside: tuple[Path, ...] = ()
     painted: frozenset[int] = frozenset()
     deflicker: bool = False
+    tinted: bool = False
 
     @property
     def frames(self) -> range:
@@ -75,6 +76,7 @@ class ShotRun:
         self.ladder, self.source, self.plan, self.folder = ladder, source, plan, folder
         self.settings = Settings(**plan.settings, callback_on_step_end=show and _step_reporter(show))
         self.box: Box | None = None  # the picture within black bars, which stay as they are
+        self.tint: np.ndarray | None = None  # of a shot in shades of one colour
         self.run: Run | None = None  # made when the frame size is known
         self.pool = ReferencePool(self.settings.dissimilarity, self.settings.past_window, self.settings.network)
         self.outside: list[Reference] = []
@@ -170,7 +172,9 @@ class ShotRun:
     def _read(self, numbers: range) -> dict[int, np.ndarray]:
         """Return gray pictures ``(h, w)`` by number; consecutive segments are read in one pass over the film."""
         if self.box is None:
-            self.box = find_box(samples(self.source, self.plan.first, self.plan.last))
+            shot = self.source, self.plan.first, self.plan.last
+            self.box = find_box(samples(*shot))
+            self.tint = fit_tint(map(self.box.cut, samples(*shot, 8))) if self.plan.tinted else None
         if self._position != numbers[0]:
             self._reader = film.frames(self.source, numbers[0], self.plan.last + 1)
         self._around = {}
@@ -178,7 +182,7 @@ class ShotRun:
             frame = next(self._reader, None)
             if frame is None:
                 raise ValueError(f"{self.source} ends before its frame {number}: it has changed, or is damaged there.")
-            self._around[number] = to_gray(frame)
+            self._around[number] = shade(frame, self.tint)
         self._position = numbers[-1] + 1
         return self._pictures(self._around)
 
@@ -191,7 +195,7 @@ class ShotRun:
             reach = 2 * flicker.RADIUS  # so that part of a shot gives the gains of the whole
             first, last = max(self.plan.first, missing[0] - reach), min(self.plan.last, missing[-1] + reach)
             around = film.frames(self.source, first, last + 1)
-            found = flicker.changes(self.box.cut(to_gray(frame)) for frame in around)
+            found = flicker.changes(self.box.cut(shade(frame, self.tint)) for frame in around)
             self._gains |= {n: flicker.gain(found, n - first) for n in range(missing[0], missing[-1] + 1)}
         return {n: flicker.brighten(picture, self._gains[n]) for n, picture in pictures.items()}
 
@@ -202,7 +206,7 @@ class ShotRun:
         if missing:
             first = min(missing)
             frames = enumerate(film.frames(self.source, first, max(missing) + 1), first)
-            found |= self._pictures({number: to_gray(frame) for number, frame in frames if number in missing})
+            found |= self._pictures({number: shade(frame, self.tint) for number, frame in frames if number in missing})
         return {n: found[n] for n in numbers}
 
     def _given(self, gray: dict[int, np.ndarray]) -> dict[int, np.ndarray]:

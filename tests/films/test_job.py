@@ -293,11 +293,12 @@ def test_keyframes_killed_before_they_had_their_names_count(whole, clip, model, 
 # --- several processes, several films --------------------------------------------------------------------------------
 
 
-def share(pairs, options, index: int, count: int) -> None:
-    """What each of several processes does."""
+def share(pairs, options, index: int, count: int, together) -> None:
+    """What each of several processes does, once all are there."""
     from gcgkit.films.load import Loader
 
     torch.set_num_threads(1)
+    together.wait(240)
     with open(os.devnull, "w") as nowhere:
         sys.stdout = sys.stderr = nowhere
         batch.colorize(pairs, options, Loader(), batch.Worker(index, count))
@@ -310,7 +311,8 @@ def test_two_processes_on_two_films_equal_one(whole, clip, model, tmp_path):
     pairs = batch.films([tmp_path / "films"], tmp_path / "out")
     assert [out.name for _, out in pairs] == ["a.mkv", "b.mkv"]
     options = Options(profile=str(model), num_inference_steps=STEPS, num_keyframes=2, chunk=4, lossless=True)
-    both = [PROCESSES.Process(target=share, args=(pairs, options, i, 2)) for i in range(2)]
+    together = PROCESSES.Barrier(2)
+    both = [PROCESSES.Process(target=share, args=(pairs, options, i, 2, together)) for i in range(2)]
     for process in both:
         process.start()
     for process in both:
