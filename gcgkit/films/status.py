@@ -54,9 +54,12 @@ def _job_lines(folder: JobFolder) -> Iterator[str]:
     record, listed, done = folder.read(), shots.read_csv(folder.shots_file), folder.done()
     left = [number for number, shot in enumerate(listed, 1) if not done.issuperset(range(shot.first, shot.last + 1))]
     times = read_times(folder, record.num_frames - len(done))
-    yield f"{folder.path}: {_share(len(done), record.num_frames)} frames done"
-    yield f"  film      {record.source.path}, {_size(folder, record)}, {record.num_frames:,} frames"
-    yield f"  shots     {len(listed) - len(left):,} of {len(listed):,} done" + f"; left: {_ranges(left)}" * bool(left)
+    keyframes = len(numbered_files(folder.keyframes))
+    yield f"{folder.path}: {_share(len(done), record.num_frames)} frames done, {keyframes:,} keyframes coloured"
+    gone = "" if Path(record.source.path).exists() else " (not there now)"
+    yield f"  film      {record.source.path}{gone}, {_size(folder, record)}, {record.num_frames:,} frames"
+    first = f"; {len(left):,} left, the first is shot {left[0]:,}" if left else ""
+    yield f"  shots     {len(listed) - len(left):,} of {len(listed):,} done{first}"
     yield f"  output    {_output(folder, times)}"
     if times.last:
         rest = f", about {_span(times.left)} left" if left and times.left is not None else ""
@@ -133,19 +136,15 @@ def _output(folder: JobFolder, times: Times) -> str:
 
 
 def _size(folder: JobFolder, record: JobRecord) -> str:
-    """Return the frames' size, from a picture in the folder or else from the film."""
-    for place in (folder.frames, folder.keyframes):
-        for picture in numbered_files(place).values():
-            try:
-                height, width = read_image(picture).shape[:2]
-            except (ValueError, OSError):
-                continue
-            return f"{width}x{height}"
+    """Return the size of a finished frame, or else of the film's."""
     try:
+        for picture in numbered_files(folder.frames).values():
+            height, width = read_image(picture).shape[:2]
+            return f"{width}x{height}"
         info = film.probe(record.source.path)
+        return f"{info.width}x{info.height}"
     except (ValueError, OSError):
-        return "which is not there now"
-    return f"{info.width}x{info.height}"
+        return "of unknown size"
 
 
 def _settings(record: JobRecord) -> str:
@@ -162,18 +161,6 @@ def _settings(record: JobRecord) -> str:
 
 def _share(part: int, whole: int) -> str:
     return f"{part:,} of {whole:,} ({100 * part // max(1, whole)} %)"
-
-
-def _ranges(numbers: list[int], most: int = 8) -> str:
-    """Return ``1, 4 to 6`` for 1, 4, 5, 6; dots stand for what comes after `most` parts."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    texts = [str(a) if a == b else f"{a} to {b}" for a, b in parts]
-    return ", ".join([*texts[:most], *["..."][: len(texts) > most]])
 
 
 def _span(seconds: float) -> str:

@@ -57,11 +57,14 @@ def test_a_job_half_done_and_then_finished(source, model, tmp_path, capsys):
     text = told(capsys, out)
     assert text.split("time")[0] == told(capsys, f"{out}.job").split("time")[0]  # by the film's name or the folder's
     for part in (
-        "9 of 12 (75 %) frames done", f"{source}, 64x32, 12 frames", "2 of 3 done; left: 2", f"{out}, not written yet",
+        "9 of 12 (75 %) frames done", f"{source}, 64x32, 12 frames", "2 of 3 done; 1 left, the first is shot 2\n",
+        f"{out}, not written yet",
         f"profile   {model}", "--keyframes 2 --steps 1 --seed 7 --deflicker", "left; last sign",
     ):  # fmt: skip
         assert part in text, (part, text)
     assert "error" not in text and "--chunk" not in text
+    keyframes = len(list(Path(f"{out}.job", "keyframes").glob("*.png")))
+    assert keyframes >= 4 and f", {keyframes} keyframes coloured" in text
     assert run(source, out, model) == 0
     text = told(capsys, out)
     assert "12 of 12 (100 %) frames done" in text and "3 of 3 done\n" in text and f"{out}, written, " in text
@@ -109,11 +112,11 @@ def test_a_film_and_pictures_that_are_gone(source, model, tmp_path, capsys):
     shutil.copy(source.with_suffix(".csv"), copy.with_suffix(".csv"))
     assert run(copy, tmp_path / "out", model) == 0
     copy.unlink()
-    assert "in.mkv, 64x32, 12 frames" in told(capsys, tmp_path / "out")  # from the pictures of the folder
+    assert "in.mkv (not there now), 64x32, 12 frames" in told(capsys, tmp_path / "out")
     for path in (tmp_path / "out.job").rglob("*.png"):
         path.unlink()
     text = told(capsys, tmp_path / "out")
-    assert "which is not there now" in text and "0 of 12 (0 %)" in text and "left: 1 to 3" in text
+    assert "of unknown size" in text and "0 of 12 (0 %)" in text and "3 left, the first is shot 1" in text
 
 
 @pytest.mark.parametrize("name", ["nothing.mp4", "file.mp4", "empty", "."])
