@@ -52,8 +52,17 @@ def test_known_flicker_is_taken_out(kind):
 
 def test_changes_are_the_logarithm_of_the_exposures_ratio():
     still = np.repeat(scene(1), COUNT, axis=0)
-    np.testing.assert_allclose(flicker.changes(exposed(still, RANDOM))[1:], np.diff(np.log(RANDOM)), atol=3e-3)
-    assert flicker.changes(still).tolist() == [0.0] * COUNT
+    np.testing.assert_allclose(flicker.changes(exposed(still, RANDOM))[1:, 0], np.diff(np.log(RANDOM)), atol=3e-3)
+    assert not flicker.changes(still).any()
+    moving, plain = flicker.changes(scene(moving=6)), flicker.changes(exposed(still, RANDOM))
+    assert moving[1:, 1].min() > 0.1 and plain[1:, 1].max() < 0.02  # motion spreads the pixels' changes
+
+
+def shaken() -> np.ndarray:
+    """A scene that jumps by up to an eighth of its width from frame to frame, with a light and a dark half."""
+    steps = np.random.default_rng(2).integers(40, 53, COUNT)
+    whole = np.concatenate([scene(1)[0] // 2, scene(1)[0]], axis=1)
+    return np.stack([whole[:, step : step + 96] for step in steps])
 
 
 def with_one(frame: int, value: int) -> np.ndarray:
@@ -65,6 +74,8 @@ def with_one(frame: int, value: int) -> np.ndarray:
 STEADY = {
     "still": np.repeat(scene(1), COUNT, axis=0),
     "moving": scene(),
+    "moving fast": scene(moving=13),
+    "shaken": shaken(),
     "fade in": exposed(scene(), np.linspace(0, 1, COUNT)),
     "fade out": exposed(scene(), np.linspace(1.3, 0, COUNT)),
     "light switched on": exposed(scene(), np.where(np.arange(COUNT) < 17, 0.5, 1.2)),
@@ -72,6 +83,7 @@ STEADY = {
     "gray flash": with_one(20, 200),
     "black frame": with_one(9, 0),
     "slow breath": exposed(scene(), 1 + 0.2 * np.sin(np.arange(COUNT) / 8)),
+    "uneven fade": exposed(scene(), np.cumsum(np.where(np.arange(COUNT) % 5, 0.02, 0.04))),
     "black film": np.zeros((COUNT, 64, 96), np.uint8),
 }
 
