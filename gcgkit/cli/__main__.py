@@ -10,7 +10,7 @@ import argparse
 import sys
 
 import gcgkit
-from gcgkit.cli import colorize, doctor, evaluate, train
+from gcgkit.cli import colorize, doctor, evaluate, status, train
 from gcgkit.cli.common import SCREEN
 
 
@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, part, short in (
         ("colorize", colorize, "colour films"),
+        ("status", status, "tell how far a film is"),
         ("doctor", doctor, "say what this machine can do"),
         ("train", train, "train, or go on with a run"),
         ("evaluate", evaluate, "measure methods, write Table 1"),

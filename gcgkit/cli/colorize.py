@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 from ..utils.commands import parse_size, quiet_libraries
@@ -62,6 +63,10 @@ def add_options(parser: argparse.ArgumentParser, everything: bool = False) -> No
     rare("--guidance-scale", metavar="X", type=number, help="weight of the prompt (the profile's own)")
     rare("--seed", metavar="N", type=at_least(0), help="same seed, same colours (0)")
     rare("--chunk", metavar="N", type=whole, help="a longer shot has keyframes every N frames (64)")
+    about = "even out old film's brightness; OUT shows it evened"
+    rare("--deflicker", action="store_true", default=None, help=about)
+    about = "IN is tinted: take its lightness by the tint"
+    rare("--tinted", action="store_true", default=None, help=about)
     rare("--job", metavar="DIR", type=Path, help="where finished frames are kept (OUT.job)")
     rare("--compile", action="store_true", help="compile the networks first: for long films on a GPU")
     rare("--only-shots", metavar="LIST", type=_numbers, help="only these shots, such as 1,4-6")
@@ -85,11 +90,7 @@ def run(args: argparse.Namespace) -> None:
         film.probe(pairs[0][0])  # before torch loads
     from ..films.memory_ladder import CARDS as settings
 
-    names = (
-        "prompt", "negative_prompt", "num_keyframes", "num_inference_steps", "size", "guidance_scale", "seed", "chunk",
-        "shots", "cut_threshold", "profile", "preview", "only_shots", "job", "lossless", "codec", "crf", "pixels",
-        "sound", "force", "restart", "clean",
-    )  # fmt: skip
+    names = [field.name for field in fields(Options) if field.name not in ("dtype", "references")]
     values = {name: getattr(args, name) for name in names}
     dtype = settings[args.card].dtype if args.card else None
     options = Options(**values, dtype=dtype, references=tuple(args.reference))

@@ -23,9 +23,8 @@ from .. import metrics
 from ..color import rgb_to_lab, to_gray
 from ..data import footage
 from ..pipeline import GCGPipeline
-from ..utils.files import write_text
 from .methods import load_pipeline
-from .model_card import WORDS, color_first, part_parser, spread, toward
+from .model_card import WORDS, color_first, part_parser, spread, toward, write_result
 
 THINGS = {
     "blackswan": "swan", "cows": "cow", "dog": "dog", "drift-straight": "car", "horsejump-high": "horse",
@@ -233,9 +232,7 @@ def main(argv: list[str] | None = None) -> None:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(args.sheet), sheet[..., ::-1])
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        settings = {**options, "weights": args.weights, "seed": args.seed}
-        write_text(args.json, json.dumps({"settings": settings, **result}, indent=1) + "\n")
+        write_result(args.json, {"settings": {**options, "weights": args.weights, "seed": args.seed}, **result})
 
 
 if __name__ == "__main__":

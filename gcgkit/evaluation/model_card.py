@@ -195,15 +195,22 @@ def spread(items: Sequence, count: int | None) -> list:
     return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
-def part_parser(about: str, parts: Sequence[str]) -> argparse.ArgumentParser:
-    """Return a parser with the options that figures of the weights share; the part comes first."""
+def part_parser(about: str, parts: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return a parser with the options that figures of the weights share; the part, if there are any, comes first."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=parts)
+    if parts:
+        parser.add_argument("part", choices=parts)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id")
     parser.add_argument("--steps", type=int, default=32, help="denoising steps")
     parser.add_argument("--json", type=Path, help="write the result here too")
     return parser
+
+
+def write_result(path: Path, result: dict) -> None:
+    """Write figures as JSON; make the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(result, indent=1) + "\n")
 
 
 def main() -> None:
@@ -240,8 +247,7 @@ def main() -> None:
         result = memory_quality(args.weights)
     print(json.dumps(result, indent=1))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        write_text(args.json, json.dumps(result, indent=1) + "\n")
+        write_result(args.json, result)
 
 
 if __name__ == "__main__":

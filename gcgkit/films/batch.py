@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,10 +105,15 @@ def colorize(
     check_options(pairs, options, me)
     failed = 0
     for source, output in pairs:
+        job = None
         try:
-            _color_film(prepare(source, output, options), ladder, me, say)
-        except (ValueError, OSError) as error:
-            if len(pairs) == 1:
+            job = prepare(source, output, options)
+            _color_film(job, ladder, me, say)
+        except Exception as error:
+            if job is not None:
+                with suppress(OSError):  # on a full disk
+                    job.folder.log("failed", error=" ".join(str(error).split()) or type(error).__name__)
+            if len(pairs) == 1 or not isinstance(error, (ValueError, OSError)):
                 raise
             failed += 1
             print("gcgkit:", f"{source}:", " ".join(str(error).split()), file=sys.stderr)
@@ -124,6 +130,7 @@ def _color_film(job: Job, ladder: Callable, me: Worker, say: Callable[[str], Non
     if job.options.preview is None and job.finished():
         say(_clean_up(job) + f"Nothing is left to do: {job.output}")
         return
+    job.folder.log("run", output=str(job.output.absolute()))
     started, count, loading = time.monotonic(), 0, 0.0
     preview = job.options.preview is not None
     missing = None if preview else job.missing()

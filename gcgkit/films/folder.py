@@ -25,23 +25,26 @@ import numpy as np
 from filelock import FileLock
 
 from ..utils.commands import read_size
-from ..utils.files import file_sha256, write_error
+from ..utils.files import file_sha256, short_name, write_error
 from ..video.images import image_files
 
 FORMAT = 1
-# The settings of a job, fixed at its start like film and weights: name, type, and the command's option.
+# The settings of a job, fixed at its start like film and weights: name, type, the command's option, and default.
 SETTINGS = {
-    "prompt": (str, "--prompt"),
-    "negative_prompt": (str, "--negative-prompt"),
-    "num_keyframes": (int, "--keyframes"),
-    "num_inference_steps": (int, "--steps"),
-    "size": (str, "--size"),
-    "guidance_scale": (float, "--guidance-scale"),
-    "seed": (int, "--seed"),
-    "chunk": (int, "--chunk"),
-    "dtype": (str, "--card"),
-    "references": (str, "--reference"),
+    "prompt": (str, "--prompt", ""),
+    "negative_prompt": (str, "--negative-prompt", ""),
+    "num_keyframes": (int, "--keyframes", 4),
+    "num_inference_steps": (int, "--steps", 32),
+    "size": (str, "--size", ""),
+    "guidance_scale": (float, "--guidance-scale", None),
+    "seed": (int, "--seed", 0),
+    "chunk": (int, "--chunk", 64),
+    "deflicker": (bool, "--deflicker", False),
+    "tinted": (bool, "--tinted", False),
+    "dtype": (str, "--card", "float32"),
+    "references": (str, "--reference", ""),
 }
+_ADDED = ("size", "deflicker", "tinted")  # settings that older jobs do not have
 _OURS = ("exemplars", "frames", "given.csv", "keyframes", "log.jsonl", "replaced", "shots", "shots.csv")
 _NUMBER = re.compile(r"(\d{1,12})\.png")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -82,6 +85,11 @@ class ShotRecord:
 
 class JobFolder:
     """The files of one job. ``lock`` guards the records and the keyframes, which several processes change."""
+
+    @classmethod
+    def beside(cls, output: Path) -> JobFolder:
+        """Return the folder in which a film's job is kept if no other is named."""
+        return cls(output.with_name(short_name(output.name, 240) + ".job"))
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -243,11 +251,11 @@ def read_job(path: Path) -> JobRecord:
         raise ValueError(wrong.format(f"its format is not {FORMAT}"))
     source, settings, versions = (data.get(name) for name in ("source", "settings", "versions"))
     if isinstance(settings, dict):
-        settings.setdefault("size", "")  # older jobs have no such setting
+        settings = {**{name: SETTINGS[name][2] for name in _ADDED}, **settings}
     others = {name: data.get(name) for name in ("profile", "weights", "num_frames")}
     for name, values, kinds in (
         ("source", source, {"path": str, "size": int, "changed": int, "digest": str}),
-        ("settings", settings, {name: kind for name, (kind, _) in SETTINGS.items()}),
+        ("settings", settings, {name: kind for name, (kind, *_) in SETTINGS.items()}),
         ("versions", versions, dict.fromkeys(versions, str) if isinstance(versions, dict) else {}),
         ("fields", others, {"profile": str, "weights": str, "num_frames": int}),
     ):
@@ -317,7 +325,9 @@ def _read_json(path: Path, advice: str):
 
 def _has_type(value, kind: type) -> bool:
     """Return True if a value from a JSON file has a type; numbers must be finite, and booleans are no numbers."""
-    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if not isinstance(value, (int, float) if kind is float else kind):
         return False
     return kind is str or (abs(value) < 2**63 and math.isfinite(value))
 

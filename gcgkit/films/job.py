@@ -30,6 +30,8 @@ class Options:
 
     prompt .. chunk: as for ``settings.Settings`` and ``GCGPipeline.stream``; chunk is the length of a segment, which
     has num_keyframes keyframes of its own. size: the model's working size "WxH", "" for its own. dtype: of the weights.
+    deflicker: even out each shot's brightness (``video.flicker``) before it is coloured; the film is written so.
+    tinted: take the lightness of a shot that is one colour in all its shades by that tint, not by luma.
     references: (frame number or None, picture file).
     shots: a list of shots as CSV, instead of the cuts found. cut_threshold: as for ``shots.find``. profile: a bundled
     name, a folder, a hub id.
@@ -46,6 +48,8 @@ class Options:
     guidance_scale: float | None = None
     seed: int | None = None
     chunk: int | None = None
+    deflicker: bool | None = None
+    tinted: bool | None = None
     dtype: str | None = None
     references: tuple[tuple[int | None, Path], ...] = ()
     shots: Path | None = None
@@ -122,6 +126,7 @@ class Job:
 
         start %= max(1, len(self.selected))
         order = self.selected[start:] + self.selected[:start]
+        preview, pictures = self.options.preview is not None, None
         for index in order:
             shot = self.shots[index]
             lock = self.folder.shot_lock(shot.first)
@@ -130,10 +135,12 @@ class Job:
             except Timeout:
                 continue
             try:
-                plan = self._plan(index, Pictures(self.folder, self.shots))
+                pictures = pictures or Pictures(self.folder, self.shots)
+                if self._is_done(self._plan(index, pictures), preview):
+                    continue
+                plan, pictures = self._plan(index, Pictures(self.folder, self.shots)), None  # as they are just now
                 self._set_aside_if_changed(index, plan, say)
-                preview = self.options.preview is not None
-                if self._is_done(plan) or (preview and self._has_keyframes(plan)):
+                if self._is_done(plan, preview):
                     continue
                 ready = ladder(self.record.profile, self.record.settings["dtype"])
                 run = ShotRun(ready, self.source, plan, self.folder, show)
@@ -216,6 +223,8 @@ class Job:
             {n: path for n, (path, _) in exemplars.items()},
             tuple(path for path, _ in outside),
             frozenset(painted),
+            settings["deflicker"],
+            settings["tinted"],
         )
 
     def _set_aside_if_changed(self, index: int, plan, say: Callable) -> None:
@@ -232,16 +241,16 @@ class Job:
             say(f"Shot {index + 1} has changed and is coloured again; {kept}.")
             self.folder.log("set aside", shot=index + 1, frames=moved)
 
-    def _is_done(self, plan) -> bool:
+    def _is_done(self, plan, preview: bool = False) -> bool:
+        """Return True if all frames of a shot are there, made from the plan's inputs; with `preview`, all keyframes."""
         record = self.folder.read_shot(plan.first)
         if record is None or record.inputs != plan.inputs:
             return False
-        files = [*map(self.folder.frame_file, plan.frames), *map(self.folder.keyframe_file, record.keyframes)]
-        return all(file.exists() for file in files)
-
-    def _has_keyframes(self, plan) -> bool:
-        record = self.folder.read_shot(plan.first)
-        return record is not None and all(any(n in part for n in record.keyframes) for part in plan.segments)
+        if not all(self.folder.keyframe_file(n).exists() for n in record.keyframes):
+            return False
+        if preview:
+            return all(any(n in part for n in record.keyframes) for part in plan.segments)
+        return all(self.folder.frame_file(n).exists() for n in plan.frames)
 
 
 class Pictures:

@@ -15,6 +15,7 @@ SAMPLES = 24  # frames, evenly spread
 _DARK = 24  # gray level up to which a bar's pixels may reach, with grain and coding noise
 _LEAST = 0.02  # of height or width: a thinner bar is left with the picture
 _TINT = 3.0  # mean difference of red, green and blue, in gray levels, above which a film has colour
+_SEVERAL = 6.0  # root mean square distance from the shades of one colour, in gray levels, above which there are several
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,26 @@ def samples(source, first: int, last: int, most: int = SAMPLES) -> Iterator[np.n
 def has_color(frames: Iterable[np.ndarray]) -> bool:
     """Return True for frames ``(H, W, 3)`` with colour, which also sepia is."""
     return float(np.mean([np.ptp(frame.astype(np.int16), axis=-1).mean() for frame in frames])) > _TINT
+
+
+def fit_tint(frames: Iterable[np.ndarray]) -> np.ndarray | None:
+    """Return the tint of frames ``(H, W, 3)`` that are one colour in all its shades: ``(3,)``, the largest channel 1.
+
+    It is the first principal axis of the pixels. None for gray frames and for frames of several colours.
+    """
+    pixels = (frame[::4, ::4].reshape(-1, 3).astype(np.float64) for frame in frames)
+    moments = np.mean([part.T @ part / len(part) for part in pixels], axis=0)  # (3, 3)
+    powers, axes = np.linalg.eigh(moments)
+    tint = np.abs(axes[:, -1]) / np.abs(axes[:, -1]).max()
+    several = powers[:2].sum() >= min(_SEVERAL**2, 0.02 * powers[-1])  # relative in the dark
+    return None if several or np.ptp(tint) < 0.03 else tint
+
+
+def shade(frame: np.ndarray, tint: np.ndarray | None) -> np.ndarray:
+    """Return the gray frame ``(H, W)`` whose shades of the tint make up ``(H, W, 3)``; for None its luma."""
+    if tint is None:
+        return to_gray(frame)
+    return np.clip(np.rint(frame @ (tint / (tint @ tint))), 0, 255).astype(np.uint8)
 
 
 def find_box(frames: Iterable[np.ndarray]) -> Box:

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from .. import __version__, profiles
-from ..utils.files import file_sha256, free_space, short_name, size_text, write_error, write_text
+from ..utils.files import file_sha256, free_space, size_text, write_error, write_text
 from ..video import film
 from ..video.images import IMAGE_SUFFIXES, read_image
 from . import shots
@@ -21,17 +21,7 @@ from .folder import SETTINGS, JobFolder, JobRecord, identify
 from .job import Job, Options, Pictures, is_written, read_written
 from .look import has_color, samples
 
-DEFAULTS = {
-    "prompt": "",
-    "negative_prompt": "",
-    "num_keyframes": 4,
-    "num_inference_steps": 32,
-    "size": "",
-    "guidance_scale": None,
-    "seed": 0,
-    "chunk": 64,
-    "dtype": "float32",
-}
+DEFAULTS = {name: default for name, (_, _, default) in SETTINGS.items() if name != "references"}
 RESTART = "--restart to start over"
 _PNG_SHARE = 0.5  # size of a PNG over that of its frame's bytes, roughly
 
@@ -45,7 +35,7 @@ def prepare(source, output, options: Options) -> Job:
     """
     source, output = Path(source), Path(output)
     info = film.probe(source)
-    folder = JobFolder(options.job or output.with_name(short_name(output.name, 240) + ".job"))
+    folder = JobFolder(options.job) if options.job else JobFolder.beside(output)
     _check_place(source, output, folder, options)
     record = folder.read() if folder.exists() and not options.restart else None
     _check_written(output, folder, options)
@@ -69,7 +59,8 @@ def prepare(source, output, options: Options) -> Job:
     _check_sizes(options.references, size)
     if record is None:
         if has_color(samples(source, 0, count - 1, 8)):
-            notes.append(f"{source} has colour; its lightness is used.")
+            way = "by the tint of each shot that is in one colour" if options.tinted else "--tinted takes it by a tint"
+            notes.append(f"{source} has colour; its lightness is used, {way}.")
         listed = _given_shots(options, count)
         _check_sizes(_exemplars(listed or [], options.shots), size)
         check_prompts(profile, [options.prompt, options.negative_prompt, *_prompts(listed or [])])
@@ -154,7 +145,7 @@ def _check_same(record, source: Path, profile: str, weights: str, options: Optio
         raise ValueError(f"{begun} {other}: give {RESTART}, or another --job folder.")
     if weights != record.weights:
         raise ValueError(f"{begun} other weights than '{profile}' has now: give {RESTART}, or another --job folder.")
-    for name, (_, flag) in SETTINGS.items():
+    for name, (_, flag, _) in SETTINGS.items():
         given, before = references or None if name == "references" else getattr(options, name), record.settings[name]
         if given is None or given == before:
             continue
@@ -164,7 +155,9 @@ def _check_same(record, source: Path, profile: str, weights: str, options: Optio
             raise ValueError(f"{begun} {flag} {before!r}, not {given!r}: edit {folder.shots_file}, or give {RESTART}.")
         if name == "num_keyframes" and options.preview is not None:
             raise ValueError(f"{begun} {before} keyframes a shot, not {given}: give --preview {before}, or {RESTART}.")
-        had = f"{flag} {before}" if before != "" else f"no {flag}"
+        none = before in ("", None) or before is False
+        had = f"no {flag}" if none else flag if before is True else f"{flag} {before}"
+        given = {True: "with it", False: "without it"}[given] if isinstance(given, bool) else given
         raise ValueError(f"{begun} {had}, not {given}: leave {flag} out, or give {RESTART}.")
 
 

@@ -28,10 +28,10 @@ from ..references import (
 )
 from ..settings import Settings
 from ..stages import Run, color_frame, color_jointly
-from ..video import film
+from ..video import film, flicker
 from ..video.images import read_image
 from .folder import JobFolder, write_png
-from .look import Box, find_box, samples
+from .look import Box, find_box, fit_tint, samples, shade
 from .memory_ladder import MemoryLadder
 
 
@@ -41,7 +41,7 @@ class ShotPlan:
 
     first, last: its frame numbers, both included. inputs: a digest of the plan. settings: options of
     ``settings.Settings``. exemplars: picture files of coloured frames of the shot. outside: files of other pictures.
-    painted: numbers of keyframes painted by a person.
+    painted: numbers of keyframes painted by a person. deflicker, tinted: as in ``job.Options``.
     """
 
     first: int
@@ -53,6 +53,8 @@ class ShotPlan:
     exemplars: dict[int, Path] = field(default_factory=dict)
     outside: tuple[Path, ...] = ()
     painted: frozenset[int] = frozenset()
+    deflicker: bool = False
+    tinted: bool = False
 
     @property
     def frames(self) -> range:
@@ -74,10 +76,12 @@ class ShotRun:
         self.ladder, self.source, self.plan, self.folder = ladder, source, plan, folder
         self.settings = Settings(**plan.settings, callback_on_step_end=show and _step_reporter(show))
         self.box: Box | None = None  # the picture within black bars, which stay as they are
+        self.tint: np.ndarray | None = None  # of a shot in shades of one colour
         self.run: Run | None = None  # made when the frame size is known
         self.pool = ReferencePool(self.settings.dissimilarity, self.settings.past_window, self.settings.network)
         self.outside: list[Reference] = []
         self._reader, self._position = iter(()), -1
+        self._gains: dict[int, float] = {}  # that remove flicker, by frame
         self._around: dict[int, np.ndarray] = {}  # whole gray frames ``(H, W)`` of the segment that was read last
         self._keys: set[int] | None = None
         self._references: dict[int, list[Reference]] = {}  # by segment, of the last two
@@ -168,7 +172,9 @@ class ShotRun:
     def _read(self, numbers: range) -> dict[int, np.ndarray]:
         """Return gray pictures ``(h, w)`` by number; consecutive segments are read in one pass over the film."""
         if self.box is None:
-            self.box = find_box(samples(self.source, self.plan.first, self.plan.last))
+            shot = self.source, self.plan.first, self.plan.last
+            self.box = find_box(samples(*shot))
+            self.tint = fit_tint(map(self.box.cut, samples(*shot, 8))) if self.plan.tinted else None
         if self._position != numbers[0]:
             self._reader = film.frames(self.source, numbers[0], self.plan.last + 1)
         self._around = {}
@@ -176,9 +182,22 @@ class ShotRun:
             frame = next(self._reader, None)
             if frame is None:
                 raise ValueError(f"{self.source} ends before its frame {number}: it has changed, or is damaged there.")
-            self._around[number] = to_gray(frame)
+            self._around[number] = shade(frame, self.tint)
         self._position = numbers[-1] + 1
-        return {n: self.box.cut(frame) for n, frame in self._around.items()}
+        return self._pictures(self._around)
+
+    def _pictures(self, whole: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Return the pictures ``(h, w)`` in whole gray frames, without bars, and without flicker if wanted."""
+        pictures = {n: self.box.cut(frame) for n, frame in whole.items()}
+        if not self.plan.deflicker:
+            return pictures
+        if missing := [n for n in whole if n not in self._gains]:
+            reach = 2 * flicker.RADIUS  # so that part of a shot gives the gains of the whole
+            first, last = max(self.plan.first, missing[0] - reach), min(self.plan.last, missing[-1] + reach)
+            around = film.frames(self.source, first, last + 1)
+            found = flicker.changes(self.box.cut(shade(frame, self.tint)) for frame in around)
+            self._gains |= {n: flicker.gain(found, n - first) for n in range(missing[0], missing[-1] + 1)}
+        return {n: flicker.brighten(picture, self._gains[n]) for n, picture in pictures.items()}
 
     def _read_some(self, numbers: list[int], known: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
         """Return gray pictures by number, from ``known`` ones or from the film."""
@@ -186,9 +205,8 @@ class ShotRun:
         found = {n: known[n] for n in numbers if n not in missing}
         if missing:
             first = min(missing)
-            for number, frame in enumerate(film.frames(self.source, first, max(missing) + 1), first):
-                if number in missing:
-                    found[number] = self.box.cut(to_gray(frame))
+            frames = enumerate(film.frames(self.source, first, max(missing) + 1), first)
+            found |= self._pictures({number: shade(frame, self.tint) for number, frame in frames if number in missing})
         return {n: found[n] for n in numbers}
 
     def _given(self, gray: dict[int, np.ndarray]) -> dict[int, np.ndarray]:

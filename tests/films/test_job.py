@@ -26,6 +26,7 @@ from gcgkit import cli, video
 from gcgkit.color import merge_luminance, rgb_to_lab, to_gray
 from gcgkit.films import batch, shots
 from gcgkit.films import folder as job_folder
+from gcgkit.films import shot as film_shot
 from gcgkit.films.folder import JobFolder
 from gcgkit.films.job import Options
 from gcgkit.films.prepare import DEFAULTS
@@ -292,11 +293,12 @@ def test_keyframes_killed_before_they_had_their_names_count(whole, clip, model, 
 # --- several processes, several films --------------------------------------------------------------------------------
 
 
-def share(pairs, options, index: int, count: int) -> None:
-    """What each of several processes does."""
+def share(pairs, options, index: int, count: int, together) -> None:
+    """What each of several processes does, once all are there."""
     from gcgkit.films.load import Loader
 
     torch.set_num_threads(1)
+    together.wait(240)
     with open(os.devnull, "w") as nowhere:
         sys.stdout = sys.stderr = nowhere
         batch.colorize(pairs, options, Loader(), batch.Worker(index, count))
@@ -309,7 +311,8 @@ def test_two_processes_on_two_films_equal_one(whole, clip, model, tmp_path):
     pairs = batch.films([tmp_path / "films"], tmp_path / "out")
     assert [out.name for _, out in pairs] == ["a.mkv", "b.mkv"]
     options = Options(profile=str(model), num_inference_steps=STEPS, num_keyframes=2, chunk=4, lossless=True)
-    both = [PROCESSES.Process(target=share, args=(pairs, options, i, 2)) for i in range(2)]
+    together = PROCESSES.Barrier(2)
+    both = [PROCESSES.Process(target=share, args=(pairs, options, i, 2, together)) for i in range(2)]
     for process in both:
         process.start()
     for process in both:
@@ -454,6 +457,23 @@ def test_other_borders_colour_only_what_they_touch(whole, clip, model, tmp_path,
     options = {"num_keyframes": 2, "num_inference_steps": STEPS}
     pipe = gcgkit.GCGPipeline.from_pretrained(model)
     np.testing.assert_array_equal(frames[FIRST[1] :], list(pipe.stream(own, 4, None, seeded, **options)))
+
+
+def test_a_keyframe_painted_while_another_shot_is_coloured_counts(whole, clip, model, tmp_path, job, monkeypatch):
+    """The first shot is done, the second is not: a person paints in the third during that."""
+    folder, usual = JobFolder(job), film_shot.color_frame
+    frame = next(n for n in range(FIRST[1], FIRST[2]) if n not in job_folder.numbered_files(folder.keyframes))
+    folder.frame_file(frame).unlink()
+    chosen = max(job_folder.numbered_files(folder.keyframes))
+
+    def painting(*inputs):
+        monkeypatch.setattr(film_shot, "color_frame", usual)
+        picture(folder.keyframe_file(chosen), tinted(to_gray(whole[0][chosen]), (220, 40, 40)))
+        return usual(*inputs)
+
+    monkeypatch.setattr(film_shot, "color_frame", painting)
+    changed = (colour(clip, tmp_path / "out.mkv", model) != whole[0]).any(axis=(1, 2, 3))
+    assert not changed[: FIRST[2]].any() and changed[chosen]
 
 
 def test_only_some_shots(whole, clip, model, tmp_path):

@@ -7,7 +7,9 @@ import tiny
 
 from gcgkit import cli, video
 from gcgkit.color import to_gray
-from gcgkit.films.look import Box, find_box, has_color
+from gcgkit.films import shots
+from gcgkit.films.folder import JobFolder
+from gcgkit.films.look import Box, find_box, fit_tint, has_color, shade
 from gcgkit.video import film
 
 
@@ -67,3 +69,57 @@ def test_color_and_sepia_are_told_and_gray_with_coding_noise_is_not(tmp_path, mo
         run = ["colorize", tmp_path / f"{name}.mkv", tmp_path / f"{name}-out.mkv", "--profile", model, "--steps", 1]
         assert cli.main([*map(str, run)]) == 0
         assert ("has colour; its lightness is used" in capsys.readouterr().out) == (name == "sepia")
+
+
+TINTS = {"blue": (0.25, 0.4, 1.0), "amber": (1.0, 0.75, 0.35), "sepia": (1.0, 0.9, 0.7), "red": (1.0, 0.2, 0.15)}
+
+
+def tinted(gray, tint):
+    """A gray clip in shades of one colour."""
+    return np.rint(gray[..., None] * np.array(tint)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", TINTS)
+def test_a_tinted_film_has_the_lightness_it_had_before(name):
+    gray = to_gray(films.pictures(4))
+    clip = tinted(gray, TINTS[name])
+    tint = fit_tint(clip)
+    np.testing.assert_allclose(tint, TINTS[name], atol=0.01)
+    for frame, wanted in zip(clip, gray, strict=True):
+        assert np.abs(shade(frame, tint).astype(int) - wanted).max() <= 2
+        assert name == "sepia" or np.abs(to_gray(frame).astype(int) - wanted).mean() > 20  # what luma makes of it
+    noisy = np.clip(clip + np.random.default_rng(0).normal(0, 2, clip.shape), 0, 255).astype(np.uint8)
+    np.testing.assert_allclose(fit_tint(noisy), TINTS[name], atol=0.03)
+
+
+def test_gray_films_and_films_of_several_colours_have_no_tint():
+    gray = to_gray(films.pictures(4))
+    assert fit_tint(np.repeat(gray[..., None], 3, axis=-1)) is None
+    assert fit_tint(films.pictures(4)) is None and fit_tint(np.zeros((2, 32, 64, 3), np.uint8)) is None
+    two = np.concatenate([tinted(gray[:, :24], TINTS["blue"]), tinted(gray[:, 24:], TINTS["amber"])], axis=1)
+    assert fit_tint(two) is None and fit_tint(films.pictures(4) // 12) is None
+    assert fit_tint(tinted(gray // 5, TINTS["blue"])) is not None  # night
+    np.testing.assert_array_equal(shade(films.pictures(1)[0], None), to_gray(films.pictures(1)[0]))
+
+
+def test_each_shot_is_coloured_by_its_own_tint_also_after_a_stop(tmp_path, model, capsys):
+    """Pure red and pure blue give back the gray levels exactly: the result is that of the gray film, bit for bit."""
+    gray = to_gray(tiny.clip(9))
+    plain, clip = np.repeat(gray[..., None], 3, axis=-1), np.zeros((9, *gray.shape[1:], 3), np.uint8)
+    clip[:4, ..., 0], clip[4:, ..., 2] = gray[:4], gray[4:]
+    shots.write_csv(tmp_path / "shots.csv", [shots.Shot(0, 3), shots.Shot(4, 8)])
+    results = {}
+    for name, source, more in (("plain", plain, []), ("tinted", clip, ["--tinted"]), ("luma", clip, [])):
+        video.write(tmp_path / f"{name}.mkv", source, 24, lossless=True)
+        run = ["colorize", tmp_path / f"{name}.mkv", tmp_path / f"{name}-out.mkv", "--profile", model, "--steps", 1]
+        run += ["--chunk", 3, "--keyframes", 2, "--lossless", "--shots", tmp_path / "shots.csv"]
+        if more:
+            assert cli.main([*map(str, [*run, *more, "--only-shots", 2])]) == 0
+            JobFolder(tmp_path / f"{name}-out.mkv.job").frame_file(7).unlink()
+            assert "by the tint of each shot" in capsys.readouterr().out
+        assert cli.main([*map(str, run)]) == 0  # the job knows
+        results[name] = np.stack(list(film.frames(tmp_path / f"{name}-out.mkv")))
+    np.testing.assert_array_equal(results["tinted"], results["plain"])
+    assert (results["luma"] != results["plain"]).any()
+    assert cli.main([*map(str, [*run, "--tinted"])]) == 1
+    assert "was begun with no --tinted" in capsys.readouterr().err

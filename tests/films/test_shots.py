@@ -12,6 +12,7 @@ import small_films as films
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gcgkit.data.aging import Wear, age
 from gcgkit.films import shots
 from gcgkit.films.shots import Shot
 from gcgkit.video import film
@@ -149,6 +150,15 @@ def test_cuts_are_found_among_flashes_strobes_fades_and_dissolves(tmp_path):
     recall, precision = right / (right + missed), right / (right + false)
     print(f"recall {recall:.3f}, precision {precision:.3f}, {crossed} of {faded} dissolves cut")
     assert right + missed > 100 and faded > 10 and recall >= 0.98 and precision >= 0.98 and crossed <= faded // 3
+
+
+@pytest.mark.parametrize("wear", [Wear(), Wear(flicker=0.25, weave=1.5)])
+def test_age_makes_and_hides_no_cuts(tmp_path, wear):
+    rng = np.random.default_rng(1)
+    clip = np.concatenate([photo_shot(rng, photo, 15) for photo in PHOTOS[:5]]).clip(0, 255).astype(np.uint8)
+    aged, _ = age(np.repeat(clip[..., None], 3, -1), wear)
+    films.make(tmp_path / "film.mkv", "ffv1", "gray", np.repeat(aged[..., None], 3, -1))
+    assert [shot.first for shot in shots.find(tmp_path / "film.mkv")] == [0, 15, 30, 45, 60]
 
 
 def test_one_frame_and_image_folders(tmp_path):
