@@ -22,3 +22,13 @@ def place(tmp_path_factory) -> Path:
     import prepared  # torch and diffusers are not loaded for tests that do without
 
     return prepared.workplace(tmp_path_factory.mktemp("training"))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    """A pipeline folder that colours a frame in milliseconds."""
+    import tiny  # as above
+
+    folder = tmp_path_factory.mktemp("model")
+    tiny.pipeline(folder / "source").save_pretrained(folder / "tiny")
+    return folder / "tiny"

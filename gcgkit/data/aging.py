@@ -17,7 +17,7 @@ _MIDDLE = 110  # gray level that low contrast leaves as it is
 
 @dataclass(frozen=True)
 class Wear:
-    """How worn the film is; 0, and a contrast of 1, switch a defect off.
+    """Amounts of wear; 0, and a contrast of 1, switch a defect off.
 
     contrast: factor of the distance to a middle gray. flicker: standard deviation of a frame's log exposure. weave: of
     a frame's place, in pixels. grain: of the noise, in gray levels. scratches: vertical lines at a time. dust: mean

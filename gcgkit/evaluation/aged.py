@@ -1,4 +1,4 @@
-"""What old film does to colours: clean clips, the same clips aged, and aged with their flicker removed (§3.4.2, §4.3).
+"""Colour errors on old film: clean clips, the same clips aged, and aged with their flicker removed (§3.4.2, §4.3).
 
     python -m gcgkit.evaluation.aged --data DIR [--frames 40] [--wear flicker=0.2] [--weights mini] [--json FILE]
 

@@ -22,9 +22,10 @@ _SILENT = 10  # times a frame takes, after which a process without an event work
 
 @dataclass(frozen=True)
 class Times:
-    """What a job's log tells. worked: seconds, of all processes together; left: seconds, None if nothing tells.
+    """Times, output and error of a job, from its log.
 
-    last: the moment of the last event, in seconds since 1970. output: the film. error: its moment and sentence.
+    worked: seconds, of all processes together. left: seconds, None if nothing tells. last: the moment of the last
+    event, in seconds since 1970. output: the film. error: its moment and sentence.
     """
 
     worked: float

@@ -35,14 +35,6 @@ def command(*arguments, **environment) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """A pipeline folder that colours a frame in milliseconds."""
-    folder = tmp_path_factory.mktemp("model")
-    tiny.pipeline(folder / "source").save_pretrained(folder / "tiny")
-    return folder / "tiny"
-
-
-@pytest.fixture(scope="module")
 def clip() -> np.ndarray:
     return tiny.clip(FRAMES)
 

@@ -19,13 +19,6 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="bit for bit i
 LENGTHS, FIRST, STEPS = (22, 9, 3), (0, 22, 31), 1
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny.pipeline(folder / "source").save_pretrained(folder / "tiny")
-    return folder / "tiny"
-
-
 def three_shots() -> np.ndarray:
     """Gray frames of three scenes, the second much brighter, as RGB."""
     parts = [

@@ -43,13 +43,6 @@ PROCESSES.set_forkserver_preload([f"gcgkit.{module}" for module in LOADED])
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="bit for bit is promised on the CPU only")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny.pipeline(folder / "source").save_pretrained(folder / "tiny")
-    return folder / "tiny"
-
-
 def three_shots(lengths=LENGTHS) -> np.ndarray:
     """A film with two cuts, from dark to light, to a mirrored scene, so that they are found."""
     parts = [tiny.clip(n, seed=i) // 4 + level for i, (n, level) in enumerate(zip(lengths, (0, 190, 90), strict=True))]

@@ -13,13 +13,6 @@ from gcgkit.films.look import Box, find_box, fit_tint, has_color, shade
 from gcgkit.video import film
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny.pipeline(folder / "source").save_pretrained(folder / "tiny")
-    return folder / "tiny"
-
-
 def in_bars(clip, box, level, size=(64, 96)):
     """The clip within bars of about this level, with grain."""
     grain = np.random.default_rng(0).integers(0, 5, (len(clip), *size, 1))

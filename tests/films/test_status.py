@@ -22,13 +22,6 @@ LENGTHS = (4, 3, 5)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny.pipeline(folder / "source").save_pretrained(folder / "tiny")
-    return folder / "tiny"
-
-
-@pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("film") / "film.mkv"
     video.write(path, tiny.clip(sum(LENGTHS)), 24, lossless=True)

@@ -1,6 +1,6 @@
-"""What the mini profile's colouring learns from: its parts, scenes with all kinds of references, and Eq. 11's loss.
+"""Joint training of the mini profile's parts: scenes with all kinds of references, and Eq. 11's loss (§3.4.2, §4.1).
 
-``color`` runs it (§3.4.2, §4.1).
+``color`` runs it.
 """
 
 from __future__ import annotations
