@@ -47,8 +47,10 @@ def _hint(maker: studio.Studio, truth, gray, target: int, tiles: list[int]) -> n
     g = lesson.latents(pipe.vae, gray[target])
     latents = [torch.cat([lesson.latents(pipe.vae, clip[i]) for i in tiles]) for clip in (gray, truth)]
     pair = [srg.make_grid(each)[None] for each in latents]
+    seen = [lesson.semantics(pipe, gray[i]) for i in (target, *tiles)]
+    of_grid = None if seen[0] is None else srg.make_grid(torch.cat(seen[1:]))[None]
     with torch.no_grad():
-        mixed = pipe.control.hint(g, *pair).hint
+        mixed = pipe.control.hint(g, *pair, seen[0], of_grid).hint
     return color.merge_luminance(gray[target], lesson.image(pipe.vae, mixed))
 
 

@@ -89,7 +89,16 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
 
     def semantics(self, features: tuple[torch.Tensor, ...], size: tuple[int, int]) -> torch.Tensor:
         """One map (B, S, h, w) of a semantic encoder's features, at the latents' size; made once per frame, reused."""
-        return F.interpolate(self.pyramid(features), size=size, mode="bilinear", align_corners=False)
+        dtype = next(self.pyramid.parameters()).dtype
+        found = self.pyramid(tuple(feature.to(dtype) for feature in features))
+        return F.interpolate(found, size=size, mode="bilinear", align_corners=False)
+
+    def train(self, mode: bool = True) -> GuidedControlNet:
+        """Set the mode as usual, but leave a frozen pyramid without dropout: its features may have been cached."""
+        super().train(mode)
+        if self.pyramid is not None and not any(weights.requires_grad for weights in self.pyramid.parameters()):
+            self.pyramid.eval()
+        return self
 
     def guess(self, gray: torch.Tensor, semantics: torch.Tensor) -> torch.Tensor:
         """Gray latents (B, C, h, w) with the colours that the semantic features (B, S, h, w) suggest.

@@ -88,6 +88,20 @@ def encode_pixels(vae, pixels: torch.Tensor) -> torch.Tensor:
     return (latents - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
 
 
+def semantics(
+    semantic_encoder, control, images: np.ndarray | list[np.ndarray], size: tuple[int, int], device=None
+) -> torch.Tensor | None:
+    """What a copy is told to be in gray canvases, at the latents' size (h, w): uint8 ``(H, W)`` -> ``(1, S, h, w)``.
+
+    A list of n canvases gives ``(n, S, h, w)``. None for a copy that reads no semantic features, as in the paper.
+    """
+    if semantic_encoder is None or control.pyramid is None:
+        return None
+    pixels = torch.from_numpy(np.stack(images if isinstance(images, list) else [images])).to(device or control.device)
+    pixels = (pixels[:, None].float() / 127.5 - 1).to(semantic_encoder.dtype)  # (n, 1, H, W)
+    return control.semantics(semantic_encoder(pixels), size)
+
+
 def decode(vae, latents: torch.Tensor) -> np.ndarray:
     """Canvas of latents: ``(1, C, h, w)`` -> uint8 RGB ``(H, W, 3)``."""
     return decode_all(vae, latents)[0]
@@ -95,10 +109,14 @@ def decode(vae, latents: torch.Tensor) -> np.ndarray:
 
 def decode_all(vae, latents: torch.Tensor) -> np.ndarray:
     """Canvases of latents: ``(B, C, h, w)`` -> uint8 RGB ``(B, H, W, 3)``."""
-    latents = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
-    pixels = vae.decode(latents).sample.float()  # (B, 3, H, W) in [-1, 1]
-    pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    pixels = ((decode_pixels(vae, latents) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def decode_pixels(vae, latents: torch.Tensor) -> torch.Tensor:
+    """Pixels of latents, about -1 to 1: ``(B, C, h, w)`` -> float32 ``(B, 3, H, W)``."""
+    latents = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+    return vae.decode(latents).sample.float()
 
 
 def image_tokens(

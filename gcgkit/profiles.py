@@ -13,12 +13,8 @@ from .utils.files import folder_sha256
 from .utils.hub import pipeline_parts
 
 WEIGHTS = Path(__file__).parent / "weights"
-# Bundled profiles, and the one whose parts each shares: the ablation variants of §4.5 are a copy each, trained alike
-# beside one frozen UNet.
-LENDERS = {
-    "mini": None, "mini-semantic": "mini",
-    "mini-frozen": "mini", "mini-attention": "mini-frozen", "mini-concat": "mini-frozen",
-}  # fmt: skip
+# Bundled profiles, and the one whose parts each shares: the ablation variants of §4.5 are a copy each.
+LENDERS = {"mini": None, "mini-attention": "mini", "mini-concat": "mini"}
 BUNDLED = tuple(LENDERS)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

@@ -245,15 +245,12 @@ class Run:
 
     def recognise(self, *gray: np.ndarray) -> torch.Tensor | None:
         """Semantic features of n gray frames ``(H, W)``: ``(n, S, h, w)``; None for a copy that reads none."""
-        encoder, control = self.pipe.semantic_encoder, self.pipe.control
-        if encoder is None or control.pyramid is None:
-            return None
-        size, parts = encoders.latent_size(self.pipe.vae, self.canvas), []
+        parts, size = [], encoders.latent_size(self.pipe.vae, self.canvas)
+        networks = self.pipe.semantic_encoder, self.pipe.control
         for some in self._in_parts(gray):
-            canvases = torch.from_numpy(np.stack([self.canvas.place(frame) for frame in some])).to(self.device)
-            pixels = (canvases[:, None].float() / 127.5 - 1).to(self.dtype)  # (n, 1, H, W)
-            parts.append(control.semantics(encoder(pixels), size))
-        return torch.cat(parts)
+            canvases = [self.canvas.place(frame) for frame in some]
+            parts.append(encoders.semantics(*networks, canvases, size, self.device))
+        return None if parts[0] is None else torch.cat(parts)
 
     def tokens(self, *colored: np.ndarray) -> torch.Tensor:
         """Image tokens ``(n, N, D)`` of n coloured frames; of none under the reference mask: ``(1, N, D)``."""

@@ -92,6 +92,8 @@ class Sample:
         tokens: the references' image tokens ``(n, N, D)``; None with pixels.
         kind, caption, seed: see ``Draw``.
         labels: names of the pictures, target first.
+        semantics, ref_semantics: of the gray frames, ``(S, h, w)`` and ``(n, S, h, w)``, beside latents for a copy that
+            reads them; else None.
     """
 
     target: torch.Tensor
@@ -103,6 +105,8 @@ class Sample:
     caption: str
     seed: int
     labels: tuple[str, ...]
+    semantics: torch.Tensor | None = None
+    ref_semantics: torch.Tensor | None = None
 
 
 @dataclass
@@ -114,6 +118,7 @@ class References:
     color: torch.Tensor
     gray: torch.Tensor
     tokens: torch.Tensor | None
+    semantics: torch.Tensor | None = None
 
 
 @dataclass
@@ -130,6 +135,7 @@ class Batch:
     seeds: list[int]
     labels: list[tuple[str, ...]]
     encoded: bool
+    semantics: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -143,25 +149,34 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _map(self, change) -> Batch:
+        each = lambda tensor: None if tensor is None else change(tensor)  # noqa: E731
         references = [
-            References(r.kind, *(None if t is None else change(t) for t in (r.rows, r.color, r.gray, r.tokens)))
-            for r in self.references
+            References(r.kind, *map(each, (r.rows, r.color, r.gray, r.tokens, r.semantics))) for r in self.references
         ]
-        return replace(self, target=change(self.target), gray=change(self.gray), references=references)
+        own = {name: each(getattr(self, name)) for name in ("target", "gray", "semantics")}
+        return replace(self, references=references, **own)
+
+
+OF_REFERENCES = ("color", "ref_gray", "tokens", "ref_semantics")  # of a sample, in the order of References
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Join samples into a batch, in order, with their references grouped by kind."""
+
+    def stack(name: str, some: Sequence[Sample] = samples) -> torch.Tensor | None:
+        found = [getattr(sample, name) for sample in some]
+        return None if found[0] is None else torch.stack(found)
+
     groups = []
     for kind in augment.KINDS:
         rows = [i for i, sample in enumerate(samples) if sample.kind == kind]
         if rows:
-            stack = lambda name, rows=rows: torch.stack([getattr(samples[i], name) for i in rows])  # noqa: E731
-            tokens = None if samples[rows[0]].tokens is None else stack("tokens")
-            groups.append(References(kind, torch.tensor(rows), stack("color"), stack("ref_gray"), tokens))
+            parts = [stack(name, [samples[i] for i in rows]) for name in OF_REFERENCES]
+            groups.append(References(kind, torch.tensor(rows), *parts))
     return Batch(
-        target=torch.stack([s.target for s in samples]),
-        gray=torch.stack([s.gray for s in samples]),
+        target=stack("target"),
+        gray=stack("gray"),
+        semantics=stack("semantics"),
         references=groups,
         captions=[s.caption for s in samples],
         seeds=[s.seed for s in samples],

@@ -54,6 +54,8 @@ def cache_folder(root: str | Path, clips: Sequence[Clip], data: DataConfig, pipe
         "scaling": [pipe.vae.config.scaling_factor, getattr(pipe.vae.config, "shift_factor", None)],
         "condition": condition,
     }
+    if _sees(pipe):
+        content["semantics"] = [_digest(pipe.semantic_encoder), _digest(pipe.control.pyramid)]
     name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     return Path(root) / f"latents-{name}"
 
@@ -75,8 +77,8 @@ def build_cache(
 ) -> None:
     """Encode the missing clips whose number is ``rank`` modulo ``world``.
 
-    pipe: its ``vae``, ``image_encoder`` and ``feature_extractor`` are used, on ``device``. Raises OSError before the
-    start if the disk is too small.
+    pipe: its ``vae``, ``image_encoder`` and ``feature_extractor`` are used, on ``device``, and what makes its semantic
+    features. Raises OSError before the start if the disk is too small.
     """
     todo = missing(folder, clips)
     _check_space(folder, todo, data, pipe, condition)
@@ -97,16 +99,21 @@ def encode_clip(
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Encode a clip's variants; return them with a caption of its own colours for each.
 
-    The variants are ``color``, ``gray`` (K, V, C, h, w), ``tokens`` (K, V, N, D), float16, and ``frames`` (K, V).
+    The variants are ``color``, ``gray`` (K, V, C, h, w), ``tokens`` (K, V, N, D), float16, and ``frames`` (K, V); for a
+    copy that reads semantic features also ``semantics`` (K, V, S, h, w).
     """
-    rows: dict[str, list[torch.Tensor]] = {"color": [], "gray": [], "tokens": [], "frames": []}
+    names = ["color", "gray", "tokens"] + ["semantics"] * _sees(pipe)
+    rows: dict[str, list[torch.Tensor]] = {name: [] for name in (*names, "frames")}
     texts = []
     for frames, views, text in scenes(clip, data):
         texts.append(text)
-        parts: dict[str, list[torch.Tensor]] = {"color": [], "gray": [], "tokens": []}
+        parts: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         for start in range(0, len(views), CHUNK):
             some = views[start : start + CHUNK]
-            gray = np.repeat(color.to_gray(some)[..., None], 3, axis=3)  # (n, H, W) -> (n, H, W, 3)
+            lightness = color.to_gray(some)  # (n, H, W)
+            gray = np.repeat(lightness[..., None], 3, axis=3)  # (n, H, W) -> (n, H, W, 3)
+            if "semantics" in names:
+                parts["semantics"].append(encode_semantics(pipe, lightness).cpu().half())
             for name, pixels in (("color", some), ("gray", gray)):
                 pixels = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
                 parts[name].append(encoders.encode_pixels(pipe.vae, pixels).cpu().half())
@@ -115,7 +122,7 @@ def encode_clip(
             rows[name].append(torch.cat(chunks))
         rows["frames"].append(torch.tensor(frames, dtype=torch.int32))
     encoded = {name: torch.stack(variants).contiguous() for name, variants in rows.items()}
-    for name in ("color", "gray", "tokens"):
+    for name in names:
         if not encoded[name].isfinite().all():
             raise ValueError(f"{clip.label} does not fit float16 once encoded: train with run.frozen_dtype=float32.")
     return encoded, texts
@@ -124,6 +131,13 @@ def encode_clip(
 def encode_tokens(pipe, frames: np.ndarray, condition: str, device) -> torch.Tensor:
     """Return the image tokens ``(n, N, D)`` of RGB frames ``(n, H, W, 3)``."""
     return encoders.image_tokens(pipe.image_encoder, pipe.feature_extractor, list(frames), condition, device)
+
+
+def encode_semantics(pipe, gray: np.ndarray) -> torch.Tensor | None:
+    """Return the semantic features ``(n, S, h, w)`` of gray frames ``(n, H, W)``; None for a copy that reads none."""
+    size = gray.shape[1:]
+    size = encoders.latent_size(pipe.vae, encoders.Canvas(size, size, size))
+    return encoders.semantics(pipe.semantic_encoder, pipe.control, list(gray), size)
 
 
 def scenes(clip: Clip, data: DataConfig) -> Iterator[tuple[list[int], np.ndarray, str]]:
@@ -168,23 +182,27 @@ class LatentDataset(SampleDataset):
         draw = self.stream.draw(position)
         variant, source_variant = (self.variant(draw, clip) for clip in (draw.clip, draw.source))
         with safe_open(_file(self.folder, self.clips[draw.clip]), "pt") as file:
-            target, gray = (file.get_slice(name)[variant, draw.target] for name in ("color", "gray"))
+            seen = ["semantics"] * ("semantics" in file.keys())
+            target, gray, *semantics = (file.get_slice(n)[variant, draw.target] for n in ["color", "gray", *seen])
             frames = file.get_slice("frames")[variant]
             own = json.loads(file.metadata()["captions"])[variant]
         with safe_open(_file(self.folder, self.clips[draw.source]), "pt") as file:
-            names = ("color", "gray", "tokens")
+            names = ["color", "gray", "tokens", *seen]
             references = [[file.get_slice(name)[source_variant, view] for view in draw.references] for name in names]
             source_frames = file.get_slice("frames")[source_variant]
             width = file.get_slice("tokens").get_shape()[-2:]
         stacked = [torch.stack(found) if found else None for found in references]
-        latents = torch.zeros(0, *target.shape, dtype=target.dtype)
-        ref_color, ref_gray = (latents if found is None else found for found in stacked[:2])
-        tokens = torch.zeros(0, *width, dtype=target.dtype) if stacked[2] is None else stacked[2]
+        shapes = [target.shape, target.shape, width, *(found.shape for found in semantics)]
+        ref_color, ref_gray, tokens, *ref_semantics = (
+            torch.zeros(0, *shape, dtype=target.dtype) if found is None else found
+            for shape, found in zip(shapes, stacked, strict=True)
+        )
         clip, source = self.clips[draw.clip], self.clips[draw.source]
         text = own if self.data.captions == "own" else clip.caption(int(frames[draw.target]))
         shown = [(clip, frames[draw.target]), *((source, source_frames[view]) for view in draw.references)]
         return Sample(
             target=target, gray=gray, color=ref_color, ref_gray=ref_gray, tokens=tokens, kind=draw.kind,
+            semantics=semantics[0] if seen else None, ref_semantics=ref_semantics[0] if seen else None,
             caption=caption_of(text, draw), seed=draw.seed,
             labels=tuple(c.label + (f" {int(number)}" if c.frames > 1 else "") for c, number in shown),
         )  # fmt: skip
@@ -192,6 +210,11 @@ class LatentDataset(SampleDataset):
 
 def _file(folder: Path, clip: Clip) -> Path:
     return folder / clip.set / f"{clip.name}.safetensors"
+
+
+def _sees(pipe) -> bool:
+    """Return whether a pipeline's copy reads semantic features."""
+    return pipe.semantic_encoder is not None and pipe.control.pyramid is not None
 
 
 def _digest(module: torch.nn.Module) -> str:
@@ -210,7 +233,8 @@ def _check_space(folder: Path, clips: Sequence[Clip], data: DataConfig, pipe, co
     latents = 2 * pipe.unet.config.in_channels * height * width  # colour and gray
     encoder = pipe.image_encoder.config
     count = (encoder.image_size // encoder.patch_size) ** 2 if condition == "patch" else 1
-    per_view = 2 * (latents + count * encoder.projection_dim)  # bytes
+    semantics = pipe.control.config.semantic_width * height * width if _sees(pipe) else 0
+    per_view = 2 * (latents + count * encoder.projection_dim + semantics)  # bytes
     views = lambda clip: data.cache_views if clip.frames == 1 else min(clip.frames, data.cache_views)  # noqa: E731
     need = sum(views(clip) * variants(clip, data)[0] for clip in clips) * per_view
     free = files.free_space(folder)

@@ -147,9 +147,13 @@ def gate_quality(pipe: GCGPipeline, data: str | Path, pairs: int = 30) -> dict[s
         code = lambda image: encoders.encode(pipe.vae, image)  # noqa: E731
         with torch.no_grad():
             g = code(to_gray(clip[frame]))
-            sums["masked"].append(pipe.control.hint(g, g * 0, g * 0).gate.mean())
+            see = lambda image: encoders.semantics(pipe.semantic_encoder, pipe.control, image, g.shape[-2:])  # noqa: B023, E731
+            seen = see(to_gray(clip[frame]))
+            sums["masked"].append(pipe.control.hint(g, g * 0, g * 0, seen).gate.mean())
             for kind, source in (("matching", clip[ref]), ("wrong", other[ref % len(other)])):
-                sums[kind].append(pipe.control.hint(g, code(to_gray(source)), code(source)).gate.mean())
+                gray = to_gray(source)
+                given = code(gray), code(source), seen, see(gray)
+                sums[kind].append(pipe.control.hint(g, *given).gate.mean())
     return {kind: float(torch.stack(values).mean()) for kind, values in sums.items()}
 
 

@@ -24,6 +24,7 @@ from .timing import clock
 
 FPS = 24
 KEYS_OF_TEXT, KEYS_OF_TOKENS = "keys and values of text", "keys and values of image tokens"
+SEMANTICS = "semantic encoder"
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,13 @@ def passes(
     words = torch.zeros(1, pipe.tokenizer.model_max_length, dtype=torch.long, device=where)
     text = some(1, words.shape[1], unet.config.cross_attention_dim)
     step = torch.zeros((), device=where)
+    sees, seen = pipe.semantic_encoder is not None and control.pyramid is not None, (None, None)
+    if sees:
+        semantic_encoder, width_seen = of(pipe.semantic_encoder), control.config.semantic_width
+        gray = some(1, 1, height, width)
+        seen = some(1, width_seen, h, w), some(1, width_seen, *grid.shape[-2:])
     with torch.no_grad():
-        hint = control.hint(latents, grid, grid)
+        hint = control.hint(latents, grid, grid, *seen)
         given = control(latents, step, tokens, latents, hint=hint)
     residuals = {
         "down_block_additional_residuals": given.down_block_res_samples,
@@ -82,13 +88,14 @@ def passes(
     return {
         "UNet": lambda: unet(latents, step, text, **residuals),
         "UNet copy": lambda: control(latents, step, tokens, latents, hint=hint),
-        "guidance": lambda: control.hint(latents, grid, grid),
+        "guidance": lambda: control.hint(latents, grid, grid, *seen),
         "autoencoder, encoding": lambda: vae.encode(frame),
         "autoencoder, decoding": lambda: vae.decode(latents),
         KEYS_OF_TEXT: lambda: attention.keys_and_values(unet, text),
         KEYS_OF_TOKENS: lambda: control.keys_and_values(tokens[:, :patches]),
         "image encoder": lambda: encoders.patch_tokens(image_encoder, thumbnail),
         "text encoder": lambda: text_encoder(words),
+        **({SEMANTICS: lambda: control.semantics(semantic_encoder(gray), (h, w))} if sees else {}),
     }
 
 
@@ -139,6 +146,7 @@ def per_frame(
     once a clip, and of image tokens, made once a frame, which becomes a reference; without ``keys``, they make both.
     """
     times = {"UNet": steps * halves, "UNet copy": steps, "autoencoder, encoding": 2, "text encoder": 0, KEYS_OF_TEXT: 0}
+    times[SEMANTICS] = 2  # of the frame, and of the reference that it becomes
     if keys:
         unet, copied = single["UNet"] - single[KEYS_OF_TEXT], single["UNet copy"] - tiles * single[KEYS_OF_TOKENS]
         single = {**single, "UNet": unet, "UNet copy": copied}

@@ -112,6 +112,20 @@ def latents(vae, frame: np.ndarray):
         return encoders.encode(vae, frame)
 
 
+def semantics(pipe, frame: np.ndarray):
+    """Return what the copy is told to be in a gray frame ``(H, W)``, at its latents' size ``(1, S, h, w)``.
+
+    None for a profile whose copy is told nothing, as in the paper.
+    """
+    import torch
+
+    from .. import encoders
+
+    size = encoders.latent_size(pipe.vae, encoders.Canvas(frame.shape, frame.shape, frame.shape))
+    with torch.no_grad():
+        return encoders.semantics(pipe.semantic_encoder, pipe.control, frame, size)
+
+
 class Text:
     """Words or a table in a notebook: Markdown if possible, otherwise plain text."""
 

@@ -31,12 +31,15 @@ class Denoiser(nn.Module):
         super().__init__()
         self.unet, self.control, self.dtype = unet, control, dtype
 
-    def forward(self, noisy, timestep, text, gray, references: list[References]):
-        """Predict from ``noisy`` z_t, ``gray`` (B, C, h, w), ``timestep`` (B,), ``text`` (B, L, D) and references."""
+    def forward(self, noisy, timestep, text, gray, references: list[References], semantics=None):
+        """Predict from ``noisy`` z_t, ``gray`` (B, C, h, w), ``timestep`` (B,), ``text`` (B, L, D) and references.
+
+        semantics: of the gray frames (B, S, h, w), for a copy that reads them.
+        """
         kind, mixed = noisy.device.type, self.dtype != torch.float32
         with torch.autocast(kind, self.dtype, enabled=mixed):
-            hint, tokens = self.guide(gray, references)
-            residuals = self.control(noisy, timestep, tokens, gray, hint=hint)
+            hint, tokens = self.guide(gray, references, semantics)
+            residuals = self.control(noisy, timestep, tokens, gray, hint=hint)  # the hint holds the semantics too
         dtype, frozen = self.unet.dtype, not next(self.unet.parameters()).requires_grad
         # A frozen UNet in half precision needs no autocast, which would only run its normalisations in float32.
         with torch.autocast(kind, self.dtype, enabled=mixed and not frozen):
@@ -49,7 +52,9 @@ class Denoiser(nn.Module):
             ).sample
         return prediction, hint.hint, hint.gate
 
-    def guide(self, gray: torch.Tensor, references: list[References]) -> tuple[GuidanceOutput, torch.Tensor]:
+    def guide(
+        self, gray: torch.Tensor, references: list[References], semantics: torch.Tensor | None = None
+    ) -> tuple[GuidanceOutput, torch.Tensor]:
         """Return a batch's ColorHints and its image tokens, padded to equal numbers without a change in meaning.
 
         References of one kind have one size, so each kind goes through the guidance by itself. In cross-attention a
@@ -60,7 +65,11 @@ class Denoiser(nn.Module):
         for group in references:
             own = gray[group.rows]
             ref_gray, ref_color = (_join(latents, own) for latents in (group.gray, group.color))
-            parts.append(self.control.hint(own, ref_gray, ref_color))
+            seen = of_references = None
+            if semantics is not None:
+                seen = semantics[group.rows]  # (b, S, h, w)
+                of_references = _join(group.semantics, seen)  # (b, S, h', w')
+            parts.append(self.control.hint(own, ref_gray, ref_color, seen, of_references))
             of_group = group.tokens.flatten(1, 2)  # (b, n, N, D) -> (b, n*N, D)
             if of_group.shape[1] == 0:
                 of_group = of_group.new_zeros(len(own), 1, of_group.shape[2])
@@ -70,7 +79,11 @@ class Denoiser(nn.Module):
             name: torch.cat([getattr(part, name) for part in parts])[order]
             for name in ("hint", "color", "gate", "features")
         }
-        return GuidanceOutput(**together), torch.cat(tokens)[order]
+        return GuidanceOutput(**together, semantics=semantics), torch.cat(tokens)[order]
+
+
+def _float(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.float()
 
 
 def _join(latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -108,7 +121,7 @@ def snr_weights(scheduler, timestep: torch.Tensor, gamma: float) -> torch.Tensor
 
 @torch.no_grad()
 def encode_batch(batch: Batch, pipe, condition: str, device: torch.device | str) -> Batch:
-    """Encode a batch of pixels into latents and image tokens with the pipeline's own encoders."""
+    """Encode a batch of pixels into latents, image tokens and semantic features with the pipeline's own encoders."""
     if batch.encoded:
         return batch
 
@@ -118,19 +131,25 @@ def encode_batch(batch: Batch, pipe, condition: str, device: torch.device | str)
         chunks = [encoders.encode_pixels(pipe.vae, chunk) for chunk in flat.split(latent_cache.CHUNK)]
         return torch.cat(chunks).unflatten(0, pixels.shape[:-3])
 
-    target, gray = latents(batch.target), latents(batch.gray)
+    def see(pixels: torch.Tensor) -> torch.Tensor | None:
+        found = latent_cache.encode_semantics(pipe, pixels.flatten(0, -3).cpu().numpy())  # (..., 1, H, W) -> (n, H, W)
+        return None if found is None else found.unflatten(0, pixels.shape[:-3])
+
+    target, gray, semantics = latents(batch.target), latents(batch.gray), see(batch.gray)
     groups = []
     for group in batch.references:
         count, tiles = group.color.shape[:2]
         if tiles:
             shown = group.color.flatten(0, 1).permute(0, 2, 3, 1).cpu().numpy()  # (b*n, H, W, 3)
             tokens = latent_cache.encode_tokens(pipe, shown, condition, device).unflatten(0, (count, tiles))
-            groups.append(References(group.kind, group.rows, latents(group.color), latents(group.gray), tokens))
+            encoded = latents(group.color), latents(group.gray), tokens, see(group.gray)
+            groups.append(References(group.kind, group.rows, *encoded))
         else:
             empty = target.new_zeros(count, 0, *target.shape[1:])
-            width = pipe.image_encoder.config.projection_dim
-            groups.append(References(group.kind, group.rows, empty, empty, target.new_zeros(count, 0, 1, width)))
-    return Batch(target, gray, groups, batch.captions, batch.seeds, batch.labels, encoded=True)
+            tokens = target.new_zeros(count, 0, 1, pipe.image_encoder.config.projection_dim)
+            unseen = None if semantics is None else target.new_zeros(count, 0, *semantics.shape[1:])
+            groups.append(References(group.kind, group.rows, empty, empty, tokens, unseen))
+    return Batch(target, gray, groups, batch.captions, batch.seeds, batch.labels, encoded=True, semantics=semantics)
 
 
 def draw_noise(seeds: list[int], like: torch.Tensor, timesteps: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -161,12 +180,15 @@ class Objective:
         self.frozen_dtype = self.dtype if run.frozen_dtype == "auto" else DTYPES[run.frozen_dtype]
         self.scheduler = copy.deepcopy(pipe.scheduler)  # a validation sets the pipeline's own to its steps
         cast = nn.Module.to  # diffusers' own warns of layers to be kept in float32, of which these models have none
-        for part in (pipe.vae, pipe.text_encoder, pipe.image_encoder):
+        frozen = (pipe.vae, pipe.text_encoder, pipe.image_encoder, pipe.semantic_encoder)
+        for part in filter(None, frozen):
             cast(part.requires_grad_(False).eval(), self.frozen_dtype)
         pipe.text_encoder.to(device)
         dtype = torch.float32 if joint else self.frozen_dtype
         cast(pipe.unet.requires_grad_(joint), device=device, dtype=dtype)
         cast(pipe.control.requires_grad_(True), device=device, dtype=torch.float32)
+        if pipe.control.pyramid is not None:  # it belongs to the semantic encoder, and stays as it is
+            pipe.control.pyramid.requires_grad_(False)
         if torch.device(device).type == "cuda":
             for part in (pipe.unet, pipe.control):
                 part.to(memory_format=torch.channels_last)  # in which its convolutions in half precision are fastest
@@ -194,10 +216,12 @@ class Objective:
             tokenizer, encoder = self.pipe.tokenizer, self.pipe.text_encoder
             text = encoders.text_embeddings(tokenizer, encoder, batch.captions, self.device)
         groups = [
-            References(g.kind, g.rows, g.color.float(), g.gray.float(), g.tokens.to(self.dtype))
+            References(
+                g.kind, g.rows, g.color.float(), g.gray.float(), g.tokens.to(self.dtype), _float(g.semantics)
+            )
             for g in batch.references
-        ]
-        prediction, hint, gate = self.network(noisy, timestep, text, gray, groups)
+        ]  # fmt: skip
+        prediction, hint, gate = self.network(noisy, timestep, text, gray, groups, _float(batch.semantics))
         goal = denoising_target(self.scheduler, target, noise, timestep)
         errors = (prediction.float() - goal).square().mean((1, 2, 3))  # (B, C, h, w) -> (B,), Eq. 11
         weighted = errors

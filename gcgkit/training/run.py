@@ -77,7 +77,7 @@ def train(
         dataset = _cached(config, clips, pipe, accelerator, Path(cache or data))
     else:
         dataset = FrameDataset(data, config.data, run.seed, config.validation.clips)
-        for part in (pipe.vae, pipe.image_encoder):
+        for part in filter(None, (pipe.vae, pipe.image_encoder, pipe.semantic_encoder)):
             part.to(accelerator.device)
     steps, batches = total_steps(config, len(dataset)), None
 
@@ -146,9 +146,13 @@ def build_pipeline(config: TrainConfig) -> GCGPipeline:
     pipe = GCGPipeline.from_pretrained(model.base, **source)
     if model.control == "new":
         width = pipe.image_encoder.config.projection_dim
+        pyramid, seeing = pipe.control.pyramid, {}
+        if pyramid is not None:
+            seeing = {name: pipe.control.config[name] for name in ("semantic_channels", "semantic_width")}
         control = GuidedControlNet.from_unet(
-            pipe.unet, image_tokens_dim=width, condition_width=model.condition_width, **options
+            pipe.unet, image_tokens_dim=width, condition_width=model.condition_width, **seeing, **options
         )
+        control.pyramid = pyramid  # what is recognised stays as it is
         pipe.register_modules(control=control)
         return pipe
     own = pipe.control.guidance.config
@@ -163,7 +167,8 @@ def _cached(
     config: TrainConfig, clips: list[Clip], pipe: GCGPipeline, accelerator: Accelerator, root: Path
 ) -> latent_cache.LatentDataset:
     """Return the dataset of latents, encoding missing ones first; processes share the clips among them."""
-    condition, encoding = config.model.image_condition, (pipe.vae, pipe.image_encoder)
+    condition = config.model.image_condition
+    encoding = list(filter(None, (pipe.vae, pipe.image_encoder, pipe.semantic_encoder)))
     folder = latent_cache.cache_folder(root, clips, config.data, pipe, condition)
     if latent_cache.missing(folder, clips):
         for part in encoding:

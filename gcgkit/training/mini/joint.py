@@ -322,9 +322,12 @@ def with_semantics(
             continue
         if given[name].shape == weight.shape:
             own[name] = given[name]
-        elif weight.ndim == 4 and mode is None:  # the first convolution: more channels go in
+        elif weight.ndim == 4:  # the first convolution, where other channels go in
+            shared = min(weight.shape[1], given[name].shape[1])
+            # Semantic features come last and are new, or they are there and references before them change.
+            kept = slice(shared) if control.pyramid is None else slice(-shared, None)
             own[name] = torch.zeros_like(weight)
-            own[name][:, : given[name].shape[1]] = given[name]
+            own[name][:, kept] = given[name][:, kept]
     fresh.load_state_dict(own)
     if control.pyramid is None:
         fresh.pyramid.load_state_dict(load_file(start / "pyramid.safetensors"))
