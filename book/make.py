@@ -29,7 +29,7 @@ GUIDES = {
         "results/mini/table.md",
         "benchmarks/README.md",
     ],
-    "The weights": ["gcgkit/weights/mini/README.md", "gcgkit/weights/mini-semantic/README.md"],
+    "The weights": ["gcgkit/weights/mini/README.md"],
     "Work on it": ["CONTRIBUTING.md", "data_scripts/README.md", "CHANGELOG.md"],
 }
 # Names of pages that do not stand where their files stand: the README is the first page of the site.

@@ -1,15 +1,12 @@
-"""The recipe of the mini weights, stage by stage, from photographs and clips to a pipeline folder (§3.4.2, §4.1).
+"""The first part of the mini weights' recipe: from photographs and clips to a pipeline folder (§3.4.2, §4.1).
 
     python -m gcgkit.training.mini.recipe STAGE --data DIR --out DIR [--steps N]
 
 Stages, in order: ``vae``, ``encoders``, ``cache``, ``hint``, ``matching``, ``gate``, ``text2image``, ``guidance``,
 ``fullsize``, ``export``. Each can be killed and resumed; their default numbers of steps are those of the bundled
-weights. ``footage`` describes the data folder. ``matching`` pays off only on a GPU and can be left out.
-``guidance --frozen`` is the paper's order, with the UNet frozen; without it the UNet is trained further, which was the
-better start at this size (see the model card). ``unpack`` stands in for all stages but ``cache`` up to ``text2image``:
-it takes what they make from a finished pipeline. So come the ablation variants, each a copy trained alike beside the
-bundled UNet (``guidance --frozen --mode attention`` and so on); and ``fullsize`` after it goes on where a finished
-pipeline stopped.
+weights. ``footage`` describes the data folder. ``matching`` pays off only on a GPU and can be left out. The UNet learns
+on beside the copy, which was the better start at this size (see the model card). From the folder that ``export``
+writes, ``semantics`` and ``color`` go on; ``color --mode`` makes the ablation variants.
 """
 
 from __future__ import annotations
@@ -33,29 +30,10 @@ from ...vae import LumaChromaAutoencoder
 from ..loop import fit
 from ..recipes import MINI
 from .encoders import WIDTH, calibrate, device, drop_shared, save, to_tensor, train_encoders, train_vae
-from .guidance import TENSORS, attention_folder, make_guidance, train_gate, train_hint, train_matching
+from .guidance import TENSORS, make_guidance, train_gate, train_hint, train_matching
 
-STAGES = (
-    "unpack", "vae", "encoders", "cache", "hint", "matching", "gate", "text2image", "guidance", "fullsize", "export",
-)  # fmt: skip
+STAGES = ("vae", "encoders", "cache", "hint", "matching", "gate", "text2image", "guidance", "fullsize", "export")
 SMALL, FULL = (128, 224), (256, 448)  # training sizes in pixels: most steps, last steps
-
-
-# --- in place of the stages before the copy -------------------------------------------------------------------------
-
-
-def unpack(profile: str | Path, out: Path) -> None:
-    """Write a finished pipeline's parts, guidance, UNet and copy as the stages up to ``guidance`` do, in float32."""
-    from ...pipeline import GCGPipeline
-
-    pipe = GCGPipeline.from_pretrained(profile)
-    for name in ("vae", "tokenizer", "text_encoder", "image_encoder", "feature_extractor"):
-        getattr(pipe, name).save_pretrained(out / "parts" / name)
-    for stage in ("hint", "matching", "gate"):
-        save(pipe.control.guidance, out / stage / "guidance")
-    for folder in ("text2image", "guidance"):
-        save(pipe.unet, out / folder / "unet")
-    save(pipe.control, out / "guidance/control")
 
 
 # --- stage 3: encode everything once --------------------------------------------------------------------------------
@@ -106,7 +84,7 @@ def cache_scenes(data: Path, out: Path, per_photo: float = 2, per_clip: int = 72
 def make_scheduler() -> DDIMScheduler:
     """Make a DDIM scheduler that predicts clean latents and ends in pure noise: the usual schedule leaks the mean.
 
-    A small UNet has to copy its ColorHint; asked for the clean latents it copies alike at every timestep.
+    A small UNet has to copy its ColorHint; asked for the clean latents it copies equally well at every timestep.
     """
     return DDIMScheduler(
         num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
@@ -192,8 +170,6 @@ def train_guidance(
     name: str = "guidance",
     start: Path | None = None,
     *,
-    frozen: bool = False,
-    mode: str = "gated",
     scenes: str = "small",
     steps: int = 3000,
     batch: int = 16,
@@ -201,21 +177,18 @@ def train_guidance(
 ) -> None:
     """Train the copy on pairs (Eq. 11), from the text-to-image UNet or from an earlier run's folder ``start``.
 
-    Its guidance has learned before, in the stages of ``mini_guidance``, and stays as it is; ``frozen`` keeps the UNet
-    too, as in the paper.
+    The UNet learns with it. Its guidance has learned before, in the stages of ``guidance``, and stays as it is.
     """
     torch.manual_seed(5)
     base = Denoising(out, scenes)
     if start is None:
         unet = UNet2DConditionModel.from_pretrained(out / "text2image/unet")
-        control = GuidedControlNet.from_unet(unet, **_options(make_guidance(mode)))
-        if mode != "concat":
-            folder = out / "gate/guidance" if mode == "gated" else attention_folder(out)
-            give_guidance(control, folder)
+        control = GuidedControlNet.from_unet(unet, **_options(make_guidance()))
+        give_guidance(control, out / "gate/guidance")
     else:
         unet = UNet2DConditionModel.from_pretrained(start / "unet")
         control = GuidedControlNet.from_pretrained(start / "control")
-    unet.to(memory_format=torch.channels_last).requires_grad_(not frozen)
+    unet.to(memory_format=torch.channels_last).requires_grad_(True)
     control.to(memory_format=torch.channels_last).guidance.requires_grad_(False)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -251,9 +224,8 @@ def unet_precision() -> str | None:
 
 
 def give_guidance(control: GuidedControlNet, folder: Path) -> None:
-    """Give a copy the weights of a trained guidance, as far as its mode has them: without a gate, the attention."""
-    source = GatedColorGuidance.from_pretrained(folder)
-    control.guidance.load_state_dict(source.state_dict(), strict=control.guidance.config.mode == "gated")
+    """Give a copy the weights of a trained guidance."""
+    control.guidance.load_state_dict(GatedColorGuidance.from_pretrained(folder).state_dict())
 
 
 def _options(guidance: GatedColorGuidance) -> dict:
@@ -308,32 +280,26 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of photographs and clips")
     parser.add_argument("--out", type=Path, default=Path("runs/mini"), help="folder of checkpoints and parts")
     parser.add_argument("--steps", type=int, help="instead of the stage's own number of steps")
-    parser.add_argument("--mode", default="gated", help="guidance: gated, attention or concat")
-    parser.add_argument("--frozen", action="store_true", help="guidance: keep the text-to-image UNet as it is")
-    parser.add_argument("--profile", default="mini", help="unpack: bundled name, folder or hub id of a pipeline")
     parser.add_argument("--sharpness", type=float, default=1.0, help="export: factor on the logits of matching")
     parser.add_argument("--null-shift", type=float, default=0.0, help="export: added to the null token's logit")
     parser.add_argument("--guidance", type=Path, help="export: folder of one that learned further, such as gate's")
-    parser.add_argument("--folder", type=Path, default=Path("gcgkit/weights/mini"), help="export: where to")
+    parser.add_argument("--folder", type=Path, default=Path("runs/mini/pipeline"), help="export: where to")
     args = parser.parse_args()
     steps = {"steps": args.steps} if args.steps else {}
-    name = "guidance" + ("-frozen" if args.frozen else "") + ("" if args.mode == "gated" else f"-{args.mode}")
     from_data = {"vae": train_vae, "encoders": train_encoders, "matching": train_matching}
-    if args.stage == "unpack":
-        unpack(args.profile, args.out)
-    elif args.stage in from_data:
+    if args.stage in from_data:
         from_data[args.stage](args.data, args.out, **steps)
     elif args.stage == "cache":
         cache_scenes(args.data, args.out)
     elif args.stage in ("hint", "gate", "text2image"):
         {"hint": train_hint, "gate": train_gate, "text2image": train_text2image}[args.stage](args.out, **steps)
     elif args.stage == "guidance":
-        train_guidance(args.out, name, frozen=args.frozen, mode=args.mode, **steps)
+        train_guidance(args.out, **steps)
     elif args.stage == "fullsize":
         options = {"scenes": "full", "batch": 4, "learning_rate": 2e-4, "steps": 600, **steps}
-        train_guidance(args.out, f"{name}-full", args.out / name, frozen=args.frozen, mode=args.mode, **options)
+        train_guidance(args.out, "guidance-full", args.out / "guidance", **options)
     else:
-        export(args.out, args.out / f"{name}-full", args.folder, args.sharpness, args.null_shift, args.guidance)
+        export(args.out, args.out / "guidance-full", args.folder, args.sharpness, args.null_shift, args.guidance)
 
 
 if __name__ == "__main__":
