@@ -1,0 +1,156 @@
+"""Every figure in README's and the model card's tables of results against its record in ``results/``."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CARD = ROOT / "gcgkit/weights/mini/README.md"
+README = ROOT / "README.md"
+BIASED = 6  # photographs that the first parts had seen, all of them ImageNet's
+
+
+def record(name: str) -> dict:
+    return json.loads((ROOT / "results/card" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def text(path: Path) -> str:
+    return " ".join(path.read_text(encoding="utf-8").split())
+
+
+def tables(path: Path) -> list[list[dict[str, str]]]:
+    """Return a page's tables: for each a list of rows by the column's title, without stars."""
+    found, lines = [], path.read_text(encoding="utf-8").splitlines()
+    for block in re.split(r"\n(?!\|)", "\n".join(lines)):
+        rows = [
+            [cell.strip(" *") for cell in line.strip("|").split("|")] for line in block.splitlines() if line[:1] == "|"
+        ]
+        if len(rows) > 2:
+            found.append([dict(zip(rows[0], row, strict=True)) for row in rows[2:]])
+    return found
+
+
+def table(path: Path, column: str) -> list[dict[str, str]]:
+    """Return the one table that has a column of that title."""
+    (found,) = [rows for rows in tables(path) if column in rows[0]]
+    return found
+
+
+def agrees(printed: str, value: float) -> bool:
+    """Return whether a printed number, signed or in per cent, is the value at the printed digits."""
+    number = re.fullmatch(r"([+-]?\d[\d,]*(?:\.\d+)?)( %)?", printed.rstrip(".,"))
+    digits = len(number[1].partition(".")[2])
+    wanted = round(100 * value if number[2] else value, digits)
+    return float(number[1].replace(",", "")) == pytest.approx(wanted, abs=1e-9)
+
+
+def check(printed: str, value: float) -> None:
+    assert agrees(printed, value), f"{printed} is printed, and the record has {value}"
+
+
+def steadiness(name: str) -> float:
+    mean = record(name)["mean"]
+    return mean["cdc"] / mean["cdc_truth"]
+
+
+@pytest.mark.parametrize("digit", ["30.06", "30.04", "-30.05", "31 %"])
+def test_another_digit_does_not_agree(digit):
+    assert agrees("30.05", 30.0521) and agrees("+1.22", 1.2174) and agrees("69 %", 0.6875)
+    assert not agrees(digit, 30.0521)
+
+
+def test_photographs():
+    rows = table(CARD, "PSNR gain")
+    names = ("photos", "photos-from-noise-2-steps", "photos-from-noise-8-steps", "photos-weights-of-0.1-8-steps")
+    keys = {
+        "PSNR gain": "psnr_gain", "better than gray": "better_than_gray", "colourfulness": "colorfulness_ratio",
+        "blotches": "blotches_ratio", "ST-LPIPS": "st_lpips",
+    }  # fmt: skip
+    for row, name in zip(rows, names, strict=True):
+        for column, key in keys.items():
+            check(row[column], record(name)["summary"][key])
+    whole = record("photos")
+    check(re.search(r"ST-LPIPS \(gray: ([\d.]+)\)", text(CARD))[1], whole["summary"]["st_lpips_gray"])
+    listed = [(p["file"], p["psnr"] - p["psnr_gray"]) for p in whole["photographs"]]
+    seen = [gain for file, gain in listed if re.match(r"n\d{8}_", file)]
+    others = [gain for file, gain in listed if not re.match(r"n\d{8}_", file)]
+    assert len(seen) == BIASED and len(listed) == 48
+    printed = re.search(r"the gain is (-[\d.]+) dB, on the other 42 (\+[\d.]+) dB", text(CARD))
+    check(printed[1], np.mean(seen)), check(printed[2], np.mean(others))
+    short = re.search(r"colours (\d+) unseen photographs ([\d.]+) dB better than gray", text(README))
+    assert int(short[1]) == 48
+    check(short[2], whole["summary"]["psnr_gain"])
+
+
+def test_films_from_a_coloured_frame():
+    own, papers = record("exemplar"), record("exemplar-paper-settings")
+    rows = table(CARD, "mean AB of frame 0")
+    assert [row["clip"] for row in rows] == [*own]
+    for row in rows:
+        ours, theirs = own[row["clip"]], papers[row["clip"]]
+        for column, value in {
+            "own settings": ours["ours"], "paper's settings": theirs["ours"], "gray": ours["gray"],
+            "mean AB of frame 0": ours["mean_ab"], "flow propagation": ours["flow"], "true AB": ours["true_ab"],
+            "colourfulness / truth's, own": ours["colorfulness_ratio"], "paper's": theirs["colorfulness_ratio"],
+        }.items():  # fmt: skip
+            check(row[column], value)
+    printed = re.search(
+        r"mean CDC over the truth's is ([\d.]+) at own settings and ([\d.]+) at the paper's", text(CARD)
+    )
+    check(printed[1], steadiness("exemplar")), check(printed[2], steadiness("exemplar-paper-settings"))
+    seconds = re.search(r"server CPU (\d+) to (\d+) s a clip; .*?, (\d+) to (\d+) s\.", text(CARD))
+    for first, last, found in ((1, 2, own), (3, 4, papers)):
+        times = [found[row["clip"]]["seconds"] for row in rows if row["clip"] != "mean"]
+        check(seconds[first], min(times)), check(seconds[last], max(times))
+
+
+def test_films_in_the_readme():
+    own, papers = record("exemplar")["mean"], record("exemplar-paper-settings")["mean"]
+    rows = table(README, "CDC / truth's")
+    values = [own["gray"], own["flow"], own["ours"], papers["ours"]]
+    for row, value in zip(rows, values, strict=False):
+        check(row["PSNR, dB"], value)
+    for row, of, name in zip(rows[2:4], (own, papers), ("exemplar", "exemplar-paper-settings"), strict=True):
+        check(row["colourfulness / truth's"], of["colorfulness_ratio"])
+        check(row["CDC / truth's"], steadiness(name))
+    check(rows[4]["PSNR, dB"], record("vae")["mean"])
+    check(re.search(r"Optical flow is ([\d.]+) dB better here", text(README))[1], own["flow"] - own["ours"])
+
+
+def test_the_share_of_the_unet():
+    with_it, without = record("exemplar-paper-settings"), record("exemplar-paper-settings-without-unet")["mean"]["ours"]
+    whole = np.mean([with_it[clip]["ours"] for clip in ("blackswan", "dog")])
+    printed = re.search(r"blackswan dog`\), ([\d.]+) dB, which is gray; ([\d.]+) with it", text(CARD))
+    check(printed[1], without), check(printed[2], whole)
+    short = re.search(r"\(([\d.]+) dB on two clips, ([\d.]+) without it\)", text(README))
+    check(short[1], whole), check(short[2], without)
+    noisy = record("exemplar-paper-settings-noise-scale-1")["mean"]
+    calm = np.mean([with_it[clip]["colorfulness_ratio"] for clip in ("blackswan", "dog")])
+    found = re.search(
+        r"blackswan and dog have ([\d.]+) dB in place of ([\d.]+), and colourfulness ([\d.]+) in place of ([\d.]+)",
+        text(CARD),
+    )
+    for printed, value in zip(found.groups(), (noisy["ours"], whole, noisy["colorfulness_ratio"], calm), strict=True):
+        check(printed, value)
+
+
+def test_words_keyframes_autoencoder_and_gate():
+    rows = {row["what"].split(",")[0].split(" through")[0]: row["measured"] for row in table(CARD, "measured")}
+    words, keys = record("words")["summary"], record("keyframes")["summary"]
+    found = re.search(r"in (\d+) of (\d+); it moves \*\*([\d.]+)\*\* times", rows['prompts "COLOUR THING"'])
+    assert int(found[1]) == round(words["moved"] * words["cases"]) and int(found[2]) == words["cases"]
+    check(found[3], words["inside_over_outside"])
+    numbers = re.findall(r"\d+\.\d+", rows["keyframes"])
+    apart, shared = keys["spread_independent"], keys["spread_shared"]
+    of_object, of_object_shared = keys["object_spread_independent"], keys["object_spread_shared"]
+    ratios = [kind["ratio"] for kind in (apart, of_object, shared, of_object_shared)]
+    values = (*ratios, apart["truth"], apart["alone"], apart["together"])
+    for printed, value in zip(numbers, values, strict=True):
+        check(printed, value)
+    check(rows["true colours"].split()[0], record("vae")["mean"])
+    gate = record("gate")
+    for printed, kind in zip(rows["gate"].split(", "), ("masked", "matching", "wrong"), strict=True):
+        check(printed, gate[kind])
