@@ -109,14 +109,10 @@ def decode(vae, latents: torch.Tensor) -> np.ndarray:
 
 def decode_all(vae, latents: torch.Tensor) -> np.ndarray:
     """Canvases of latents: ``(B, C, h, w)`` -> uint8 RGB ``(B, H, W, 3)``."""
-    pixels = ((decode_pixels(vae, latents) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def decode_pixels(vae, latents: torch.Tensor) -> torch.Tensor:
-    """Pixels of latents, about -1 to 1: ``(B, C, h, w)`` -> float32 ``(B, 3, H, W)``."""
     latents = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
-    return vae.decode(latents).sample.float()
+    pixels = vae.decode(latents).sample.float()  # (B, 3, H, W) in [-1, 1]
+    pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def image_tokens(

@@ -61,32 +61,38 @@ _CHOICES = {
 class Settings:
     """Options of a colouring; every public method of the pipeline takes them as keywords.
 
-    prompt, negative_prompt: words for the wanted and the unwanted colours, the only ones that guidance_scale acts on.
-    num_inference_steps: denoising steps per frame. guidance_scale: None for the profile's own.
-    grid_size: references per frame, c of Eq. 10. num_keyframes: m of §3.3, the exemplars that are frames included.
-    keyframe_method, dissimilarity: see ``keyframes``; network: the function that measures dissimilarity "lpips".
-    tau: the t of Eq. 10 runs from tau to 0; None for the profile's own. past_window: earlier frames held as possible
-    references, None for all.
-    use_srg: False guides by a single keyframe (Ours***), the one that single_reference names, "nearest" or "first".
-    reference_mask: True masks every reference, to measure the effect of GCG.
-    image_condition: image tokens that the copy's cross-attention reads, "patch", "pooled" or "none".
-    exemplar_mode: "given" colours the other keyframes with the exemplars as references; "literal" (§4.4) colours
-    num_keyframes frames in a row under the mask, and the exemplars join them in the second stage.
-    working_size: (height, width) of the model's canvas, which frames are scaled to fit; None for the profile's own,
-    turned for upright frames.
-    strength: share of the denoising steps for frames with references, above 0 to 1; below 1 (the paper) they start from
-    their noised ColorHints, as image-to-image does, and not from pure noise. None for the profile's own.
-    hint_weight: share of the ColorHint in each step's clean prediction of a frame with references, where the gate is
-    open, 0 (the paper) to 1, see ``guidance.toward_hint``; None for the profile's own.
-    guess_strength: the same for frames under the reference mask without a prompt, which start from the noised colour
-    guess of a copy that reads semantic features, see ``semantics``. None for the profile's own.
-    noise_scale: standard deviation of the noise that frames start from, over the scheduler's, 0 to 1. Below 1 (the
-    paper) a frame's colouring is nearer to the mean of those that fit it, less odd and less vivid. None: the profile's.
-    solver: "ddim", "dpm++" or "unipc", see ``stages.scheduler_for``; None for the profile's own.
-    eta: DDIM's. noise: "shared" starts every frame from the same noise, "independent" each from its own.
-    side_by_side: stretches of the clip that the second stage colours at once, a frame of each as one batch; 1 is the
-    paper's order. With more, "earlier frames" are those that were coloured earlier. shortcuts: see ``Shortcuts``.
-    Raises ValueError for values outside these.
+    None stands for the profile's own value. Raises ValueError for values outside those named here.
+
+    Args:
+        prompt: words for the wanted colours. ``negative_prompt``: for the unwanted ones.
+        num_keyframes: m of §3.3, the exemplars that are frames included.
+        grid_size: references per frame, c of Eq. 10.
+        num_inference_steps: denoising steps per frame.
+        guidance_scale: of the prompts; without any it does nothing.
+        callback_on_step_end: as in diffusers.
+        keyframe_method, dissimilarity: see ``keyframes``. network: the function that measures dissimilarity "lpips".
+        tau: the t of Eq. 10 runs from tau to 0.
+        strength: share of the denoising steps for frames with references, above 0 to 1. Below 1 (the paper) they start
+            from their noised ColorHints, as image-to-image does, and not from pure noise.
+        hint_weight: share of the ColorHint in each step's clean prediction of a frame with references, where the gate
+            is open, 0 (the paper) to 1; see ``guidance.toward_hint``.
+        guess_strength: as ``strength``, for frames under the reference mask without a prompt, which start from the
+            noised colour guess of a copy that reads semantic features; see ``semantics``.
+        noise_scale: standard deviation of the noise that frames start from, over the scheduler's, 0 to 1. Below 1 (the
+            paper) a frame's colouring is nearer to the mean of those that fit it, less odd and less vivid.
+        past_window: earlier frames that are kept as possible references; None for all.
+        use_srg: False guides by a single keyframe (Ours***), the one that ``single_reference`` names, "nearest" or
+            "first".
+        reference_mask: True masks every reference, to measure the effect of GCG.
+        image_condition: image tokens that the copy's cross-attention reads, "patch", "pooled" or "none".
+        exemplar_mode: "given" colours the other keyframes with the exemplars as references. "literal" (§4.4) colours
+            ``num_keyframes`` frames in a row under the mask, and the exemplars join them in the second stage.
+        working_size: (height, width) of the model's canvas, which frames are scaled to fit; turned for upright frames.
+        solver: "ddim", "dpm++" or "unipc"; see ``stages.scheduler_for``. ``eta``: DDIM's.
+        noise: "shared" starts every frame from the same noise, "independent" each from its own.
+        side_by_side: stretches of the clip that the second stage colours at once, a frame of each as one batch; 1 is
+            the paper's order. With more, "earlier frames" are those that were coloured earlier.
+        shortcuts: see ``Shortcuts``.
     """
 
     prompt: str = ""

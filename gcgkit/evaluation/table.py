@@ -101,11 +101,14 @@ def paper() -> dict:
     return json.loads(resources.files(__package__).joinpath("table1.json").read_text(encoding="utf-8"))
 
 
-def build(results: Iterable[dict], *, level: float = 0.95) -> Table:
-    """Build the table from records of `run.read_results`, beside the paper's two halves."""
+def build(results: Iterable[dict], *, level: float = 0.95, metrics: Sequence[str] | None = None) -> Table:
+    """Build the table from records of `run.read_results`, beside the paper's two halves.
+
+    metrics: names of the columns to show; all by default.
+    """
     records = list(results)
     shown = [name for name in METRICS if any(name in r["metrics"] or name in r["not_measured"] for r in records)]
-    columns = _columns(shown)
+    columns = [column for column in _columns(shown) if metrics is None or column[0] in metrics]
     notes = Notes()
     groups: dict[str, list[Group]] = {key: [_paper_group(key, columns)] for key in paper()["datasets"]}
     groups[""] = []
