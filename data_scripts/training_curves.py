@@ -1,7 +1,9 @@
 """Keep the curves of a run of gcgkit.training.mini in a small file, which the notebooks draw: each stage's errors.
 
-python data_scripts/training_curves.py runs/mini
+python data_scripts/training_curves.py runs/mini --together results/mini-semantic/training.json
 python data_scripts/training_curves.py runs/variants --variants
+
+Without a run's folder, the stages of an earlier run stay as the file has them.
 """
 
 from __future__ import annotations
@@ -29,6 +31,14 @@ STAGES: dict[str, tuple[str, str, str]] = {
     "guidance": ("guidance", "UNet copy and UNet, on pairs", "16 pairs at 224x128"),
     "fullsize": ("guidance-full", "the same two, at full size", "4 pairs at 448x256"),
 }
+# Stages in which all parts learned together, from the file of --together -> its logs in order, and as above.
+TOGETHER: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "pyramid": (("pyramid",), "the feature pyramid alone, from photographs", "16 photographs"),
+    "joint": (("joint", "joint_from_1380"), "UNet, copy, words, pyramid and guidance", "16 views; later also 448x256"),
+    "gpu": (("gpu",), "the same, on a GPU", "720 views at 224x128 or 180 at 448x256"),
+    "fidelity": (("hint_1", "hint_2", "hint_3"), "the same, for fidelity to the ColorHint", "16 views at 224x128"),
+}
+OF_TOGETHER = ("step", "loss", "gray", "chroma_", "hint_")  # beginnings of the entries that are kept
 
 
 def _variant_stages() -> dict[str, tuple[str, str, str]]:
@@ -73,20 +83,58 @@ def collect(run: str | Path, variants: bool = False) -> dict:
             "learned": learned, "batch": batch, "steps": lines[-1]["step"], "minutes": minutes(lines),
             "points": summarize(lines),
         }  # fmt: skip
+    return {"about": about(variants), "stages": stages}
+
+
+def about(variants: bool = False) -> str:
+    """Return the sentence at the file's head."""
     what = "ablation variants" if variants else "bundled mini weights"
-    where = "two CPU cores beside other work" + ("" if variants else ", the stage matching on a GPU")
-    about = f"Training of the {what} on {where}; gcgkit.training.mini has the recipe."
-    return {"about": about, "stages": stages}
+    where = "two CPU cores beside other work" + ("" if variants else ", the stages matching and gpu on a GPU")
+    return f"Training of the {what} on {where}; gcgkit.training.mini has the recipe."
+
+
+def together(content: dict) -> dict[str, dict]:
+    """Collect the stages of ``TOGETHER`` from their logs, ``{name: lines}``.
+
+    A stage's logs follow each other: steps count on where a log starts anew. ``minutes`` is None without a clock in
+    each of them.
+    """
+    stages = {}
+    for name, (logs, learned, batch) in TOGETHER.items():
+        lines: list[dict] = []
+        for log in logs:
+            done = lines[-1]["step"] if lines else 0
+            before = done if content[log][0]["step"] <= done else 0
+            lines += [{**line, "step": before + line["step"]} for line in content[log]]
+        kept = [{key: value for key, value in line.items() if key.startswith(OF_TOGETHER)} for line in lines]
+        stages[name] = {
+            "learned": learned, "batch": batch, "steps": lines[-1]["step"],
+            "minutes": minutes(lines) if all("seconds" in line for line in lines) else None,
+            "points": summarize(kept),
+        }  # fmt: skip
+    return stages
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="folder of the run, as given to gcgkit.training.mini as --out")
+    parser.add_argument(
+        "run", type=Path, nargs="?", help="folder of the run, as given to gcgkit.training.mini as --out"
+    )
+    parser.add_argument("--together", type=Path, help="file with the logs of the stages in which all parts learned")
     parser.add_argument("--variants", action="store_true", help="the run is that of the ablation variants")
     parser.add_argument("--out", type=Path, help="file to write (the package's own)")
     args = parser.parse_args(argv)
     args.out = args.out or (VARIANTS_FILE if args.variants else FILE)
-    kept = collect(args.run, args.variants)
+    if args.run is None and args.together is None:
+        parser.error("give a run's folder, or a file with --together.")
+    if args.run is None:
+        kept = json.loads(args.out.read_text(encoding="utf-8"))
+        earlier = {name: stage for name, stage in kept["stages"].items() if name not in TOGETHER}
+        kept = {"about": about(args.variants), "stages": earlier}
+    else:
+        kept = collect(args.run, args.variants)
+    if args.together is not None:
+        kept["stages"] |= together(json.loads(args.together.read_text(encoding="utf-8")))
     for stage in kept["stages"].values():  # a curve to a line
         stage["points"] = {name: json.dumps(values) for name, values in stage["points"].items()}
     text = json.dumps(kept, indent=1)

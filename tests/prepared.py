@@ -56,11 +56,14 @@ def config(model: Path, **changes) -> configs.TrainConfig:
     return configs.replace(recipes.TINY, {**base, **changes})
 
 
-def workplace(folder: Path) -> Path:
-    """A folder with prepared clips to train and validate on, ``data``, and a pipeline to start from, ``model``."""
+def workplace(folder: Path, semantics: bool = False) -> Path:
+    """A folder with prepared clips to train and validate on, ``data``, and a pipeline to start from, ``model``.
+
+    semantics: give the pipeline a semantic encoder.
+    """
     write_clips(folder / "data", count=4, frames=5)
     write_clips(folder / "data", "davis-val", count=2, frames=6)
-    tiny.pipeline(folder / "source", zero_control=True).save_pretrained(folder / "model")
+    tiny.pipeline(folder / "source", zero_control=True, semantics=semantics).save_pretrained(folder / "model")
     return folder
 
 

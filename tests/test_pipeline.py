@@ -667,25 +667,28 @@ def test_names_that_cannot_be_loaded(pipe, tmp_path, monkeypatch):
 
 
 def test_a_variant_takes_the_parts_that_it_shares_from_its_lenders(pipe, clip, tmp_path, monkeypatch):
-    weights = tmp_path / "weights"
+    """The last of three profiles lends from the second, and that from the first."""
+    weights, lenders = tmp_path / "weights", {"mini": None, "middle": "mini", "last": "middle"}
     monkeypatch.setattr(profiles, "WEIGHTS", weights)
-    for seed, name in enumerate(("mini", "mini-frozen", "mini-attention")):
+    monkeypatch.setattr(profiles, "LENDERS", lenders)
+    monkeypatch.setattr(profiles, "BUNDLED", tuple(lenders))
+    for seed, name in enumerate(lenders):
         parts = dict(pipe.components)
-        if name != "mini":  # both variants have the same UNet, and each a control of its own
+        if name != "mini":  # the other two have the same UNet, and each a control of its own
             parts["unet"] = tiny.trained(copy.deepcopy(pipe.unet), seed=9)
             parts["control"] = tiny.trained(copy.deepcopy(pipe.control), seed=seed)
         GCGPipeline(**parts, height=32, width=64).save_pretrained(weights / name)
-    whole = GCGPipeline.from_pretrained(shutil.copytree(weights / "mini-attention", tmp_path / "whole"))
-    for name in ("mini-frozen", "mini-attention"):
+    whole = GCGPipeline.from_pretrained(shutil.copytree(weights / "last", tmp_path / "whole"))
+    for name in ("middle", "last"):
         mini.drop_shared(weights / name)
     held = {name: sorted(p.name for p in (weights / name).iterdir() if p.is_dir()) for name in profiles.available()}
-    assert held.pop("mini-frozen") == ["control", "unet"] and held.pop("mini-attention") == ["control"]
+    assert held.pop("middle") == ["control", "unet"] and held.pop("last") == ["control"]
     assert len(held["mini"]) == len([part for part in pipe.components.values() if part is not None])
-    variant = GCGPipeline.from_pretrained("mini-attention")
+    variant = GCGPipeline.from_pretrained("last")
     assert np.array_equal(color(variant, clip[:2]).frames, color(whole, clip[:2]).frames)
-    before = methods.weights_digest("mini-attention")
-    pipe.unet.save_pretrained(weights / "mini-frozen" / "unet")
-    assert methods.weights_digest("mini-attention") != before
+    before = methods.weights_digest("last")
+    pipe.unet.save_pretrained(weights / "middle" / "unet")
+    assert methods.weights_digest("last") != before
 
 
 def test_paper_profile_from_folders(pipe, clip, tmp_path):

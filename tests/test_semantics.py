@@ -1,5 +1,6 @@
 """The semantic encoder against the package its weights come from, and what copy and pipeline make of its features."""
 
+import bundled
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch.nn import functional as F
 
-from gcgkit import GCGPipeline, metrics, profiles
+from gcgkit import GCGPipeline, metrics
 from gcgkit.color import to_gray
 from gcgkit.control import GuidedControlNet
 from gcgkit.metrics.efficientnet import EfficientNetLite0, folded_trunk
@@ -142,12 +143,9 @@ def with_semantics(pipe: GCGPipeline, blind: bool) -> GCGPipeline:
 
 
 @pytest.fixture(scope="module")
-def frozen() -> GCGPipeline:
-    pipe = GCGPipeline.from_pretrained("mini-frozen")  # a copy that reads no semantic features
-    pipe.set_progress_bar_config(disable=True)
-    if pipe.control.pyramid is not None:
-        pytest.skip("every bundled copy reads semantic features")
-    return pipe
+def unseeing() -> GCGPipeline:
+    """``mini`` without what is semantic."""
+    return bundled.blind_pipeline()
 
 
 FILM = np.add.outer(np.arange(3) * 9, np.add.outer(np.arange(48), np.arange(80))).astype(np.uint8)
@@ -158,14 +156,14 @@ def colored(pipe: GCGPipeline, **options) -> np.ndarray:
     return pipe(FILM, generator=torch.Generator().manual_seed(3), **OPTIONS, **options).frames
 
 
-def test_what_a_blind_copy_sees_changes_nothing_and_what_another_sees_does(frozen):
-    expected = colored(frozen)
-    np.testing.assert_array_equal(colored(with_semantics(frozen, blind=True)), expected)
-    assert (colored(with_semantics(frozen, blind=False)) != expected).any()
+def test_what_a_blind_copy_sees_changes_nothing_and_what_another_sees_does(unseeing):
+    expected = colored(unseeing)
+    np.testing.assert_array_equal(colored(with_semantics(unseeing, blind=True)), expected)
+    assert (colored(with_semantics(unseeing, blind=False)) != expected).any()
 
 
-def test_pipeline_is_saved_with_its_semantic_encoder(frozen, tmp_path):
-    pipe = with_semantics(frozen, blind=False)
+def test_pipeline_is_saved_with_its_semantic_encoder(unseeing, tmp_path):
+    pipe = with_semantics(unseeing, blind=False)
     pipe.save_pretrained(tmp_path)
     again = GCGPipeline.from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
@@ -175,23 +173,24 @@ def test_pipeline_is_saved_with_its_semantic_encoder(frozen, tmp_path):
 def test_noise_scale_scales_the_starting_noise():
     pipe = GCGPipeline.from_pretrained("mini")
     pipe.set_progress_bar_config(disable=True)
+    options = {**OPTIONS, "guess_strength": 1.0}  # from noise alone
     inputs = []
     pipe.unet.register_forward_pre_hook(lambda module, given: inputs.append(given[0].clone()))
     made, starts = {}, {}
     for scale in (1.0, 0.5, 0.0):
         inputs.clear()
-        made[scale] = pipe(FILM[:1], generator=torch.Generator().manual_seed(3), noise_scale=scale, **OPTIONS).frames
+        made[scale] = pipe(FILM[:1], generator=torch.Generator().manual_seed(3), noise_scale=scale, **options).frames
         starts[scale] = inputs[0]
     torch.testing.assert_close(starts[0.5], starts[1.0] / 2)
     assert not starts[0.0].any()
-    other = pipe(FILM[:1], generator=torch.Generator().manual_seed(4), noise_scale=0.0, **OPTIONS).frames
+    other = pipe(FILM[:1], generator=torch.Generator().manual_seed(4), noise_scale=0.0, **options).frames
     np.testing.assert_array_equal(made[0.0], other)  # without noise no seed can matter
     assert (made[1.0] != made[0.0]).any()
 
 
 @pytest.fixture(scope="module")
 def semantic() -> GCGPipeline:
-    pipe = GCGPipeline.from_pretrained("mini-semantic")
+    pipe = GCGPipeline.from_pretrained("mini")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -221,8 +220,8 @@ def test_frames_start_from_the_noised_guess_unless_words_say_more(semantic):
     handle.remove()
 
 
-def test_references_match_by_meaning_tile_by_tile(frozen):
-    pipe = with_semantics(frozen, blind=False)
+def test_references_match_by_meaning_tile_by_tile(unseeing):
+    pipe = with_semantics(unseeing, blind=False)
     torch.nn.init.normal_(pipe.control.guidance.token_stem.meaning.weight, std=0.1)
     run = Run(pipe, FILM.shape[1:], Settings(working_size=(32, 64), num_inference_steps=1), None)
     film = np.stack([*FILM[:3], FILM[0][:, ::-1], FILM[1][::-1]])
@@ -256,15 +255,6 @@ def test_bundled_profile_colours_photographs_better_than_gray(semantic):
         plain = np.repeat(gray[..., None], 3, -1)
         gains.append(metrics.psnr_rgb(ours, truth) - metrics.psnr_rgb(plain, truth))
     assert min(gains) > 0 and np.mean(gains) > 1.5, gains
-
-
-def test_bundled_profile_holds_its_own_parts_alone_and_names_them():
-    folder = profiles.WEIGHTS / "mini-semantic"
-    parts = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    assert parts == ["control", "semantic_encoder", "text_encoder", "unet"]
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    assert all(f"`{part}`" in card for part in parts) and "Apache-2.0" in card
-    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 25e6
 
 
 @pytest.mark.parametrize("name", ["noise_scale", "guess_strength"])

@@ -17,6 +17,7 @@ from transformers import (
 
 from gcgkit.control import GuidedControlNet
 from gcgkit.pipeline import GCGPipeline
+from gcgkit.semantics import CHANNELS, SemanticEncoder
 
 WORKING_SIZE = (32, 64)  # height, width: latents of 4x8
 WORDS = ("red", "green", "blue", "car", "sky", "grass")
@@ -106,6 +107,16 @@ def text_encoder(words: CLIPTokenizer, seed: int = 0) -> CLIPTextModel:
     return CLIPTextModel(config).eval()
 
 
+def semantic_encoder(seed: int = 0) -> SemanticEncoder:
+    """The real trunk on very small pictures, with weights of a size that lets each picture's features differ."""
+    torch.manual_seed(seed)
+    encoder = SemanticEncoder(side=32).eval()
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    return encoder
+
+
 def trained(control: GuidedControlNet, seed: int = 0, scale: float = 0.2) -> GuidedControlNet:
     """Move all weights, the zero convolutions among them, so that references and gate matter."""
     generator = torch.Generator().manual_seed(seed)
@@ -115,11 +126,15 @@ def trained(control: GuidedControlNet, seed: int = 0, scale: float = 0.2) -> Gui
     return control
 
 
-def pipeline(folder: Path, zero_control: bool = False, **config) -> GCGPipeline:
-    """The whole pipeline; ``zero_control`` leaves the copy as ``from_unet`` makes it."""
+def pipeline(folder: Path, zero_control: bool = False, semantics: bool = False, **config) -> GCGPipeline:
+    """The whole pipeline; ``zero_control`` leaves the copy as ``from_unet`` makes it.
+
+    With ``semantics`` it has a semantic encoder, and its copy reads 8 channels of a feature pyramid.
+    """
     words, net = tokenizer(folder / "tokenizer-source"), unet()
     torch.manual_seed(1)
-    control = GuidedControlNet.from_unet(net, image_tokens_dim=WIDTH, condition_width=8, hidden_dim=8).eval()
+    seeing = {"semantic_channels": CHANNELS, "semantic_width": 8} if semantics else {}
+    control = GuidedControlNet.from_unet(net, image_tokens_dim=WIDTH, condition_width=8, hidden_dim=8, **seeing).eval()
     pipe = GCGPipeline(
         vae=vae(),
         text_encoder=text_encoder(words),
@@ -129,6 +144,7 @@ def pipeline(folder: Path, zero_control: bool = False, **config) -> GCGPipeline:
         image_encoder=image_encoder(),
         feature_extractor=CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
         scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        semantic_encoder=semantic_encoder() if semantics else None,
         **{"guidance_scale": 2.0, "height": WORKING_SIZE[0], "width": WORKING_SIZE[1], **config},
     )
     pipe.set_progress_bar_config(disable=True)

@@ -1,7 +1,8 @@
 """The curves of the run that made the mini weights, in a small file: each stage's parts and errors.
 
-``data_scripts/training_curves.py`` makes ``mini_training.json`` of a run's folder, and ``variants_training.json`` of
-the run in which the ablation variants of §4.5 were trained.
+``data_scripts/training_curves.py`` makes ``mini_training.json`` of a run's folder and of the logs of the later stages,
+in which all parts learned together. It makes ``variants_training.json`` of the run in which the ablation variants of
+§4.5 were trained.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ VARIANTS = {"mini-frozen": "gated", "mini-attention": "attention", "mini-concat"
 def read(path: str | Path = FILE) -> dict[str, dict]:
     """Read the stages: ``{name: {"learned", "batch", "steps", "minutes", "points": {entry: [value or None]}}}``.
 
-    ``points["step"]`` is the last step that each point stands for. Raises FileNotFoundError without the file.
+    ``points["step"]`` is the last step that each point stands for; ``minutes`` is None if they are not known. Raises
+    FileNotFoundError without the file.
     """
     return json.loads(Path(path).read_text(encoding="utf-8"))["stages"]
 

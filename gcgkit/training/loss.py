@@ -245,7 +245,8 @@ class Objective:
     def trained_pipeline(self, weights: dict[str, torch.Tensor], dtype: torch.dtype):
         """Return a pipeline with copies of the network's weights in a dtype, and the other parts unchanged.
 
-        Using it does not touch the training.
+        weights: of what learns, by name; the rest of the network is as it was. Using the pipeline does not touch the
+        training.
         """
         parts = dict(self.pipe.components)
         for name in ["control"] + ["unet"] * self.config.model.joint:
@@ -254,7 +255,7 @@ class Objective:
             config = {key: value for key, value in source.config.items() if key != "_use_default_values"}
             with torch.device("meta"):  # no weights that would only be replaced
                 part = type(source).from_config(config)
-            own = {k.removeprefix(f"{name}."): w for k, w in weights.items() if k.startswith(f"{name}.")}
+            own = {key: weights.get(f"{name}.{key}", weight) for key, weight in source.state_dict().items()}
             copied = {k: w.detach().to(dtype, copy=True).contiguous() for k, w in own.items()}
             part.load_state_dict(copied, assign=True)
             parts[name] = part.requires_grad_(False).eval()

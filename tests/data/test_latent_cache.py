@@ -1,6 +1,8 @@
 """The cache of latents against frames encoded one by one, and its life on the disk."""
 
 import dataclasses
+import hashlib
+import json
 import os
 
 import numpy as np
@@ -179,7 +181,8 @@ def test_the_folders_name_tells_what_it_depends_on(root, pipe):
     changed = tiny.vae(seed=0)
     with torch.no_grad():
         changed.encoder.conv_in.weight[0, 0, 0, 0] += 1e-6
-    others.append(name(pipe=type("Pipe", (), {"vae": changed, "image_encoder": pipe.image_encoder})()))
+    parts = {"vae": changed, "image_encoder": pipe.image_encoder, "semantic_encoder": None}
+    others.append(name(pipe=type("Pipe", (), parts)()))
     assert len({name(), *others}) == 1 + len(others)
 
 
@@ -214,3 +217,80 @@ def test_photographs_are_cached_as_crops(tmp_path, pipe):
     assert grid.labels == ("photos-train/p",) * 5 and grid.color.shape == (4, 4, 4, 8)
     assert all(not torch.equal(grid.target, tile) for tile in grid.color)
     assert latent_cache.CHUNK > 4
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory):
+    """A pipeline with a semantic encoder."""
+    return tiny.pipeline(tmp_path_factory.mktemp("seeing"), semantics=True)
+
+
+def test_cached_semantics_are_those_of_the_gray_frames(root, seeing, tmp_path):
+    clips = read_clips(root, ["davis-train"])
+    folder = cache_folder(tmp_path, clips, DATA, seeing, "patch")
+    build_cache(folder, clips, DATA, seeing, "patch", "cpu")
+    for clip in clips:
+        held = load_file(folder / clip.set / f"{clip.name}.safetensors")["semantics"]
+        assert held.dtype == torch.float16 and held.shape == (4, 5, 8, 4, 8)  # (K, V, S, h, w)
+        for own, (_, views, _) in zip(held, scenes(clip, DATA), strict=True):
+            for features, view in zip(own, views, strict=True):
+                with torch.no_grad():
+                    wanted = encoders.semantics(seeing.semantic_encoder, seeing.control, color.to_gray(view), (4, 8))[0]
+                torch.testing.assert_close(features.float(), wanted, atol=5e-3, rtol=5e-3)
+    assert float(held[0, 0].float().std((1, 2)).max()) > 0.1  # places differ
+    dataset = LatentDataset(folder, clips, DATA, seed=2)
+    for i in range(24):
+        draw, sample = dataset.stream.draw(i), dataset[i]
+        clip = clips[draw.clip]
+        own = load_file(folder / clip.set / f"{clip.name}.safetensors")["semantics"][dataset.variant(draw, draw.clip)]
+        assert torch.equal(sample.semantics, own[draw.target])
+        assert torch.equal(sample.ref_semantics, own[list(draw.references)])
+    told = []
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(files, "free_space", lambda place: 0)
+        patch.setattr(files, "size_text", lambda count: told.append(count) or "")
+        build_cache(tmp_path / "other", clips, DATA, seeing, "patch", "cpu")
+    written = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    assert told[-1] == pytest.approx(written, rel=0.1)
+
+
+def test_the_semantic_networks_are_part_of_the_folders_name(root, seeing, tmp_path):
+    clips = read_clips(root, ["davis-train"])
+    name = lambda pipe: cache_folder(root, clips, DATA, pipe, "patch")  # noqa: E731
+    names = [name(tiny.pipeline(tmp_path / "blind")), name(seeing)]
+    for part in ("semantic_encoder", "pyramid"):
+        changed = tiny.pipeline(tmp_path / part, semantics=True)
+        module = changed.control.pyramid if part == "pyramid" else changed.semantic_encoder
+        with torch.no_grad():
+            next(module.parameters()).view(-1)[0] += 1e-3
+        names.append(name(changed))
+    assert len(set(names)) == 4 and name(tiny.pipeline(tmp_path / "again", semantics=True)) == names[1]
+
+
+def test_a_cache_without_semantics_is_named_as_before_there_were_any(root, cache, pipe):
+    """Caches of the paper's model made by earlier versions stay valid: the digest of their inputs, written out."""
+
+    def digest(module: torch.nn.Module) -> str:
+        content = b""
+        for key, weights in sorted(module.state_dict().items()):
+            content += f"{key} {weights.dtype} {tuple(weights.shape)}".encode() + weights.numpy().tobytes()
+        return hashlib.sha256(content).hexdigest()
+
+    clips, folder = cache
+    content = {
+        "format": 2,
+        "clips": [["davis-train", clip.name, f"{i:064x}"] for i, clip in enumerate(clips)],
+        "size": [32, 64],
+        "variants": [[4, 2]],
+        "views": [5, DATA.cache_seed],
+        "drawn": [DATA.crops, DATA.window],
+        "encoders": [digest(pipe.vae), digest(pipe.image_encoder)],
+        "scaling": [0.5, None],
+        "condition": "patch",
+    }
+    assert folder.name == "latents-" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    for clip in clips:
+        held = load_file(folder / "davis-train" / f"{clip.name}.safetensors")
+        assert set(held) == {"color", "gray", "tokens", "frames"}
+    batch = collate([LatentDataset(folder, clips, DATA)[i] for i in range(10)])
+    assert batch.semantics is None and all(group.semantics is None for group in batch.references)

@@ -69,9 +69,54 @@ def test_a_runs_folder_becomes_the_file(tmp_path, capsys):
     assert made["gate"]["points"] == {"step": [20, 40], "loss": [2.0, 3.0]}  # the third of the stages
 
 
+def test_logs_of_one_stage_follow_each_other(tmp_path):
+    """By hand: steps count on where a log starts anew, and there are minutes only where each line has a clock."""
+    logs = {
+        "pyramid": [{"step": 5, "seconds": 30.0, "loss": 2.0, "gray": 3.0}, {"step": 9, "seconds": 90.0, "loss": 1.0}],
+        "joint": [{"step": 10, "seconds": 9.0, "loss": 4.0, "chroma_mask": 0.5, "guess": 1.0}],
+        "joint_from_1380": [{"step": 30, "loss": 3.0, "hint_grid": 0.25, "object": 0.1}],
+        "gpu": [{"step": 40, "loss": 1.0, "learning_rate": 0.1}],
+        "hint_1": [{"step": 20, "loss": 3.0}, {"step": 40, "loss": 2.0}],
+        "hint_2": [{"step": 20, "loss": 1.5}],
+        "hint_3": [{"step": 30, "loss": 1.0}],
+    }
+    (tmp_path / "logs.json").write_text(json.dumps(logs))
+    earlier = {"about": "old", "stages": {"hint": {"points": {"step": [1], "loss": [0.5]}}, "gpu": {"points": {}}}}
+    (tmp_path / "made.json").write_text(json.dumps(earlier))
+    script.main(["--together", str(tmp_path / "logs.json"), "--out", str(tmp_path / "made.json")])
+    made = training_curves.read(tmp_path / "made.json")
+    assert list(made) == ["hint", "pyramid", "joint", "gpu", "fidelity"]
+    assert made["hint"] == earlier["stages"]["hint"]  # of an earlier run
+    assert {name: (s["steps"], s["minutes"]) for name, s in made.items() if "steps" in s} == {
+        "pyramid": (9, 1.5), "joint": (30, None), "gpu": (40, None), "fidelity": (90, None)
+    }  # fmt: skip
+    assert made["pyramid"]["points"] == {"step": [5, 9], "loss": [2.0, 1.0], "gray": [3.0, None]}
+    assert made["joint"]["points"] == {
+        "step": [10, 30], "loss": [4.0, 3.0], "chroma_mask": [0.5, None], "hint_grid": [None, 0.25]
+    }  # fmt: skip
+    assert made["fidelity"]["points"] == {"step": [20, 40, 60, 90], "loss": [3.0, 2.0, 1.5, 1.0]}
+    with pytest.raises(SystemExit):
+        script.main(["--out", str(tmp_path / "made.json")])
+
+
+def test_the_packages_curves_are_those_of_the_stored_logs():
+    """Each stage's weighted mean loss, and its range of steps, from the full logs."""
+    logs = json.loads((ROOT / "results/mini-semantic/training.json").read_text(encoding="utf-8"))
+    stages = training_curves.read()
+    for name, keys in {"pyramid": ["pyramid"], "gpu": ["gpu"], "fidelity": ["hint_1", "hint_2", "hint_3"]}.items():
+        wanted = [line["loss"] for key in keys for line in logs[key]]  # not more lines than points
+        np.testing.assert_allclose(stages[name]["points"]["loss"], wanted, rtol=1e-3)
+    joint = stages["joint"]["points"]
+    lines = logs["joint"] + logs["joint_from_1380"]
+    size = -(-len(lines) // script.POINTS)
+    np.testing.assert_allclose(joint["chroma_mask"][5], np.mean([x["chroma_mask"] for x in lines[5 * size : 6 * size]]),
+                               rtol=1e-3)  # fmt: skip
+    assert joint["step"][-1] == 6300
+
+
 def test_the_packages_curves_are_of_the_run_that_the_card_tells_of():
     stages, card = training_curves.read(), " ".join(CARD.read_text(encoding="utf-8").replace(",", "").split())
-    assert list(stages) == list(script.STAGES)
+    assert list(stages) == [*script.STAGES, *script.TOGETHER]
     told = re.search(
         r"colour attention alone (\d+) steps.*?and (\d+) of 8 fresh scenes; its gate alone (\d+) steps; "
         r"then the copy on pairs (\d+).*?and (\d+) of",
@@ -88,7 +133,7 @@ def test_the_packages_curves_are_of_the_run_that_the_card_tells_of():
         if name in ("hint", "text2image", "guidance"):  # these started from scratch
             loss = points["loss"]
             assert np.mean(loss[-5:]) < 0.7 * loss[0]
-    assert training_curves.FILE.stat().st_size < 20_000
+    assert training_curves.FILE.stat().st_size < 40_000
 
 
 def test_the_variants_curves_are_of_equal_runs():

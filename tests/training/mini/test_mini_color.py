@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import bundled
 import cv2
 import numpy as np
 import pytest
@@ -26,8 +27,7 @@ def picture(height: int, width: int, seed: int) -> np.ndarray:
 def start(tmp_path_factory):
     """The bundled parts, with a semantic encoder and a pyramid that have learned nothing."""
     folder = tmp_path_factory.mktemp("start")
-    pipe = GCGPipeline.from_pretrained("mini-frozen")
-    pipe.save_pretrained(folder)
+    bundled.blind_pipeline().save_pretrained(folder)
     torch.manual_seed(0)
     SemanticEncoder(side=64).save_pretrained(folder / "semantic_encoder")
     save_file(FeaturePyramid(CHANNELS, joint.SEMANTIC_WIDTH).state_dict(), folder / "pyramid.safetensors")
