@@ -1,6 +1,6 @@
 """Keep the curves of a run of gcgkit.training.mini in a small file, which the notebooks draw: each stage's errors.
 
-python data_scripts/training_curves.py runs/mini --together results/mini-semantic/training.json
+python data_scripts/training_curves.py runs/mini --together results/card/training.json
 python data_scripts/training_curves.py runs/variants --variants
 
 Without a run's folder, the stages of an earlier run stay as the file has them.
@@ -41,13 +41,11 @@ TOGETHER: dict[str, tuple[tuple[str, ...], str, str]] = {
 OF_TOGETHER = ("step", "loss", "gray", "chroma_", "hint_")  # beginnings of the entries that are kept
 
 
-def _variant_stages() -> dict[str, tuple[str, str, str]]:
-    stages = {}
-    for name, mode in VARIANTS.items():
-        folder = "guidance-frozen" + ("" if mode == "gated" else f"-{mode}")
-        stages[name] = (folder, f"a fresh copy, mode {mode}, UNet frozen", STAGES["guidance"][2])
-        stages[f"{name}, full size"] = (f"{folder}-full", "the same copy", STAGES["fullsize"][2])
-    return stages
+# The variants go on from the bundled copy; a run's folder has the name of its mode.
+VARIANT_STAGES = {
+    name: (mode, f"the bundled copy, mode {mode}, all else frozen", TOGETHER["fidelity"][2])
+    for name, mode in VARIANTS.items()
+}
 
 
 def summarize(lines: Sequence[dict], points: int = POINTS) -> dict[str, list]:
@@ -77,8 +75,10 @@ def minutes(lines: Sequence[dict]) -> float:
 def collect(run: str | Path, variants: bool = False) -> dict:
     """Collect the content of `read` from a run's folder. Raises FileNotFoundError for a stage without a log."""
     stages = {}
-    for name, (folder, learned, batch) in (_variant_stages() if variants else STAGES).items():
-        lines = read_log(Path(run) / folder)
+    for name, (folder, learned, batch) in (VARIANT_STAGES if variants else STAGES).items():
+        lines = [line for line in read_log(Path(run) / folder) if "loss" in line]  # others are of held-out pictures
+        if variants:
+            lines = [{key: line[key] for key in line if key.startswith((*OF_TOGETHER, "seconds"))} for line in lines]
         stages[name] = {
             "learned": learned, "batch": batch, "steps": lines[-1]["step"], "minutes": minutes(lines),
             "points": summarize(lines),
@@ -89,7 +89,7 @@ def collect(run: str | Path, variants: bool = False) -> dict:
 def about(variants: bool = False) -> str:
     """Return the sentence at the file's head."""
     what = "ablation variants" if variants else "bundled mini weights"
-    where = "two CPU cores beside other work" + ("" if variants else ", the stages matching and gpu on a GPU")
+    where = "one CPU core each" if variants else "two CPU cores beside other work, the stages matching and gpu on a GPU"
     return f"Training of the {what} on {where}; gcgkit.training.mini has the recipe."
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 FILE = Path(__file__).with_name("mini_training.json")
 VARIANTS_FILE = FILE.with_name("variants_training.json")
 # The ablation variants: name -> mode of the guidance.
-VARIANTS = {"mini-frozen": "gated", "mini-attention": "attention", "mini-concat": "concat"}
+VARIANTS = {"mini-attention": "attention", "mini-concat": "concat"}
 
 
 def read(path: str | Path = FILE) -> dict[str, dict]:

@@ -101,7 +101,7 @@ def test_logs_of_one_stage_follow_each_other(tmp_path):
 
 def test_the_packages_curves_are_those_of_the_stored_logs():
     """Each stage's weighted mean loss, and its range of steps, from the full logs."""
-    logs = json.loads((ROOT / "results/mini-semantic/training.json").read_text(encoding="utf-8"))
+    logs = json.loads((ROOT / "results/card/training.json").read_text(encoding="utf-8"))
     stages = training_curves.read()
     for name, keys in {"pyramid": ["pyramid"], "gpu": ["gpu"], "fidelity": ["hint_1", "hint_2", "hint_3"]}.items():
         wanted = [line["loss"] for key in keys for line in logs[key]]  # not more lines than points
@@ -118,7 +118,7 @@ def test_the_packages_curves_are_of_the_run_that_the_card_tells_of():
     stages, card = training_curves.read(), " ".join(CARD.read_text(encoding="utf-8").replace(",", "").split())
     assert list(stages) == [*script.STAGES, *script.TOGETHER]
     told = re.search(
-        r"colour attention alone (\d+) steps.*?and (\d+) of 8 fresh scenes; its gate alone (\d+) steps; "
+        r"colour attention alone learned (\d+) steps and again (\d+) of 8 fresh scenes; its gate alone (\d+) steps; "
         r"then the copy on pairs (\d+).*?and (\d+) of",
         card,
     )
@@ -137,19 +137,19 @@ def test_the_packages_curves_are_of_the_run_that_the_card_tells_of():
 
 
 def test_the_variants_curves_are_of_equal_runs():
-    """As many steps and pairs for each mode, on batches drawn alike: what is left to differ is the mode."""
+    """As many steps and views for each mode, on batches drawn in the same order: what is left to differ is the mode."""
     stages = training_curves.read(training_curves.VARIANTS_FILE)
-    assert list(stages) == [f"{name}{end}" for name in training_curves.VARIANTS for end in ("", ", full size")]
-    for end, about in (("", "guidance"), (", full size", "fullsize")):
-        own = [stages[f"{name}{end}"] for name in training_curves.VARIANTS]
-        assert len({stage["steps"] for stage in own}) == len({stage["batch"] for stage in own}) == 1
-        assert own[0]["batch"] == training_curves.read()[about]["batch"]
-        # the kinds of reference are drawn by step: the same points have values
-        kinds = [name for name in own[0]["points"] if name.startswith("denoising_")]
-        assert len(kinds) == 4
-        for kind in kinds:
-            assert len({tuple(v is None for v in stage["points"][kind]) for stage in own}) == 1
+    assert list(stages) == list(training_curves.VARIANTS)
+    assert {stage["steps"] for stage in stages.values()} == {1600}
+    assert len({stage["batch"] for stage in stages.values()}) == 1
+    # the kinds of reference are drawn by step: the same points have values
+    kinds = [name for name in stages["mini-concat"]["points"] if name.startswith("chroma_")]
+    assert len(kinds) == 5
+    for kind in kinds:
+        assert len({tuple(v is None for v in stage["points"][kind]) for stage in stages.values()}) == 1
+    # attention finds the colours of another view, concatenation only where it lies in the same place
+    late = {name: np.nanmean(np.array(s["points"]["chroma_grid"][-10:], float)) for name, s in stages.items()}
+    assert late["mini-attention"] < 0.2 * late["mini-concat"]
     for name in training_curves.VARIANTS:
         card = (CARD.parents[1] / name / "README.md").read_text(encoding="utf-8")
-        assert ("700 steps" in card and "150 of" in card) or "as many steps" in card
-    assert stages["mini-frozen"]["steps"] == 700 and stages["mini-frozen, full size"]["steps"] == 150
+        assert "1,600 steps" in card or "as many steps" in card
