@@ -89,9 +89,7 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
 
     def semantics(self, features: tuple[torch.Tensor, ...], size: tuple[int, int]) -> torch.Tensor:
         """One map (B, S, h, w) of a semantic encoder's features, at the latents' size; made once per frame, reused."""
-        dtype = next(self.pyramid.parameters()).dtype
-        found = self.pyramid(tuple(feature.to(dtype) for feature in features))
-        return F.interpolate(found, size=size, mode="bilinear", align_corners=False)
+        return F.interpolate(self.pyramid(features), size=size, mode="bilinear", align_corners=False)
 
     def train(self, mode: bool = True) -> GuidedControlNet:
         """Set the mode as usual, but leave a frozen pyramid without dropout: its features may have been cached."""

@@ -88,9 +88,7 @@ def encode_pixels(vae, pixels: torch.Tensor) -> torch.Tensor:
     return (latents - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
 
 
-def semantics(
-    semantic_encoder, control, images: np.ndarray | list[np.ndarray], size: tuple[int, int], device=None
-) -> torch.Tensor | None:
+def semantics(semantic_encoder, control, images, size: tuple[int, int], device=None) -> torch.Tensor | None:
     """What a copy is told to be in gray canvases, at the latents' size (h, w): uint8 ``(H, W)`` -> ``(1, S, h, w)``.
 
     A list of n canvases gives ``(n, S, h, w)``. None for a copy that reads no semantic features, as in the paper.

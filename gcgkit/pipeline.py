@@ -27,7 +27,7 @@ from .stages import Run, color_in_order, color_keyframes
 from .utils import hub
 from .utils.checks import check_frame, check_frames, is_whole
 from .utils.pictures import as_array, check_output_type, converted
-from .utils.weights import align_weights
+from .utils.weights import align_weights, chosen_dtype
 from .vae import LumaChromaAutoencoder
 
 
@@ -107,13 +107,7 @@ class GCGPipeline(DiffusionPipeline):
         Raises FileNotFoundError for a name that is none of these or cannot be fetched, ValueError for another
         pipeline's folder or repository, or for both dtypes at once.
         """
-        if dtype is not None and torch_dtype is not None:
-            raise ValueError("dtype and torch_dtype are one option under two names: give only dtype.")
-        dtype = dtype or torch_dtype or torch.float32
-        if isinstance(dtype, str):
-            name_of_dtype, dtype = dtype, getattr(torch, dtype.removeprefix("torch."), None)
-            if not isinstance(dtype, torch.dtype):
-                raise ValueError(f"dtype must be one of torch's, such as torch.float16, not {name_of_dtype!r}.")
+        dtype = chosen_dtype(dtype, torch_dtype)
         source = profiles.resolve(name)
         if not Path(source).is_dir():
             source = str(hub.fetch_pipeline(source, cls.__name__, **kwargs))

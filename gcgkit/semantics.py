@@ -116,7 +116,7 @@ class FeaturePyramid(nn.Module):
     def forward(self, features: tuple[torch.Tensor, ...]) -> torch.Tensor:
         x = None
         for feature, take, join in reversed(list(zip(features, self.take, self.join, strict=True))):
-            y = take(feature)
+            y = take(feature.to(take.weight.dtype))
             if x is not None:
                 y = y + F.interpolate(x, size=y.shape[-2:], mode="bilinear", align_corners=False)
             x = join(y)

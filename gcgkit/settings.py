@@ -67,8 +67,7 @@ class Settings:
         prompt: words for the wanted colours. ``negative_prompt``: for the unwanted ones.
         num_keyframes: m of §3.3, the exemplars that are frames included.
         grid_size: references per frame, c of Eq. 10.
-        num_inference_steps: denoising steps per frame.
-        guidance_scale: of the prompts; without any it does nothing.
+        num_inference_steps: denoising steps per frame. guidance_scale: of the prompts; without any it does nothing.
         callback_on_step_end: as in diffusers.
         keyframe_method, dissimilarity: see ``keyframes``. network: the function that measures dissimilarity "lpips".
         tau: the t of Eq. 10 runs from tau to 0.
@@ -88,7 +87,7 @@ class Settings:
         exemplar_mode: "given" colours the other keyframes with the exemplars as references. "literal" (§4.4) colours
             ``num_keyframes`` frames in a row under the mask, and the exemplars join them in the second stage.
         working_size: (height, width) of the model's canvas, which frames are scaled to fit; turned for upright frames.
-        solver: "ddim", "dpm++" or "unipc"; see ``stages.scheduler_for``. ``eta``: DDIM's.
+        solver: "ddim", "dpm++" or "unipc"; see ``utils.solvers``. ``eta``: DDIM's.
         noise: "shared" starts every frame from the same noise, "independent" each from its own.
         side_by_side: stretches of the clip that the second stage colours at once, a frame of each as one batch; 1 is
             the paper's order. With more, "earlier frames" are those that were coloured earlier.

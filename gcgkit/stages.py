@@ -15,7 +15,6 @@ from contextlib import nullcontext
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
 from . import attention, encoders, keyframes, srg
@@ -31,9 +30,10 @@ from .references import (
     join_references,
     on_luminance,
     run_lengths,
-)
-from .settings import SOLVERS, Settings
+)  # fmt: skip
+from .settings import Settings
 from .utils import compilation
+from .utils.solvers import scheduler_for
 
 TOGETHER = 8  # frames that go through the autoencoder at once on a GPU
 PICTURES = 32  # through the image encoder, whose pictures are small: launching its kernels takes longer than they do
@@ -482,13 +482,3 @@ class Run:
                 merging.append(threads.submit(merge_luminance, image, self.canvas.crop(decoded)))
         threads.shutdown(wait=False)
         return merging
-
-
-def scheduler_for(scheduler, solver: str | None):
-    """Return the scheduler of a solver, with the noise schedule and prediction type of this one; itself for None.
-
-    "ddim" is the paper's (§4.1). "dpm++" is DPM-Solver++ (Lu et al. 2022) and "unipc" UniPC (Zhao et al. 2023), both
-    multistep and of second order: they use the step before as well, and so get by with fewer.
-    """
-    kinds = dict(zip(SOLVERS, (DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler), strict=True))
-    return scheduler if solver is None else kinds[solver].from_config(scheduler.config)

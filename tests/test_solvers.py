@@ -11,7 +11,7 @@ from test_pipeline import color, seeded
 from gcgkit.color import to_gray
 from gcgkit.pipeline import GCGPipeline
 from gcgkit.settings import SOLVERS
-from gcgkit.stages import scheduler_for
+from gcgkit.utils.solvers import scheduler_for
 
 KINDS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
 ZERO_SNR = {"prediction_type": "sample", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}

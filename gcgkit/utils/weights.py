@@ -1,4 +1,4 @@
-"""The place of weights in memory."""
+"""Weights: their place in memory, and their type."""
 
 from __future__ import annotations
 
@@ -16,3 +16,19 @@ def align_weights(pipe, boundary: int = 64) -> None:
             for weights in (*component.parameters(), *component.buffers()):
                 if weights.device.type == "cpu" and weights.data_ptr() % boundary:
                     weights.data = weights.data.clone()
+
+
+def chosen_dtype(dtype, torch_dtype) -> torch.dtype | dict:
+    """Return the dtype to load weights in, of the two names for it, float32 by default; text becomes torch's own.
+
+    Raises ValueError for both at once and for text that names none.
+    """
+    if dtype is not None and torch_dtype is not None:
+        raise ValueError("dtype and torch_dtype are one option under two names: give only dtype.")
+    dtype = dtype or torch_dtype or torch.float32
+    if not isinstance(dtype, str):
+        return dtype
+    found = getattr(torch, dtype.removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"dtype must be one of torch's, such as torch.float16, not {dtype!r}.")
+    return found

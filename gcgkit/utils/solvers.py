@@ -1,0 +1,16 @@
+"""Solvers by name: schedulers of diffusers with one noise schedule."""
+
+from __future__ import annotations
+
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+
+KINDS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
+
+
+def scheduler_for(scheduler, solver: str | None):
+    """Return the scheduler of a solver, with the noise schedule and prediction type of this one; itself for None.
+
+    "ddim" is the paper's (§4.1). "dpm++" is DPM-Solver++ (Lu et al. 2022) and "unipc" UniPC (Zhao et al. 2023), both
+    multistep and of second order: they use the step before as well, and so get by with fewer.
+    """
+    return scheduler if solver is None else KINDS[solver].from_config(scheduler.config)
