@@ -1,5 +1,6 @@
 """Training copy and UNet on fresh scenes: noise, references and grids against diffusers and by hand, and a run."""
 
+import copy
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from diffusers import DDIMScheduler
 from safetensors.torch import save_file
 
 from gcgkit import GCGPipeline, srg
+from gcgkit.control import GuidedControlNet
 from gcgkit.guidance import GuidanceOutput
 from gcgkit.semantics import CHANNELS, FeaturePyramid, SemanticEncoder
 from gcgkit.training.mini import color, joint
@@ -192,6 +194,33 @@ def test_new_inputs_are_read_as_nothing_at_first(trainer, start):
                     return_dict=False)  # fmt: skip
     for a, b in zip(expected[0], found[0], strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_variant_starts_by_reading_the_references_colour_as_the_hint(trainer, start):
+    new = joint.with_semantics(trainer.unet, trainer.control, start, "concat")
+    gray, tokens, shown = torch.randn(1, 4, 8, 8), torch.randn(1, 3, 96), torch.randn(1, 4, 8, 8)
+    semantics = torch.randn(1, joint.SEMANTIC_WIDTH, 8, 8)
+    as_hint = GuidanceOutput(hint=shown, color=shown, gate=torch.ones_like(shown), features=shown)
+    with torch.no_grad():
+        expected = trainer.control(gray, 9, tokens, gray, hint=as_hint, semantics=semantics, return_dict=False)
+        found = new(gray, 9, tokens, gray, torch.randn_like(gray), shown, semantics=semantics, return_dict=False)
+    for a, b in zip(expected[0], found[0], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.slow
+def test_a_variant_learns_its_copy_alone(start, pack, tmp_path):
+    trainer = Trainer(pack, start, batch=6)
+    trainer.sizes = (((64, 96), 1.0),)
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in trainer.modules().items()}
+    color.train(trainer, tmp_path, "attention", steps=2, learning_rate=1e-3, warmup=1)
+    after = {name: part.state_dict() for name, part in trainer.modules().items()}
+    for name in ("unet", "text", "pyramid"):
+        assert all(torch.equal(weights, after[name][key]) for key, weights in before[name].items()), name
+    assert any(not torch.equal(weights, after["copy"][key]) for key, weights in before["copy"].items())
+    saved = GuidedControlNet.from_pretrained(tmp_path / "control")
+    assert saved.guidance.config.mode == "attention" and saved.guidance.cdga is None
+    assert torch.equal(saved.guidance.cga.to_q.weight, before["guidance"]["cga.to_q.weight"])
 
 
 @pytest.mark.slow
