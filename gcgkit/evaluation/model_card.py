@@ -2,8 +2,8 @@
 
     python -m gcgkit.evaluation.model_card PART --data DIR [--weights mini] [--json FILE]
 
-PART is ``vae``, ``exemplar``, ``prompt``, ``gate`` or ``memory``. The data folder is the one that ``footage``
-describes; only its six measuring clips and its held-out photographs are looked at (``memory`` needs none of it).
+PART is ``vae``, ``exemplar``, ``gate`` or ``memory``; ``automatic`` has the others. The data folder is the one that ``footage``
+describes; only its six measuring clips are looked at (``memory`` needs none of it).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from .. import baselines, encoders, metrics
 from ..color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
@@ -96,42 +95,6 @@ def tint(gray: np.ndarray, ab: np.ndarray) -> np.ndarray:
     lab = rgb_to_lab(np.repeat(gray[..., None], 3, -1))
     lab[..., 1:] = ab
     return np.clip(np.rint(lab_to_rgb(lab) * 255), 0, 255).astype(np.uint8)
-
-
-def prompt_quality(
-    pipe: GCGPipeline,
-    data: str | Path,
-    photos: int = 30,
-    words: tuple[str, ...] = WORDS,
-    seed: int = 0,
-    **options,
-) -> dict:
-    """Measure prompts without references: the shift of mean AB towards the word's hue, and how far it exceeds a tint.
-
-    Held-out photographs, each with every word and without, same seed. ``moved`` is the share of cases whose shift
-    of the mean AB has a positive cosine with the word's AB; ``variance_ratio`` the median over cases of the AB variance
-    within the picture, over that without the word; ``tinted`` the share of cases where it is below a half.
-    """
-    paths = footage.photo_paths(data, held_out=True)
-    cosines, ratios = [], []
-    for path in tqdm(spread(paths, photos), desc="prompts", disable=None):
-        gray = to_gray(footage.cover(footage.read_image(path))[None])
-        plain, *found = (
-            rgb_to_lab(color_first(pipe, gray, prompt, seed, **options))[..., 1:].reshape(-1, 2)
-            for prompt in ("", *words)
-        )
-        for word, colored in zip(words, found, strict=True):
-            cosines.append(toward(colored.mean(0) - plain.mean(0), word))
-            ratios.append(float(colored.var(0).sum() / plain.var(0).sum()))
-    cosines, ratios = np.array(cosines), np.array(ratios)
-    by_word = {w: float((cosines[i :: len(words)] > 0).mean()) for i, w in enumerate(words)}
-    return {
-        "cases": len(cosines),
-        "moved": float((cosines > 0).mean()),
-        "moved_by_word": by_word,
-        "variance_ratio": float(np.median(ratios)),
-        "tinted": float((ratios < 0.5).mean()),
-    }
 
 
 def gate_quality(pipe: GCGPipeline, data: str | Path, pairs: int = 30) -> dict[str, float]:
@@ -218,7 +181,7 @@ def write_result(path: Path, result: dict) -> None:
 
 
 def main() -> None:
-    parser = part_parser(__doc__, ("vae", "exemplar", "prompt", "gate", "memory"))
+    parser = part_parser(__doc__, ("vae", "exemplar", "gate", "memory"))
     parser.add_argument("--clips", nargs="*", help="exemplar: only these measuring clips")
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--mask", action="store_true", help="exemplar: with the reference masked")
@@ -243,8 +206,6 @@ def main() -> None:
         guiding = {"num_keyframes": 1, "use_srg": False} if args.exemplar_alone else {"num_keyframes": args.keyframes}
         options = {**guiding, **own, **steps, "reference_mask": args.mask, "working_size": args.size}
         result = exemplar_quality(pipe, args.data, args.frames, clips, **options)
-    elif args.part == "prompt":
-        result = prompt_quality(pipe, args.data, **steps)
     elif args.part == "gate":
         result = gate_quality(pipe, args.data)
     else:
