@@ -2,8 +2,8 @@
 
     python -m gcgkit.evaluation.model_card PART --data DIR [--weights mini] [--json FILE]
 
-PART is ``vae``, ``exemplar``, ``gate`` or ``memory``; ``automatic`` has the others. The data folder is the one that ``footage``
-describes; only its six measuring clips are looked at (``memory`` needs none of it).
+PART is ``vae``, ``exemplar``, ``gate`` or ``memory``; ``automatic`` has the others. The data folder is the one that
+``footage`` describes; only its six measuring clips are looked at (``memory`` needs none of it).
 """
 
 from __future__ import annotations
