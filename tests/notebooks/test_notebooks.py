@@ -48,6 +48,7 @@ CALLS = {
 # What can be moved or clicked, and in which notebook.
 INTERACTIVE = {
     "00": "before_after",
+    "01": "explore",
     "03": "attention_picker",
     "04": "gate_explorer",
     "06": "srg_timeline",
