@@ -49,6 +49,7 @@ CALLS = {
 INTERACTIVE = {
     "00": "before_after",
     "01": "explore",
+    "02": "explore",
     "03": "attention_picker",
     "04": "gate_explorer",
     "06": "srg_timeline",
