@@ -34,7 +34,7 @@ EQUATIONS = {"03": (1, 2), "04": (3, 4, 5), "05": (6, 7, 8), "06": (9, 10), "09"
 # The call that computes each, in the cell after the equation.
 CALLS = {
     1: "guidance.cga.to_q(tokens), guidance.cga.to_k(ref_tokens)",
-    2: "guidance(g, g_ref, z_ref, return_weights=True)",
+    2: "guidance(g, g_ref, z_ref, return_weights=True, semantics=s, ref_semantics=s_ref)",
     3: "cdga.to_q(tokens), cdga.to_k(ref_tokens), cdga.to_v(ref_tokens)",
     4: "cdga(tokens, ref_tokens)",
     5: "guidance(g, g_ref, z_ref)",
