@@ -149,22 +149,30 @@ def maps(
     limits: tuple[float, float] | None = None,
     columns: int = 2,
     caption: str = "",
-    cmap: str = CMAP,
+    cmap: str | Mapping[str, str] = CMAP,
 ) -> Picture:
-    """Draw maps ``{label: (h, w)}`` with one colour bar labelled ``unit``; limits: from the values by default."""
+    """Draw maps ``{label: (h, w)}`` with one colour bar labelled ``unit``; limits: from the values by default.
+
+    cmap: matplotlib's name of a colour map; ``{label: name}`` gives each map its own, and a bar below it.
+    """
     arrays = {label: _array(value) for label, value in values.items()}
     low, high = limits or (min(a.min() for a in arrays.values()), max(a.max() for a in arrays.values()))
     height, width = next(iter(arrays.values())).shape
     columns = min(columns, len(arrays))
     rows = math.ceil(len(arrays) / columns)
     with _style():
-        picture = Picture(max(2.2, rows * ((WIDTH - 1) / columns * height / width + 0.4)), caption)
+        below = 0.5 * rows if isinstance(cmap, Mapping) else 0  # inches for bars
+        picture = Picture(max(2.2, rows * ((WIDTH - 1) / columns * height / width + 0.4)) + below, caption)
         cells = _cells(picture, rows, columns, len(arrays))
         for axes, (label, array) in zip(cells, arrays.items(), strict=True):
-            drawn = axes.imshow(array, vmin=low, vmax=high, cmap=cmap)
+            own = cmap[label] if isinstance(cmap, Mapping) else None
+            drawn = axes.imshow(array, vmin=low, vmax=high, cmap=own or cmap)
             axes.set_title(textwrap.fill(label, 78 // columns))
             axes.set_xticks([]), axes.set_yticks([])
-        picture.colorbar(drawn, ax=cells, label=unit, shrink=0.9, aspect=25)
+            if own:
+                picture.colorbar(drawn, ax=axes, label=unit, location="bottom", shrink=0.9, aspect=25)
+        if not isinstance(cmap, Mapping):
+            picture.colorbar(drawn, ax=cells, label=unit, shrink=0.9, aspect=25)
     return picture
 
 

@@ -116,6 +116,13 @@ def test_maps_share_their_limits():
     assert picture.axes[0].images[0].get_clim() == (-1, 1)
 
 
+def test_maps_may_have_a_colour_map_and_a_bar_each():
+    maps = {"a*": np.zeros((4, 5)), "b*": np.full((4, 5), 3.0)}
+    picture = plots.maps(maps, unit="a*, b*", cmap={"a*": "PiYG_r", "b*": "PuOr_r"})
+    assert [axes.images[0].get_cmap().name for axes in picture.axes[:2]] == ["PiYG_r", "PuOr_r"]
+    assert [axes.get_xlabel() for axes in picture.axes[2:]] == ["a*, b*"] * 2  # a bar below each
+
+
 def test_attention_lights_the_reference_where_the_weight_is():
     weights = np.zeros((4, 7), np.float32)
     weights[3, 0], weights[1, 5] = 0.5, 0.125

@@ -61,6 +61,8 @@ STATEMENTS = [
     ("02", "a picture of four numbers per place", lambda: latents()[1] == 4),
     ("02", "mini model predicts $z_0$", lambda: mini("scheduler/scheduler_config.json")["prediction_type"] == "sample"),
     ("02", "its profile keeps to a low one", lambda: mini("model_index.json")["guidance_scale"] < 3),
+    ("02", "so it runs only the last steps (`guess_strength`)", lambda: mini("model_index.json")["guess_strength"] < 1),
+    ("03", "the stem also reads $s$", lambda: mini("control/config.json")["guidance_config"]["semantic_width"] > 0),
     ("03", 'shared by both, gives it some (`stem="conv"`)', lambda: guided("stem") == "conv"),
     ("04", "the mini profile is built with `null_token=True`", extra_token),
     (

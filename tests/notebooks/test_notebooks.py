@@ -10,6 +10,7 @@ import io
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -33,7 +34,7 @@ EQUATIONS = {"03": (1, 2), "04": (3, 4, 5), "05": (6, 7, 8), "06": (9, 10), "09"
 # The call that computes each, in the cell after the equation.
 CALLS = {
     1: "guidance.cga.to_q(tokens), guidance.cga.to_k(ref_tokens)",
-    2: "guidance(g, g_ref, z_ref, return_weights=True)",
+    2: "guidance(g, g_ref, z_ref, return_weights=True, semantics=s, ref_semantics=s_ref)",
     3: "cdga.to_q(tokens), cdga.to_k(ref_tokens), cdga.to_v(ref_tokens)",
     4: "cdga(tokens, ref_tokens)",
     5: "guidance(g, g_ref, z_ref)",
@@ -47,6 +48,8 @@ CALLS = {
 # What can be moved or clicked, and in which notebook.
 INTERACTIVE = {
     "00": "before_after",
+    "01": "explore",
+    "02": "explore",
     "03": "attention_picker",
     "04": "gate_explorer",
     "06": "srg_timeline",
@@ -208,8 +211,8 @@ def test_a_reader_without_a_kernel_sees_all_there_is(name):
 @pytest.mark.parametrize(("number", "widget"), INTERACTIVE.items())
 def test_interactive_cells_are_kept_as_pictures(number, widget):
     (name,) = (name for name in NOTEBOOKS if name.startswith(number))
-    (cell,) = (cell for cell in cells(name, "code") if f"widgets.{widget}(" in cell.source)
-    assert len(list(pictures(cell))) == 1
+    found = [cell for cell in cells(name, "code") if f"widgets.{widget}(" in cell.source]
+    assert found and all(len(list(pictures(cell))) == 1 for cell in found)
 
 
 def test_the_diagram_is_whole_in_the_first_notebook_and_highlighted_at_the_start_of_those_about_the_model():
@@ -233,6 +236,17 @@ def test_outputs_tell_no_path_of_a_machine(name):
 def test_a_path_of_a_machine_is_noticed(text):
     output = nbformat.v4.new_output("stream", text=f"warning: {text}\n")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[output])])
+    assert execute.machine_paths(notebook)
+
+
+def test_a_movie_in_the_page_is_no_path_and_is_searched_at_once():
+    movie = f'<video src="data:video/mp4;base64,{"A" * 300_000}/tmp/abc="></video>'
+    output = nbformat.v4.new_output("display_data", data={"text/html": movie})
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[output])])
+    started = time.monotonic()
+    assert execute.machine_paths(notebook) == []
+    assert time.monotonic() - started < 5  # a search through every letter takes minutes
+    output.data["text/html"] += "/tmp/abc"
     assert execute.machine_paths(notebook)
 
 
