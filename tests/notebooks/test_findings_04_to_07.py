@@ -1,0 +1,59 @@
+"""What the texts of notebooks 04 to 07 find in words, against the numbers that their cells printed."""
+
+import re
+from pathlib import Path
+
+import nbformat
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+def notebook(number):
+    (path,) = FOLDER.glob(f"{number}_*.ipynb")
+    return nbformat.read(path, as_version=4)
+
+
+def printed(number, pattern):
+    """The numbers of the one place in a notebook's printed outputs that a pattern with groups matches."""
+    streams = [o.text for cell in notebook(number).cells for o in cell.get("outputs", []) if o.output_type == "stream"]
+    (found,) = re.findall(pattern, "\n".join(streams))
+    return [float(x) for x in (found if isinstance(found, tuple) else (found,))]
+
+
+def table(number, head):
+    """Rows ``{label: {column: number}}`` of the one table whose head begins with these words; no number is None."""
+    outputs = [o.get("data", {}).get("text/markdown", "") for c in notebook(number).cells for o in c.get("outputs", [])]
+    (text,) = [text for text in outputs if text.startswith(f"| {head}")]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    number_of = lambda cell: float(cell) if re.fullmatch(r"[-+]?\d+(\.\d+)?", cell) else None  # noqa: E731
+    return {line[0]: dict(zip(lines[0][1:], map(number_of, line[1:]), strict=True)) for line in lines[2:]}
+
+
+def says(number, words):
+    """Whether exactly one text of a notebook has these words."""
+    texts = [cell.source for cell in notebook(number).cells if cell.cell_type == "markdown"]
+    return sum(words in text for text in texts) == 1
+
+
+def test_the_gate_of_eq_4_word_for_word_stays_open_for_a_wrong_reference():
+    assert says("04", "Word for word, the gate stays open for the wrong reference too")
+    wrong, literal = printed("04", r"'wrong, extra token': ([\d.]+), 'wrong, Eq. 4 word for word': ([\d.]+)")
+    assert wrong < 0.9 and literal > 0.99
+
+
+def test_the_gate_lets_a_part_of_a_wrong_reference_through():
+    assert says("04", "For the matching reference the gate is open nearly everywhere")
+    assert says("04", "*wrong* from *right* only in part")
+    matching, wrong, masked = printed("04", r"matching ([\d.]+), wrong ([\d.]+), masked ([\d.]+)")
+    assert matching > 0.95 and 0.3 < wrong < 0.9 and masked < 0.02
+
+
+def test_the_copy_uses_hint_and_image_tokens():
+    assert says("04", "moves by more than half of what the whole copy moves it")
+    whole = printed("04", r"trained copy: it moves by ([\d.]+)")[0]
+    assert printed("04", r"zero: it moves by ([\d.]+)")[0] > whole / 2
+
+
+def test_a_wrong_reference_is_worse_than_gray_even_with_the_gate():
+    assert says("04", "gray alone is better than these wrong colours")
+    assert printed("04", r"gray alone: ([\d.]+) dB")[0] > table("04", "reference")["wrong"]["gated, dB"]
