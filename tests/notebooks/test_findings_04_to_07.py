@@ -57,3 +57,17 @@ def test_the_copy_uses_hint_and_image_tokens():
 def test_a_wrong_reference_is_worse_than_gray_even_with_the_gate():
     assert says("04", "gray alone is better than these wrong colours")
     assert printed("04", r"gray alone: ([\d.]+) dB")[0] > table("04", "reference")["wrong"]["gated, dB"]
+
+
+def test_keyframes_agree_more_together():
+    assert says("05", "In every row of the table, Eq. 8 makes the frames agree more")
+    assert says("05", "together the frames agree more than the truth does")
+    rows = table("05", "spread of the mean colour")
+    truth = rows.pop("true colours")["each alone"]
+    assert len(rows) == 4 and all(row["together"] < row["each alone"] for row in rows.values())
+    assert all(row["together"] < truth for row in rows.values())
+
+
+def test_measures_of_dissimilarity_agree_on_the_two_ends_alone():
+    assert says("05", "Here the three agree on nothing but the two ends")
+    assert printed("05", r"frames that all three choose: \[(\d+), (\d+)\]") == [0, 39]

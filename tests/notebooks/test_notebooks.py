@@ -49,6 +49,7 @@ INTERACTIVE = {
     "00": "before_after",
     "03": "attention_picker",
     "04": "gate_explorer",
+    "05": "explore",
     "06": "srg_timeline",
     "07": "srg_timeline",
 }
