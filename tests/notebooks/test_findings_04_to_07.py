@@ -71,3 +71,22 @@ def test_keyframes_agree_more_together():
 def test_measures_of_dissimilarity_agree_on_the_two_ends_alone():
     assert says("05", "Here the three agree on nothing but the two ends")
     assert printed("05", r"frames that all three choose: \[(\d+), (\d+)\]") == [0, 39]
+
+
+def test_the_papers_settings_work_and_a_grid_that_slides_passes_errors_on():
+    assert says("06", "the result is many decibels better than gray")
+    assert printed("06", r"the paper's settings over gray: ([-+.\d]+) dB")[0] > 5
+    assert says("06", "the grid that slides is worse than the grid that keeps its keyframes")
+    assert printed("06", r"the one that keeps its keyframes: ([-+.\d]+) dB")[0] < -0.5
+    assert says("06", "Here the neighbours did not make the clip steadier")
+    warp = [row["flow warp error, 1e-4"] for row in table("06", " | PSNR, dB").values()]
+    gray, slid, kept, _, truth = warp
+    assert slid >= kept and gray < truth
+
+
+def test_shrunk_tiles_cost_much_and_further_ones_bring_little():
+    assert says("06", "the first printed number says that this brings little here")
+    assert 0 <= printed("06", r"four references over one: ([-+.\d]+) dB")[0] < 1
+    assert printed("06", r"shrunk over full size: ([-+.\d]+) dB")[0] < -3
+    psnr = {name: row["PSNR of the hint's colours, dB"] for name, row in table("06", "layout").items()}
+    assert says("06", "Square and row are equally good") and abs(psnr["2 x 2"] - psnr["1 x 4"]) < 0.1
