@@ -70,7 +70,7 @@ STATEMENTS = [
         "Here it is the mean squared difference of small gray frames unless another measure is named",
         lambda: lesson.default(keyframes.pairwise_dissimilarity, "measure") == colored("dissimilarity") == "mse",
     ),
-    ("05", "the pipeline's default, one noise for all", lambda: colored("noise") == "shared"),
+    ("05", "the pipeline's default is one noise for all", lambda: colored("noise") == "shared"),
     ("06", "$t$ to run from τ to 0", lambda: [srg.rescale_timestep(t, 1000, 4.0) for t in (1000, 0)] == [4, 0]),
     ("06", "tiles keep their size unless asked otherwise", lambda: not lesson.default(srg.make_grid, "shrink")),
     ("07", "in place of the grid (`use_srg=False`)", lambda: colored("use_srg") is True),

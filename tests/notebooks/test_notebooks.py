@@ -37,7 +37,7 @@ CALLS = {
     2: "guidance(g, g_ref, z_ref, return_weights=True, semantics=s, ref_semantics=s_ref)",
     3: "cdga.to_q(tokens), cdga.to_k(ref_tokens), cdga.to_v(ref_tokens)",
     4: "cdga(tokens, ref_tokens)",
-    5: "guidance(g, g_ref, z_ref)",
+    5: "guidance(g, g_ref, z_ref, semantics=seen",
     6: "keyframes.select_keyframes(distance, count",
     7: "gray[[i]], prompt, num_keyframes=1",
     8: "joint_self_attention(pipe.unet, count)",
@@ -52,6 +52,7 @@ INTERACTIVE = {
     "02": "explore",
     "03": "attention_picker",
     "04": "gate_explorer",
+    "05": "explore",
     "06": "srg_timeline",
     "07": "srg_timeline",
 }

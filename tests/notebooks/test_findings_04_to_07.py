@@ -1,0 +1,92 @@
+"""What the texts of notebooks 04 to 07 find in words, against the numbers that their cells printed."""
+
+import re
+from pathlib import Path
+
+import nbformat
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+def notebook(number):
+    (path,) = FOLDER.glob(f"{number}_*.ipynb")
+    return nbformat.read(path, as_version=4)
+
+
+def printed(number, pattern):
+    """The numbers of the one place in a notebook's printed outputs that a pattern with groups matches."""
+    streams = [o.text for cell in notebook(number).cells for o in cell.get("outputs", []) if o.output_type == "stream"]
+    (found,) = re.findall(pattern, "\n".join(streams))
+    return [float(x) for x in (found if isinstance(found, tuple) else (found,))]
+
+
+def table(number, head):
+    """Rows ``{label: {column: number}}`` of the one table whose head begins with these words; no number is None."""
+    outputs = [o.get("data", {}).get("text/markdown", "") for c in notebook(number).cells for o in c.get("outputs", [])]
+    (text,) = [text for text in outputs if text.startswith(f"| {head}")]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    number_of = lambda cell: float(cell) if re.fullmatch(r"[-+]?\d+(\.\d+)?", cell) else None  # noqa: E731
+    return {line[0]: dict(zip(lines[0][1:], map(number_of, line[1:]), strict=True)) for line in lines[2:]}
+
+
+def says(number, words):
+    """Whether exactly one text of a notebook has these words."""
+    texts = [cell.source for cell in notebook(number).cells if cell.cell_type == "markdown"]
+    return sum(words in text for text in texts) == 1
+
+
+def test_the_gate_of_eq_4_word_for_word_stays_open_for_a_wrong_reference():
+    assert says("04", "Word for word, the gate stays open for the wrong reference too")
+    wrong, literal = printed("04", r"'wrong, extra token': ([\d.]+), 'wrong, Eq. 4 word for word': ([\d.]+)")
+    assert wrong < 0.9 and literal > 0.99
+
+
+def test_the_gate_lets_a_part_of_a_wrong_reference_through():
+    assert says("04", "For the matching reference the gate is open nearly everywhere")
+    assert says("04", "*wrong* from *right* only in part")
+    matching, wrong, masked = printed("04", r"matching ([\d.]+), wrong ([\d.]+), masked ([\d.]+)")
+    assert matching > 0.95 and 0.3 < wrong < 0.9 and masked < 0.02
+
+
+def test_the_copy_uses_hint_and_image_tokens():
+    assert says("04", "moves by more than half of what the whole copy moves it")
+    whole = printed("04", r"trained copy: it moves by ([\d.]+)")[0]
+    assert printed("04", r"zero: it moves by ([\d.]+)")[0] > whole / 2
+
+
+def test_a_wrong_reference_is_worse_than_gray_even_with_the_gate():
+    assert says("04", "gray alone is better than these wrong colours")
+    assert printed("04", r"gray alone: ([\d.]+) dB")[0] > table("04", "reference")["wrong"]["gated, dB"]
+
+
+def test_keyframes_agree_more_together():
+    assert says("05", "In every row of the table, Eq. 8 makes the frames agree more")
+    assert says("05", "together the frames agree more than the truth does")
+    rows = table("05", "spread of the mean colour")
+    truth = rows.pop("true colours")["each alone"]
+    assert len(rows) == 4 and all(row["together"] < row["each alone"] for row in rows.values())
+    assert all(row["together"] < truth for row in rows.values())
+
+
+def test_measures_of_dissimilarity_agree_on_the_two_ends_alone():
+    assert says("05", "Here the three agree on nothing but the two ends")
+    assert printed("05", r"frames that all three choose: \[(\d+), (\d+)\]") == [0, 39]
+
+
+def test_the_papers_settings_work_and_a_grid_that_slides_passes_errors_on():
+    assert says("06", "the result is many decibels better than gray")
+    assert printed("06", r"the paper's settings over gray: ([-+.\d]+) dB")[0] > 5
+    assert says("06", "the grid that slides is worse than the grid that keeps its keyframes")
+    assert printed("06", r"the one that keeps its keyframes: ([-+.\d]+) dB")[0] < -0.5
+    assert says("06", "Here the neighbours did not make the clip steadier")
+    warp = [row["flow warp error, 1e-4"] for row in table("06", " | PSNR, dB").values()]
+    gray, slid, kept, _, truth = warp
+    assert slid >= kept and gray < truth
+
+
+def test_shrunk_tiles_cost_much_and_further_ones_bring_little():
+    assert says("06", "the first printed number says that this brings little here")
+    assert 0 <= printed("06", r"four references over one: ([-+.\d]+) dB")[0] < 1
+    assert printed("06", r"shrunk over full size: ([-+.\d]+) dB")[0] < -3
+    psnr = {name: row["PSNR of the hint's colours, dB"] for name, row in table("06", "layout").items()}
+    assert says("06", "Square and row are equally good") and abs(psnr["2 x 2"] - psnr["1 x 4"]) < 0.1
