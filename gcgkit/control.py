@@ -118,7 +118,8 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         ``semantics`` of the gray frames (B, S, h, w) and of the reference (B, S, h', w'), where the guidance reads any.
         """
         hint = self.guidance(gray, ref_gray, ref_color, semantics=semantics, ref_semantics=ref_semantics)
-        hint.semantics = semantics
+        if semantics is not None:
+            hint["semantics"] = semantics  # as an item, or it would be no part of the output's items
         return hint
 
     def keys_and_values(self, tokens: torch.Tensor) -> torch.Tensor:

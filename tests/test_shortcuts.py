@@ -78,6 +78,20 @@ def test_a_shortcut_saves_work_and_changes_nothing(pipe, clip, usual, off, more_
     assert all(other_calls[name] >= calls[name] for name in calls)
 
 
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory) -> GCGPipeline:
+    """A pipeline with a semantic encoder."""
+    return tiny.pipeline(tmp_path_factory.mktemp("seeing"), semantics=True, strength=0.5)
+
+
+@pytest.mark.parametrize("off", [*vars(Shortcuts()), "all"])
+def test_shortcuts_change_nothing_where_the_copy_reads_semantic_features(seeing, clip, off):
+    without = NO_SHORTCUTS if off == "all" else Shortcuts(**{off: False})
+    usual, other = (color(seeing, clip, **OPTIONS, shortcuts=case).frames for case in (Shortcuts(), without))
+    apart = np.abs(other.astype(int) - usual)
+    assert apart.max() <= 2 and apart.mean() < 0.01  # these random weights enlarge what rounding does
+
+
 def test_all_off_is_the_same_clip_too(pipe, clip, usual):
     assert np.abs(counted(pipe, clip, shortcuts=NO_SHORTCUTS)[0].frames.astype(int) - usual[0].frames).max() <= 1
 

@@ -33,16 +33,16 @@ from ..utils.checks import frame_pairs
 
 PAPER_DB = 57.67  # DeOldify on LDV 3.0
 BOOKKEEPINGS = {
-    "rgb": "red, green and blue together, peak 255: metrics.psnr_rgb",
-    "rgb_pooled": "the same, from the mean error of all frames instead of the mean of their decibels",
-    "luma_lab": "CIELAB lightness L*, peak 100: metrics.psnr_luma",
-    "luma_lab_8bit": "lightness as 8-bit OpenCV stores it, peak 255",
-    "luma_gray": "luma as cv2.cvtColor gives it, 8 bits, peak 255",
-    "luma_input": "luma of the result against the gray input that the method was given, peak 255",
-    "lab_8bit": "all three of 8-bit OpenCV's LAB, peak 255",
-    "ab_8bit": "its two colour channels alone, peak 255",
+    "rgb": "red, green and blue together, peak 255 (metrics.psnr_rgb)",
+    "rgb_pooled": "red, green and blue, from the mean error of all frames, not the mean of their decibels",
+    "luma_lab": "lightness L*, peak 100 (metrics.psnr_luma)",
+    "luma_lab_8bit": "L* in OpenCV's 8-bit LAB, peak 255",
+    "luma_gray": "luma by cv2.cvtColor, 8 bits, peak 255",
+    "luma_input": "L* of the result against L* of the gray input, peak 100",
+    "lab_8bit": "all three channels of OpenCV's 8-bit LAB, peak 255",
+    "ab_8bit": "the two colour channels of OpenCV's 8-bit LAB, peak 255",
     "rgb_wrapped": "a fault: differences and squares in uint8, which wrap around",
-    "rgb_unit_range": "a fault: values of 0..1 under a peak of 255",
+    "rgb_unit_range": "a fault: values from 0 to 1 with a peak of 255",
 }
 
 

@@ -51,6 +51,16 @@ def in_passes_half_and_recomputed(run):
     return run.micro_batch < run.batch_size and run.precision == "fp16" and run.gradient_checkpointing
 
 
+def results(name):
+    return json.loads((ROOT / "results/mini-semantic" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def turning_point():
+    """The share of the stage gpu that had passed when the held-out error was least; it rose from there."""
+    held = [(line["step"], line["held"]) for line in results("training")["gpu_held_out"]]
+    return min(held, key=lambda pair: pair[1])[0] / held[-1][0], held[-1][1] > 1.1 * min(error for _, error in held)
+
+
 def extra_token():
     return mini("control/config.json")["guidance_config"]["null_token"] and not guided("null_token")
 
@@ -84,6 +94,12 @@ STATEMENTS = [
         "09",
         "gathers the batch in passes, computes in half precision and recomputes what it can",
         lambda: in_passes_half_and_recomputed(PAPER[1].run) and not in_passes_half_and_recomputed(PAPER[0].run),
+    ),
+    ("09", "its own colours were worse than gray", lambda: results("photos-mini-8-steps")["summary"]["psnr_gain"] < 0),
+    (
+        "09",
+        "on held-out photographs, the error rose again after the first third of the stage",
+        lambda: turning_point() == (pytest.approx(1 / 3), True),
     ),
     ("10", 'ten "colourings" of it', lambda: len(wrong_colors.FAKES) == 10),
     ("10", "at three distances in time", lambda: len(metrics.CDC_GAPS) == 3),
