@@ -50,6 +50,7 @@ _CLOCK = '__import__("time").process_time()'  # CPU seconds of the kernel
 _LAYOUT = {tokenize.INDENT: "\u2192", tokenize.DEDENT: "\u2190", tokenize.NEWLINE: "\u21b5"}
 # A path of this machine in an output: a home, a temporary folder, an environment, or a drive letter.
 _PATHS = re.compile(r"(?:/(?:home|root|Users|tmp|work|usr|opt|var|content)/|\b[A-Z]:\\)\S*|\S*site-packages\S*")
+_BASE64 = re.compile(r"base64,[A-Za-z0-9+/=]+")  # a movie in the page, in which any letters may come by chance
 
 
 def address() -> str:
@@ -250,7 +251,7 @@ def machine_paths(notebook) -> list[str]:
         for output in cell.get("outputs", []):
             texts = [output.get("text", ""), *output.get("traceback", [])]
             texts += [value for kind, value in output.get("data", {}).items() if not kind.startswith("image/")]
-            found += [match for text in texts for match in _PATHS.findall(str(text))]
+            found += [match for text in texts for match in _PATHS.findall(_BASE64.sub("", str(text)))]
     return found
 
 
