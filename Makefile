@@ -54,7 +54,7 @@ help: ## list the targets
 setup: $(STAMP) ## make .venv with the locked packages, gcgkit and the demo's clips
 	@echo "Set-up: $(VENV) is ready; source $(VENV)/bin/activate puts gcgkit and its Python on the path."
 
-demo: $(STAMP) ## colour a real clip; pictures, video and numbers land in figures/demo/
+demo: $(STAMP) ## colour two real clips; pictures, video and numbers land in figures/demo/
 	@$(PY) -m gcgkit.lessons.demo --out figures/demo
 
 test: $(STAMP) ## run the tests, then the notebooks

@@ -63,7 +63,7 @@ def pipeline(args: argparse.Namespace) -> GCGPipeline:
 
 
 def footage(args: argparse.Namespace, frames: int) -> np.ndarray:
-    """Return so many frames ``(T, H, W, 3)``: the demo's clip, back and forth if it is short, or drifting noise."""
+    """Return so many frames ``(T, H, W, 3)``: an installed clip, back and forth if it is short, or drifting noise."""
     if args.shapes == "mini":
         from gcgkit.data.clips import load_clip  # needs PyAV, which a rented GPU's image may lack
 

@@ -1,6 +1,6 @@
 """Quality of other solvers: PSNR and seconds by solver and number of steps, on clips whose colours are known.
 
-    python benchmarks/solvers.py                                              # the demo's clip
+    python benchmarks/solvers.py                                              # the installed clip bikes
     python benchmarks/solvers.py --data DATA --clips blackswan dog soapbox    # measuring clips of a data folder
     python benchmarks/solvers.py --strength 1                                 # from pure noise, as the paper
 
@@ -22,7 +22,7 @@ import torch
 from gcgkit import metrics
 from gcgkit.color import to_gray
 from gcgkit.data import footage
-from gcgkit.lessons import demo
+from gcgkit.data.clips import CLIP, load_clip
 from gcgkit.lessons.timing import clock, load, machine
 from gcgkit.settings import SOLVERS
 from gcgkit.utils import files
@@ -31,9 +31,9 @@ STEPS = (4, 8, 16, 32)
 
 
 def clips(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
-    """Return names and frames ``(T, H, W, 3)``: the demo's clip, or named ones from a data folder."""
+    """Return names and frames ``(T, H, W, 3)``: the installed clip, or named ones from a data folder."""
     if args.data is None:
-        yield demo.CLIP, demo.load_clip(count=args.frames, stride=args.stride)
+        yield CLIP, load_clip(count=args.frames, stride=args.stride)
         return
     for name in args.clips or footage.MEASURING_CLIPS:
         folder = args.data / "DAVIS/JPEGImages/480p" / name

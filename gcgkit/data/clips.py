@@ -32,7 +32,7 @@ class Clip:
 
 
 NAMES = {name: Clip(**about) for name, about in read_table(__package__, "clips.toml").items()}
-# The demo's clip, and its frames.
+# The clip of ablations and benchmarks, and its frames.
 CLIP, FIRST, FRAMES, STRIDE = "bikes", 106, 16, 2  # one shot: a car at a crossing, a cyclist behind it
 
 

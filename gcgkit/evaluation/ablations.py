@@ -1,6 +1,6 @@
 """Ablations (§4.5): clips coloured under many settings, one changed at a time, and a small file of numbers for each.
 
-    python -m gcgkit.evaluation.ablations                          # the bundled weights on the demo's clip
+    python -m gcgkit.evaluation.ablations                          # the bundled weights on the clip bikes
     python -m gcgkit.evaluation.ablations --weights mini-concat    # other trained weights join the same folder
     python -m gcgkit.evaluation.ablations --data DATA --frames 40  # the measuring clips of `footage`
 

@@ -1,8 +1,10 @@
-"""``make demo``: a real clip, made gray and coloured three ways, with pictures, a video and honest numbers.
+"""``make demo``: two real clips, made gray and coloured in four ways, with pictures, a video and honest numbers.
 
-The clip installs by name (``clips``). Sixteen frames are coloured from the first frame's own colours (exemplar), and
-from two prompts. The numbers stand next to those of plain gray and of flow propagation, which knows the same first
-frame.
+The clips install by name (``clips``). Sixteen frames of each are coloured from the first frame's own colours
+(exemplar), from nothing but the gray frames, and from two prompts. The numbers stand next to those of plain gray and of
+flow propagation, which knows the same first frame. The README's picture is the demo's own:
+
+    make demo && cp figures/demo/sheet.jpg figures/sheet.jpg
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -20,12 +23,28 @@ import numpy as np
 
 from .. import baselines, color, metrics, video
 from ..data import clips
-from ..data.clips import CLIP, FRAMES, STRIDE, load_clip
+from ..data.clips import FRAMES, load_clip
 from ..utils.commands import best_device
 from ..utils.files import write_text
 from . import plots
 
-PROMPTS = ("orange and brown street", "gray and blue street")
+
+@dataclass(frozen=True)
+class Scene:
+    """A part of an installed clip, from frame ``first`` on, and the prompts that it is coloured from."""
+
+    clip: str
+    first: int
+    prompts: tuple[str, str]
+    shown: tuple[float, ...]  # places of the sheet's frames, 0 the first and 1 the last
+
+
+SCENES = (
+    Scene("bigbuckbunny", 20, ("orange rabbit", "green meadow"), (0.2, 0.6, 1)),  # vivid; the rabbit rises
+    Scene("city", 124, ("orange building", "blue building"), (0.2, 1)),  # at night; the camera pans
+)
+STRIDE = 2  # every second frame of a clip
+WORDS = ("from words", "from other words")  # rows of the prompts
 
 
 def measure(frames: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -52,12 +71,49 @@ def side_by_side(rows: dict[str, np.ndarray], columns: int = 3) -> np.ndarray:
     return np.concatenate(lines, 1)
 
 
-def contact_sheet(rows: dict[str, np.ndarray], numbers: dict[str, dict], title: str, path: Path) -> None:
-    """Write a PNG at ``path`` with frames of each way of colouring, one row each, and its numbers."""
-    decibels = {label: f"\n{numbers[label]['psnr_rgb']:.1f} dB" if label in numbers else "" for label in rows}
-    picture = plots.frames({label + decibels[label]: frames for label, frames in rows.items()}, caption=title)
-    partial = path.with_suffix(".partial.png")
-    picture.savefig(partial, dpi=160)
+def color_scene(pipe, scene: Scene, truth: np.ndarray, **options) -> dict[str, np.ndarray]:
+    """Return ``{label: (T, H, W, 3)}``: gray, truth, and the truth's gray frames coloured in four ways."""
+    import torch
+
+    gray = color.to_gray(truth)
+    ways = {"exemplar": {"reference": {0: truth[0]}}, "from nothing": {}}
+    ways |= {label: {"prompt": prompt} for label, prompt in zip(WORDS, scene.prompts, strict=True)}
+    rows = {"gray input": np.repeat(gray[..., None], 3, -1), "true colours": truth}
+    for label, way in ways.items():
+        print(f"Demo: {scene.clip}, {label} ...", flush=True)
+        rows[label] = pipe(gray, generator=torch.Generator().manual_seed(0), **way, **options).frames
+    return rows
+
+
+def measure_scene(rows: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Return the numbers of each way of colouring, of flow propagation, and of the truth, which has no PSNR."""
+    truth = rows["true colours"]
+    numbers = {label: measure(frames, truth) for label, frames in rows.items() if label != "true colours"}
+    numbers["flow propagation"] = measure(baselines.propagate_by_flow(color.to_gray(truth), truth[0]), truth)
+    numbers["true colours"] = {key: x for key, x in measure(truth, truth).items() if key != "psnr_rgb"}
+    return numbers
+
+
+def contact_sheet(
+    coloured: Mapping[Scene, Mapping[str, np.ndarray]], numbers: Mapping[str, dict], title: str, path: Path
+) -> None:
+    """Write a JPEG at ``path``: a row for each way of colouring, with its numbers, and frames of each clip in it."""
+    rows, names = {}, []
+    for scene, ways in coloured.items():
+        picks = [round(place * (len(ways["true colours"]) - 1)) for place in scene.shown]
+        names += [f"frame {scene.first + STRIDE * pick}" for pick in picks]
+        for label, frames in ways.items():
+            rows.setdefault(label, []).extend(frames[picks])
+    decibels = {
+        label: [f"{each[label]['psnr_rgb']:.1f}" for each in numbers.values() if "psnr_rgb" in each[label]]
+        for label in rows
+    }
+    labels = {label: f"{label}\n{', '.join(found)} dB" if found else label for label, found in decibels.items()}
+    picture = plots.frames(
+        {labels[label]: frames for label, frames in rows.items()}, range(len(names)), caption=title, numbers=names
+    )
+    partial = path.with_suffix(".partial.jpg")
+    picture.savefig(partial, dpi=140, pil_kwargs={"quality": 80, "subsampling": 0, "optimize": True})
     os.replace(partial, path)
 
 
@@ -72,58 +128,52 @@ def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 def run(out: Path, weights: str = "mini", steps: int = 32, frames: int = FRAMES) -> dict:
-    """Colour the clip three ways and write ``demo.mp4``, ``sheet.png`` and ``numbers.json`` into ``out``."""
+    """Colour both clips in four ways and write ``demo.mp4``, ``sheet.jpg`` and ``numbers.json`` into ``out``."""
     seconds: dict[str, float] = {}
-    with stage("loading the model and the clip", seconds):
-        import torch
-
+    with stage("loading the model and the clips", seconds):
         from ..pipeline import GCGPipeline
 
         pipe = GCGPipeline.from_pretrained(weights).to(best_device())
-        truth = load_clip(count=frames)
-        gray = color.to_gray(truth)
-        shown_gray = np.repeat(gray[..., None], 3, -1)
-    rows = {"gray input": shown_gray, "true colours": truth}
-    options = {"num_inference_steps": steps}
-    with stage("colouring from the first frame (exemplar)", seconds):
-        generator = torch.Generator().manual_seed(0)
-        rows["exemplar: frame 0"] = pipe(gray, reference={0: truth[0]}, generator=generator, **options).frames
-    for prompt in PROMPTS:
-        with stage(f'colouring from the prompt "{prompt}"', seconds):
-            generator = torch.Generator().manual_seed(0)
-            rows[f'"{prompt}"'] = pipe(gray, prompt=prompt, generator=generator, **options).frames
+        truths = {scene: load_clip(scene.clip, scene.first, frames, STRIDE) for scene in SCENES}
+    coloured = {}
+    for scene, truth in truths.items():
+        with stage(f"colouring {scene.clip} in four ways", seconds):
+            coloured[scene] = color_scene(pipe, scene, truth, num_inference_steps=steps)
     with stage("measuring, pictures and video", seconds):
-        numbers = {label: measure(clip, truth) for label, clip in rows.items() if label != "true colours"}
-        numbers["flow propagation"] = measure(baselines.propagate_by_flow(gray, truth[0]), truth)
-        numbers["true colours"] = {
-            "colorfulness": round(metrics.colorfulness(truth), 2), "cdc": round(metrics.cdc([truth]), 6)
-        }  # fmt: skip
+        numbers = {scene.clip: measure_scene(rows) for scene, rows in coloured.items()}
         out.mkdir(parents=True, exist_ok=True)
-        video.write(out / "demo.mp4", side_by_side(rows), 25 / STRIDE)
-        carrier = clips.NAMES[CLIP]
-        title = f"{CLIP} ({carrier.licence}), weights: {weights}, {steps} steps"
-        noted = {label: note for label, note in numbers.items() if "psnr_rgb" in note}
-        contact_sheet(rows, noted, title, out / "sheet.png")
-    result = {"clip": CLIP, "frames": frames, "weights": weights, "numbers": numbers, "seconds": seconds}
+        films = []
+        for scene, rows in coloured.items():
+            quoted = dict(zip(WORDS, (f'"{prompt}"' for prompt in scene.prompts), strict=True))
+            films.append(side_by_side({quoted.get(label, label): clip for label, clip in rows.items()}))
+        video.write(out / "demo.mp4", np.concatenate(films), 25 / STRIDE)
+        about = []
+        for scene in SCENES:
+            licence = clips.NAMES[scene.clip].licence.split(";")[0]
+            about.append(f"{scene.clip} ({licence}), words {' and '.join(map(repr, scene.prompts))}")
+        title = f"{'; '.join(about)}. PSNR of each clip. Weights: {weights}, {steps} steps."
+        contact_sheet(coloured, numbers, title, out / "sheet.jpg")
+    result = {"frames": frames, "weights": weights, "numbers": numbers, "seconds": seconds}
     write_text(out / "numbers.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Colour a real clip three ways.")
+    parser = argparse.ArgumentParser(description="Colour two real clips in four ways.")
     parser.add_argument("--out", type=Path, default=Path("figures/demo"), help="folder for pictures and video")
     parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id")
     parser.add_argument("--steps", type=int, default=32, help="denoising steps")
-    parser.add_argument("--frames", type=int, default=FRAMES, help="frames to colour")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="frames of each clip to colour")
     args = parser.parse_args()
     if args.frames < 5:
         parser.error("--frames must be 5 or more, which the colour distribution consistency needs")
     result = run(args.out, args.weights, args.steps, args.frames)
-    print(f"\n{'':34}PSNR dB   colourful      CDC")
-    for label, note in result["numbers"].items():
-        psnr = f"{note['psnr_rgb']:7.2f}" if "psnr_rgb" in note else "      -"
-        print(f"{label[:33]:34}{psnr}   {note['colorfulness']:9.2f}  {note['cdc']:.6f}")
-    print(f"\nThe pictures: {args.out / 'sheet.png'}\nThe video:    {args.out / 'demo.mp4'}")
+    for clip, numbers in result["numbers"].items():
+        print(f"\n{clip:34}PSNR dB   colourful      CDC")
+        for label, note in numbers.items():
+            psnr = f"{note['psnr_rgb']:7.2f}" if "psnr_rgb" in note else "      -"
+            print(f"{label:34}{psnr}   {note['colorfulness']:9.2f}  {note['cdc']:.6f}")
+    print(f"\nThe pictures: {args.out / 'sheet.jpg'}\nThe video:    {args.out / 'demo.mp4'}")
     print(f"The numbers:  {args.out / 'numbers.json'}")
 
 

@@ -39,7 +39,7 @@ def explore(
             raise ValueError(f"{name} has no values to choose from.")
         if start.setdefault(name, values[0]) not in values:
             raise ValueError(f"start has {name}={start[name]!r}, which is none of its values.")
-    if not _front_end():
+    if not front_end():
         return still() if still else _picture(render(**start))
     controls = {name: _control(name, values, start[name]) for name, values in choices.items()}
     return Explorer(render, controls, [above(controls)] if above else [])
@@ -198,7 +198,7 @@ class _Steps(tuple):
     """Ordered words, shown as a slider instead of a menu."""
 
 
-def _front_end() -> bool:
+def front_end() -> bool:
     """Return True if widgets are available and wanted."""
     return not lesson.static() and importlib.util.find_spec("ipywidgets") is not None
 

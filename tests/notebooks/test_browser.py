@@ -9,6 +9,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -41,6 +42,24 @@ view.show()
 view.load(QUrl("about:blank"))
 application.exec()
 """
+# A notebook with a canvas to paint on; its last cell tells what the kernel knows of the strokes.
+BOARD = (
+    "import numpy as np\nfrom gcgkit.lessons import canvas\n"
+    "board = canvas.Board(np.full((64, 112), 128, np.uint8), radius=4)\nboard",
+    'print(f"{len(board.strokes)} strokes, {np.ptp(board.painted, -1).any(0).sum()} columns painted")',
+)
+CANVAS = """(() => {
+  const canvas = document.querySelector('.jp-OutputArea canvas');
+  if (!canvas || !document.querySelector('.jp-OutputArea textarea')) return null;
+  canvas.scrollIntoView({block: 'center'});
+  const box = canvas.getBoundingClientRect();
+  return [box.x, box.y, box.width, box.height];
+})()"""
+RUN_LAST = """(() => {
+  const [notebook] = [...window.jupyterapp.shell.widgets('main')].filter(x => x.sessionContext);
+  notebook.content.activeCellIndex = notebook.content.widgets.length - 1;
+  window.jupyterapp.commands.execute('notebook:run-cell');
+})()"""
 # What the picture looks like, as text: its pixels at a small size.
 PIXELS = """(() => {
   const picture = document.querySelector('img.widget-image');
@@ -149,6 +168,8 @@ def lab(tmp_path_factory):
         for knob, value in knobs.items():
             notebook.cells[2].source += f"\n{knob} = {value}"
         nbformat.write(notebook, folder / f"{name}.ipynb")
+    cells = [nbformat.v4.new_code_cell(source) for source in BOARD]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata), folder / "board.ipynb")
     settings = place / "settings" / "@jupyterlab" / "notebook-extension"
     settings.mkdir(parents=True)
     (settings / "tracker.jupyterlab-settings").write_text(json.dumps({"windowingMode": "none"}))
@@ -234,16 +255,37 @@ class Browser:
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=buttons, clickCount=1)
 
 
-@pytest.mark.parametrize("name", KNOBS)
-def test_a_dragged_slider_changes_the_picture(name, lab, browser):
+def open_notebook(browser: Browser, lab: str, name: str) -> None:
+    """Open a notebook in JupyterLab and run its cells."""
     # A workspace of its own, or JupyterLab opens the notebook before beside it, whose picture comes first.
     browser.open(f"{lab}/lab/workspaces/{name}/tree/{name}.ipynb")
     here = f"location.pathname.endsWith('{name}.ipynb')"
     browser.until(f"{here} && Boolean(window.jupyterapp && document.querySelector('.jp-Notebook .jp-CodeCell'))")
     browser.until(READY, seconds=120)
     browser.run("window.jupyterapp.commands.execute('notebook:run-all-cells'); true")
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_a_dragged_slider_changes_the_picture(name, lab, browser):
+    open_notebook(browser, lab, name)
     before = browser.until(PIXELS, seconds=900)  # other work may share the machine
     browser.until(HANDLE)
     left, top, start, width = browser.run(HANDLE)  # where it lies once the page has scrolled
     browser.drag((left, top), (start + 0.9 * width if left < start + width / 2 else start + 0.1 * width, top))
     browser.until(PIXELS, lambda now: now not in ("", None, before), seconds=60)
+
+
+def test_what_is_painted_on_the_canvas_reaches_the_kernel(lab, browser):
+    open_notebook(browser, lab, "board")
+    browser.until(TEXTS, lambda text: "0 strokes, 0 columns" in (text or ""), seconds=300)
+    browser.until(CANVAS)
+    time.sleep(1)  # until the page has scrolled
+    left, top, width, height = browser.run(CANVAS)
+    middle = top + height / 2
+    browser.drag((left + 0.25 * width, middle), (left + 0.75 * width, middle))
+
+    def painted(text):
+        browser.run(RUN_LAST)
+        return any(int(x) >= 56 for x in re.findall(r"(\d+) columns painted", text))
+
+    browser.until(TEXTS, painted, seconds=60)  # half the width, and the brush's radius on both sides

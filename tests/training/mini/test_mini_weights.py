@@ -9,7 +9,6 @@ import torch
 
 from gcgkit import color, encoders, metrics, profiles
 from gcgkit.data import clips, naming
-from gcgkit.lessons import demo
 from gcgkit.pipeline import GCGPipeline
 
 FOLDER = profiles.WEIGHTS / "mini"
@@ -25,10 +24,10 @@ def pipe() -> GCGPipeline:
 @pytest.fixture(scope="module")
 def clip() -> np.ndarray:
     try:
-        clips.find(demo.CLIP)
+        clips.find(clips.CLIP)
     except FileNotFoundError as missing:
         pytest.skip(str(missing))
-    return demo.load_clip()[:7]
+    return clips.load_clip()[:7]
 
 
 def test_folder_is_small_safe_and_says_no_machine_path():
