@@ -20,7 +20,7 @@ from ..training.log import read_log
 
 # Okabe and Ito (2008), without their yellow, which is faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKS = ("o", "s", "^", "D", "v", "P", "X")
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")  # one more than colours, so that the eighth series differs, too
 DASHES = ("-", "--", "-.", ":")
 CMAP = "cividis"
 WIDTH = 8.0  # inches of every picture: a notebook's column
