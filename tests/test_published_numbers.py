@@ -10,6 +10,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CARD = ROOT / "gcgkit/weights/mini/README.md"
 README = ROOT / "README.md"
+ROWS = {
+    "gray": "gray", "transfer": "global colour transfer", "flow": "flow propagation", "Ours": "ours",
+    "Ours*": "ours without colour attention and gate (Ours*)", "Ours**": "ours without the gate (Ours**)",
+    "Ours***": "ours without the sliding grid (Ours***)",
+    "Ours, the profile's own settings": "ours, the profile's own settings",
+}  # fmt: skip
+COLUMNS = {"PSNR (RGB), dB": ("psnr_rgb", 1), "ST-LPIPS": ("st_lpips", 1), "CDC, ×10⁻²": ("cdc", 100)}
+METRICS = {name for name, _ in COLUMNS.values()}
 BIASED = 6  # photographs that the first parts had seen, all of them ImageNet's
 
 
@@ -154,3 +162,43 @@ def test_words_keyframes_autoencoder_and_gate():
     gate = record("gate")
     for printed, kind in zip(rows["gate"].split(", "), ("masked", "matching", "wrong"), strict=True):
         check(printed, gate[kind])
+
+
+def test_table_1_and_the_ablations_in_the_results_page():
+    page = ROOT / "results/README.md"
+    values: dict[str, dict[str, list[float]]] = {}
+    for line in (ROOT / "results/mini/results.jsonl").read_text(encoding="utf-8").splitlines():
+        run = json.loads(line)
+        if run["metrics"] and run["set"]["name"] == "DAVIS-val, six clips":
+            for name in METRICS & set(run["metrics"]):
+                values.setdefault(run["method"], {}).setdefault(name, []).append(run["metrics"][name])
+    rows = table(page, "CDC, ×10⁻²")
+    assert len(rows) == len(ROWS)
+    for row in rows:
+        name = next(name for name, text in ROWS.items() if text == row["method"].replace("\\", ""))
+        for column, (key, factor) in COLUMNS.items():
+            check(row[column], factor * np.mean(values[name][key]))
+    for row in table(page, "file in `ablations/`"):
+        found = json.loads(
+            (ROOT / "results/ablations" / row["file in `ablations/`"].strip("`")).read_text(encoding="utf-8")
+        )
+        check(row["PSNR (RGB), dB"], found["psnr_rgb"])
+
+
+def test_old_film_in_the_results_page():
+    page, files = ROOT / "results/README.md", {}
+    for flicker in ("0.08", "0.25"):
+        files[flicker] = json.loads((ROOT / f"results/aged/flicker-{flicker}.json").read_text(encoding="utf-8"))[
+            "summary"
+        ]
+    films = {"clean": "clean", "aged": "aged", "aged, flicker removed (`--deflicker`)": "deflickered"}
+    for row in table(page, "flicker 0.08: PSNR, dB"):
+        weak, strong = (found[films.get(row["film"], "clean")] for found in files.values())
+        gray = "_gray" if row["film"] == "gray, clean" else ""
+        for column, value in {
+            "flicker 0.08: PSNR, dB": weak["psnr" + gray], "AB error, 0.08": weak["ab" + gray],
+            "flicker 0.25: PSNR, dB": strong["psnr" + gray], "AB error, 0.25": strong["ab" + gray],
+        }.items():  # fmt: skip
+            check(row[column], value)
+        if not gray:
+            check(row["CDC"], strong["cdc"])

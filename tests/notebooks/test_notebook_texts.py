@@ -52,7 +52,7 @@ def in_passes_half_and_recomputed(run):
 
 
 def results(name):
-    return json.loads((ROOT / "results/mini-semantic" / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads((ROOT / "results/card" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def turning_point():
