@@ -43,7 +43,7 @@ BOXES: dict[str, tuple[Box, ...]] = {
     "cdga": (Box(24, 54, 21, 10, "CDGA (Eq. 3, 4)\nQ: $g$   K, V: $g_{ref}$\na gate in (0, 1)", TRAINED),),
     "hint": (Box(3, 41.5, 39, 7, "ColorHint (Eq. 5)\n" + r"$g\cdot(1-$gate$) + $colour$\cdot$gate"),),
     "copy": (
-        Box(3, 31.5, 27, 4.5, "concat with $g$"),
+        Box(3, 31.5, 27, 4.5, "concat with $g${semantics}"),
         Box(3, 17, 35, 9.5, f"UNet copy: {_COPIED}\ncross-attention reads image tokens", TRAINED),
     ),
     "unet": (
@@ -91,12 +91,14 @@ def sizes(pipe=None) -> dict[str, str]:
     """Return the shapes in the drawing, without the batch: letters, or the true sizes of a pipeline.
 
     Keys: ``frame_gray``, ``frame_ref``, ``latents``, ``latents_ref``, ``condition`` (what the copy is given beside
-    z_t), ``image_tokens``, ``text_tokens``. The reference is one frame as large as the gray one.
+    z_t), ``image_tokens``, ``text_tokens``; ``semantics`` names what a copy reads beyond the paper. The reference is
+    one frame as large as the gray one.
     """
     if pipe is None:
         return {
             "frame_gray": "(H, W)", "frame_ref": "(H', W', 3), (H', W')", "latents": "(C, h, w)",
             "latents_ref": "(C, h', w')", "condition": "(2C, h, w)", "image_tokens": "(N, D)", "text_tokens": "(M, D)",
+            "semantics": "",
         }  # fmt: skip
     height, width = pipe.config.height, pipe.config.width
     canvas = encoders.fit_canvas((height, width), (height, width), encoders.canvas_multiple(pipe.vae, pipe.unet))
@@ -109,6 +111,7 @@ def sizes(pipe=None) -> dict[str, str]:
         "condition": f"({pipe.control.unet_copy.config.conditioning_channels}, {h}, {w})",
         "image_tokens": f"({(vision.image_size // vision.patch_size) ** 2}, {vision.projection_dim})",
         "text_tokens": f"({pipe.tokenizer.model_max_length}, {pipe.text_encoder.config.hidden_size})",
+        "semantics": ", semantics" if pipe.control.pyramid is not None else "",
     }  # fmt: skip
 
 
@@ -121,7 +124,7 @@ def draw_model(highlight: Sequence[str] = (), pipe=None, caption: str = "") -> P
     if unknown := sorted(set(highlight) - set(PARTS)):
         raise ValueError(f"highlight has {unknown[0]!r}, which is no part of the model: {', '.join(PARTS)}.")
     text = sizes(pipe)
-    picture = Picture(HIGH / 10, caption or _caption(highlight, pipe is not None))
+    picture = Picture(HIGH / 10, caption or _caption(highlight, pipe))
     axes = picture.subplots()
     axes.set(xlim=(-3, WIDE + 2.6), ylim=(-3.2, HIGH))
     axes.axis("off")
@@ -146,10 +149,16 @@ def _fill(words: str, text: dict[str, str]) -> str:
     return words
 
 
-def _caption(highlight: Sequence[str], true_sizes: bool) -> str:
-    shapes = "Shapes are those of this profile" if true_sizes else "C, h, w are a latent's channels, height and width"
+def _caption(highlight: Sequence[str], pipe) -> str:
+    shapes = "Shapes are those of this profile" if pipe else "C, h, w are a latent's channels, height and width"
     shown = " The parts of this notebook stand out." if highlight else ""
-    return f"The model, from the gray frame (top left) to its colours (bottom left).{shown} {shapes}."
+    more = ""
+    if pipe and pipe.control.pyramid is not None:
+        more = (
+            f" Semantics: {pipe.control.config.semantic_width} channels that a semantic encoder makes of the gray "
+            "frames. CGA and CDGA read them too. The paper has no such part."
+        )
+    return f"The model, from the gray frame (top left) to its colours (bottom left).{shown} {shapes}.{more}"
 
 
 def _look(part: str, highlight: Sequence[str]) -> tuple[float, str, float]:

@@ -17,6 +17,12 @@ def pipe(tmp_path_factory):
     return tiny.pipeline(tmp_path_factory.mktemp("tokenizer"))
 
 
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory):
+    """A pipeline whose copy reads semantic features."""
+    return tiny.pipeline(tmp_path_factory.mktemp("tokenizer"), semantics=True)
+
+
 def drawn(picture):
     """Texts with their extents in pixels, and the boxes' extents."""
     picture.png()
@@ -27,8 +33,8 @@ def drawn(picture):
     return texts, boxes
 
 
-def test_texts_overlap_neither_each_other_nor_the_edge_of_a_box(pipe):
-    for picture in (diagram.draw_model(), diagram.draw_model(pipe=pipe)):
+def test_texts_overlap_neither_each_other_nor_the_edge_of_a_box(pipe, seeing):
+    for picture in (diagram.draw_model(), diagram.draw_model(pipe=pipe), diagram.draw_model(pipe=seeing)):
         texts, boxes = drawn(picture)
         assert len(texts) > 25 and len(boxes) > 15
         for (one, first), (other, second) in combinations(texts, 2):
@@ -56,6 +62,13 @@ def test_what_is_not_highlighted_is_pale():
     assert alphas["CGA (Eq. 1, 2)"] == 1 and alphas["CDGA (Eq. 3, 4)"] == diagram.PALE
     whole = diagram.draw_model().axes[0].texts
     assert {text.get_alpha() for text in whole} <= {1, None}
+
+
+def test_semantics_are_named_where_the_copy_reads_them(pipe, seeing):
+    for one, named in ((pipe, False), (seeing, True)):
+        picture = diagram.draw_model(pipe=one)
+        assert any("semantics" in text.get_text() for text in picture.axes[0].texts) == named
+        assert ("The paper has no such part" in picture.caption) == named
 
 
 def test_an_unknown_part_is_refused():
