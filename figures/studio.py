@@ -33,7 +33,7 @@ CODE = (
     "attention", "color", "control", "data.clips", "data.footage", "encoders",
     "evaluation.ablations", "guidance", "keyframes", "lessons.demo", "pipeline", "profiles", "references", "semantics",
     "settings", "srg", "stages", "utils.checks", "utils.compilation", "utils.download", "utils.files", "utils.hub",
-    "utils.pictures", "utils.weights", "vae", "video.__init__", "video.codecs",
+    "utils.pictures", "utils.solvers", "utils.weights", "vae", "video.__init__", "video.codecs",
 )  # fmt: skip
 WIDTH, LABELS = 12.0, 1.8  # inches of a figure, and of its column of labels
 ZOOM = 3  # magnification of a detail

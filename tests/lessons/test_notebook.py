@@ -60,7 +60,14 @@ def test_load_pipeline_says_what_it_loaded(capsys, monkeypatch):
     told = capsys.readouterr().out
     count = sum(
         x.numel()
-        for part in (pipe.vae, pipe.text_encoder, pipe.unet, pipe.control, pipe.image_encoder)
+        for part in (
+            pipe.vae,
+            pipe.text_encoder,
+            pipe.unet,
+            pipe.control,
+            pipe.image_encoder,
+            pipe.semantic_encoder,
+        )  # fmt: skip
         for x in part.parameters()
     )
     assert f"{count / 1e6:.1f} million" in told and "448x256" in told and str(pipe.config.guidance_scale) in told

@@ -51,6 +51,9 @@ def in_passes_half_and_recomputed(run):
     return run.micro_batch < run.batch_size and run.precision == "fp16" and run.gradient_checkpointing
 
 
+EARLIER = "photos-weights-of-0.1-8-steps"
+
+
 def results(name):
     return json.loads((ROOT / "results/card" / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -95,7 +98,7 @@ STATEMENTS = [
         "gathers the batch in passes, computes in half precision and recomputes what it can",
         lambda: in_passes_half_and_recomputed(PAPER[1].run) and not in_passes_half_and_recomputed(PAPER[0].run),
     ),
-    ("09", "its own colours were worse than gray", lambda: results("photos-mini-8-steps")["summary"]["psnr_gain"] < 0),
+    ("09", "its own colours were worse than gray", lambda: results(EARLIER)["summary"]["psnr_gain"] < 0),
     (
         "09",
         "on held-out photographs, the error rose again after the first third of the stage",
