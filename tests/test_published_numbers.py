@@ -72,7 +72,7 @@ def test_another_digit_does_not_agree(digit):
 
 def test_photographs():
     rows = table(CARD, "PSNR gain")
-    names = ("photos", "photos-from-noise-2-steps", "photos-from-noise-8-steps", "photos-weights-of-0.1-8-steps")
+    names = ("photos", "photos-from-noise-2-steps", "photos-from-noise-8-steps", "photos-earlier-weights-8-steps")
     keys = {
         "PSNR gain": "psnr_gain", "better than gray": "better_than_gray", "colourfulness": "colorfulness_ratio",
         "blotches": "blotches_ratio", "ST-LPIPS": "st_lpips",
@@ -91,6 +91,7 @@ def test_photographs():
     short = re.search(r"colours (\d+) unseen photographs ([\d.]+) dB better than gray", text(README))
     assert int(short[1]) == 48
     check(short[2], whole["summary"]["psnr_gain"])
+    check(re.search(r"(\d+ %) of them are worse than gray", text(README))[1], 1 - whole["summary"]["better_than_gray"])
 
 
 def test_films_from_a_coloured_frame():

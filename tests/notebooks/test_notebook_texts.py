@@ -51,7 +51,7 @@ def in_passes_half_and_recomputed(run):
     return run.micro_batch < run.batch_size and run.precision == "fp16" and run.gradient_checkpointing
 
 
-EARLIER = "photos-weights-of-0.1-8-steps"
+EARLIER = "photos-earlier-weights-8-steps"
 
 
 def results(name):
