@@ -65,8 +65,7 @@ class Settings:
 
     Args:
         prompt: words for the wanted colours. ``negative_prompt``: for the unwanted ones.
-        num_keyframes: m of §3.3, the exemplars that are frames included.
-        grid_size: references per frame, c of Eq. 10.
+        num_keyframes: m of §3.3, the exemplars that are frames included. grid_size: references per frame, c of Eq. 10.
         num_inference_steps: denoising steps per frame. guidance_scale: of the prompts; without any it does nothing.
         callback_on_step_end: as in diffusers.
         keyframe_method, dissimilarity: see ``keyframes``. network: the function that measures dissimilarity "lpips".
