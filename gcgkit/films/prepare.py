@@ -80,7 +80,10 @@ def prepare(source, output, options: Options) -> Job:
     notes += _check_sizes(((n, path) for part in parts for n, (path, _) in part.items()), size)
     notes += _check_sizes(((None, path) for path, _ in pictures.outside), size)
     notes += _check_room(folder, info, record)
-    return Job(source, output, options, folder, record, listed, notes)
+    job = Job(source, output, options, folder, record, listed, notes)
+    if options.preview is None:
+        job.check_earlier()
+    return job
 
 
 def weights_of(profile: str) -> str:
