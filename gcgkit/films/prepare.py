@@ -264,6 +264,7 @@ def _copy_exemplar(path: Path, name: str, folder: JobFolder) -> str:
 def _make_job(source, folder: JobFolder, options: Options, profile, weights, references, listed, count) -> JobRecord:
     """Make the folder and its record; if another process has made them, check and return that record."""
     if options.restart:
+        folder.check_idle()
         # Finding shots may fail, so it comes before the folder is removed.
         listed = _found(source, options) if listed is None else listed
         folder.remove()

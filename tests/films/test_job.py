@@ -454,6 +454,16 @@ def test_an_earlier_folder_of_pictures_is_refused_before_anything_is_coloured_ag
     assert len(list(out.iterdir())) == sum(LENGTHS) and (job / "replaced").exists()
 
 
+def test_a_restart_takes_no_frames_from_a_process_at_work(clip, tmp_path, model, job, capsys):
+    out = tmp_path / "out.mkv"
+    before = {path: path.read_bytes() for path in (job / "frames").iterdir()}
+    with JobFolder(job).shot_lock(FIRST[1]):  # as of a process that colours this shot
+        assert cli.main(arguments(clip, out, model, "--restart")) == 1
+        assert "Another process is at work" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    assert cli.main(arguments(clip, out, model, "--restart")) == 0
+
+
 def test_other_borders_colour_only_what_they_touch(whole, clip, model, tmp_path, job):
     listed = shots.read_csv(job / "shots.csv")
     listed[1:] = [shots.Shot(FIRST[1], sum(LENGTHS) - 1)]
