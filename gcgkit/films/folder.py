@@ -22,7 +22,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ..utils.commands import read_size
 from ..utils.files import file_sha256, short_name, write_error
@@ -117,6 +117,15 @@ class JobFolder:
             foreign = sorted(p.name for p in self.path.iterdir() if p.name not in _OURS and not p.name.startswith("."))
             if foreign:
                 raise ValueError(f"{self.path} holds {foreign[0]}, which belongs to no job: give another --job folder.")
+
+    def check_idle(self) -> None:
+        """Raise ValueError if a process is colouring a shot or writing the film."""
+        for path in (*self.shots.glob("*.lock"), *self.path.glob(".join.lock")):
+            try:
+                with FileLock(path).acquire(timeout=0):
+                    pass
+            except Timeout:
+                raise ValueError(f"Another process is at work in {self.path}: stop it first, or wait for it.") from None
 
     def remove(self) -> None:
         """Rename the folder, then remove it: a half-removed folder never looks like a job."""

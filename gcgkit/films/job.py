@@ -105,6 +105,12 @@ class Job:
             return False
         return written["encoding"] == self.options.encoding and written["inputs"] == self._inputs()
 
+    def check_earlier(self) -> None:
+        """Raise ValueError if the output is a folder with the frames of an earlier run, which are never replaced."""
+        filled = self.output.is_dir() and any(self.output.iterdir())
+        if filled and read_written(self.folder) and not self.folder.writing(self.output) and not self.finished():
+            raise ValueError(f"{self.output} holds an earlier result: move it away, or name a new folder.")
+
     def missing(self) -> int:
         """Count the unfinished frames of the selected shots; existing files count as finished."""
         done = self.folder.done()
@@ -175,9 +181,8 @@ class Job:
             pictures = Pictures(self.folder, self.shots)
             if not all(self._is_done(self._plan(i, pictures)) for i in range(len(self.shots))):
                 return False
+            self.check_earlier()
             filled = self.output.is_dir() and any(self.output.iterdir())
-            if filled and read_written(self.folder):
-                raise ValueError(f"{self.output} holds an earlier result: move it away, or name a new folder.")
             # a folder of images with its final name is complete: the last run ended before recording it
             if not (filled and self.folder.writing(self.output)):
                 write_json(self.folder.writing_file, {"path": str(self.output.absolute())})

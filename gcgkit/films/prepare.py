@@ -80,7 +80,10 @@ def prepare(source, output, options: Options) -> Job:
     notes += _check_sizes(((n, path) for part in parts for n, (path, _) in part.items()), size)
     notes += _check_sizes(((None, path) for path, _ in pictures.outside), size)
     notes += _check_room(folder, info, record)
-    return Job(source, output, options, folder, record, listed, notes)
+    job = Job(source, output, options, folder, record, listed, notes)
+    if options.preview is None:
+        job.check_earlier()
+    return job
 
 
 def weights_of(profile: str) -> str:
@@ -261,6 +264,7 @@ def _copy_exemplar(path: Path, name: str, folder: JobFolder) -> str:
 def _make_job(source, folder: JobFolder, options: Options, profile, weights, references, listed, count) -> JobRecord:
     """Make the folder and its record; if another process has made them, check and return that record."""
     if options.restart:
+        folder.check_idle()
         # Finding shots may fail, so it comes before the folder is removed.
         listed = _found(source, options) if listed is None else listed
         folder.remove()

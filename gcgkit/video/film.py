@@ -11,7 +11,7 @@ import glob
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -103,14 +103,19 @@ def check_output(out, source, **options) -> tuple[str, ...]:
     plan = _plan(out, source, **options)
     count = 16 if plan.out.suffix.lower() == ".ts" else 2  # FFmpeg knows a transport stream by many packets only
     ticks = _frame_ticks(plan)[:count]
+    aspect, notes = Fraction(1), list(plan.beside.notes)  # pictures have square pixels
     if not _is_folder(plan.out):
-        with _partial(plan.out) as partial:
+        with _without_new_folders(plan.out), _partial(plan.out) as partial:
             _write_film(partial, _with_alpha(islice(frames(plan.source), count), plan), ticks, plan, _REHEARSED)
             _check_written(partial, ticks, plan)
-    if not plan.info.has_alpha or plan.keeps_alpha:
-        return plan.beside.notes
-    way = "a lossless .mkv or a folder of pictures keeps that"
-    return (*plan.beside.notes, f"{plan.source} is partly transparent, and {plan.out} will not be: {way}.")
+            aspect = probe(partial).pixel_aspect
+    if aspect != plan.info.pixel_aspect:
+        way = f"its pixels are {plan.info.pixel_aspect} as wide as high; an .mp4 or .mkv in h264 keeps that"
+        notes.append(f"{plan.out} will look squeezed or stretched beside {plan.source}: {way}.")
+    if plan.info.has_alpha and not plan.keeps_alpha:
+        way = "a lossless .mkv or a folder of pictures keeps that"
+        notes.append(f"{plan.source} is partly transparent, and {plan.out} will not be: {way}.")
+    return tuple(notes)
 
 
 def _is_folder(out: Path) -> bool:
@@ -208,6 +213,18 @@ def _partial(out: Path) -> Iterator[Path]:
         yield partial
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _without_new_folders(out: Path) -> Iterator[None]:
+    """Remove the folders of `out` that did not exist before, as far as they are empty."""
+    made = [folder for folder in out.absolute().parents if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in made:
+            with suppress(OSError):  # in use by now
+                folder.rmdir()
 
 
 def _remove_stale(out: Path) -> None:

@@ -90,7 +90,10 @@ def iterate_images(files: list[Path]) -> Iterator[np.ndarray]:
 
 def read_image(file: Path) -> np.ndarray:
     """Return an image file as RGB ``(H, W, 3)`` uint8, upright; raise ValueError for any other file."""
-    data = np.fromfile(file, np.uint8)  # cv2.imread fails on some non-ASCII paths
+    try:
+        data = np.fromfile(file, np.uint8)  # cv2.imread fails on some non-ASCII paths
+    except OSError as error:  # a folder, or a link that leads nowhere
+        raise type(error)(f"{file} cannot be read as an image ({error.strerror}).") from None
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
         if image is not None:

@@ -200,37 +200,58 @@ def _encoder(new, encoder: str, suffix: str) -> Callable[[av.Packet | None], Ite
     """Return a function from a source's packet, None at the end, to the packets of an encoded stream."""
     if new.type == "subtitle":
         return lambda packet: [] if packet is None else _encode_text(new, packet)
-    graph = None
+    graph = form = None
+    reached = shift = 0  # the sample after the last encoded one; correction of a later graph's times
+
+    def pulled() -> Iterator[av.Packet]:
+        nonlocal reached, shift
+        while True:
+            try:
+                frame = graph.pull()
+            except (av.BlockingIOError, av.EOFError):
+                return
+            if frame.pts is not None:
+                shift = reached - frame.pts if shift is None else shift  # a sample at most, by rounding
+                frame.pts += shift
+                reached = frame.pts + frame.samples
+            yield from new.encode(frame)
 
     def encode(packet: av.Packet | None) -> Iterator[av.Packet]:
-        nonlocal graph
+        nonlocal graph, form, shift
         try:
             decoded = packet.decode() if packet is not None else [None] if graph else []
         except av.FFmpegError:  # a damaged packet becomes a gap, and the graph fills gaps with silence
             decoded = []
         for frame in decoded:
-            graph = graph or _sound_graph(frame, new, suffix)
+            own = frame and (frame.sample_rate, frame.format.name, frame.layout.name)
+            if frame and own != form:  # a broadcast turns from stereo to mono, say
+                begin = 0 if suffix in RESTARTING else None
+                if graph:
+                    graph.push(None)
+                    yield from pulled()
+                    begin, shift = reached, None
+                graph, form = _sound_graph(frame, new, begin), own
             graph.push(frame)
-            while True:
-                try:
-                    yield from new.encode(graph.pull())
-                except (av.BlockingIOError, av.EOFError):
-                    break
+            yield from pulled()
         if packet is None and graph:
             yield from new.encode(None)
 
     return encode
 
 
-def _sound_graph(frame, new, suffix: str):
-    """Return a filter that brings frames like this one to the encoder's form, with silence in gaps."""
+def _sound_graph(frame, new, begin: int | None):
+    """Return a filter that brings frames like this one to the encoder's form, with silence in gaps.
+
+    begin: the sample of `new` that comes out first, by silence or a cut; None for that of the frame.
+    """
     graph, context = av.filter.Graph(), new.codec_context
-    begin = ":first_pts=0" if suffix in RESTARTING else ""
+    # aresample counts these samples at the rate that goes in
+    first = "" if begin is None else f":first_pts={round(Fraction(begin * frame.sample_rate, new.rate))}"
     nodes = [
         graph.add_abuffer(
             sample_rate=frame.sample_rate, format=frame.format.name, layout=frame.layout.name, time_base=frame.time_base
         ),
-        graph.add("aresample", f"{new.rate}:async=1{begin}"),
+        graph.add("aresample", f"{new.rate}:async=1{first}"),
         graph.add("aformat", f"sample_fmts={context.format.name}:channel_layouts={new.layout.name}"),
         graph.add("abuffersink"),
     ]

@@ -438,6 +438,32 @@ def test_a_finished_films_shot_can_be_changed_and_its_frames_are_kept_aside(whol
     np.testing.assert_array_equal(video.read(kept[7]).frames[0], first[7])
 
 
+def test_an_earlier_folder_of_pictures_is_refused_before_anything_is_coloured_again(clip, tmp_path, model, capsys):
+    out = tmp_path / "pictures"
+    options = ["colorize", clip, out, "--profile", model, "--steps", STEPS, "--keyframes", 2, "--chunk", 4]
+    assert cli.main([*map(str, options)]) == 0
+    job = tmp_path / "pictures.job"
+    before = {path: path.read_bytes() for path in (*(job / "frames").iterdir(), *out.iterdir())}
+    number = min(int(path.stem) for path in (job / "keyframes").glob("*.png"))
+    picture(job / f"keyframes/{number:06d}.png", np.full((*tiny.clip(1).shape[1:3], 3), (200, 80, 80), np.uint8))
+    assert cli.main([*map(str, options)]) == 1
+    assert "move it away" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before and not (job / "replaced").exists()
+    out.rename(tmp_path / "earlier")
+    assert cli.main([*map(str, options)]) == 0
+    assert len(list(out.iterdir())) == sum(LENGTHS) and (job / "replaced").exists()
+
+
+def test_a_restart_takes_no_frames_from_a_process_at_work(clip, tmp_path, model, job, capsys):
+    out = tmp_path / "out.mkv"
+    before = {path: path.read_bytes() for path in (job / "frames").iterdir()}
+    with JobFolder(job).shot_lock(FIRST[1]):  # as of a process that colours this shot
+        assert cli.main(arguments(clip, out, model, "--restart")) == 1
+        assert "Another process is at work" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    assert cli.main(arguments(clip, out, model, "--restart")) == 0
+
+
 def test_other_borders_colour_only_what_they_touch(whole, clip, model, tmp_path, job):
     listed = shots.read_csv(job / "shots.csv")
     listed[1:] = [shots.Shot(FIRST[1], sum(LENGTHS) - 1)]

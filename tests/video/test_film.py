@@ -259,6 +259,20 @@ def test_pixels_that_are_not_square_stay_so(tmp_path):
     assert film.probe(tmp_path / "turned.mp4").pixel_aspect == Fraction(11, 16)
 
 
+def test_pixels_that_become_square_are_named_before_the_work(tmp_path):
+    def squeeze(stream):
+        stream.codec_context.sample_aspect_ratio = Fraction(16, 11)
+
+    source = tmp_path / "in.mp4"
+    films.make(source, prepare=squeeze)
+    chosen = ("a.mkv", {"lossless": True}), ("a.mkv", {}), ("a.webm", {}), ("a.mp4", {}), ("pictures", {})
+    for name, options in chosen:
+        notes = film.check_output(tmp_path / name, source, **options)
+        film.write(tmp_path / name, film.frames(source), source, **options)
+        kept = film.probe(tmp_path / name).pixel_aspect == Fraction(16, 11)
+        assert kept != any("16/11" in note for note in notes), (name, options, notes)
+
+
 def test_titles_languages_and_chapters_are_copied(tmp_path):
     source, out = tmp_path / "in.mkv", tmp_path / "out.mkv"
     films.make(source, sound=("flac", "flac"))
@@ -578,6 +592,26 @@ def test_check_output_leaves_nothing_and_accepts_what_write_accepts(tmp_path):
     for out in ("out.mp4", "out.mkv", "out.mov", "out.avi", "out.ts", "out.webm", "folder"):
         film.check_output(tmp_path / out, tmp_path / "in.mp4")
     assert os.listdir(tmp_path) == ["in.mp4"]
+
+
+def test_check_output_leaves_no_folder_that_it_made(tmp_path):
+    films.make(tmp_path / "in.mkv")
+    film.check_output(tmp_path / "new" / "deep" / "out.mkv", tmp_path / "in.mkv")
+    assert os.listdir(tmp_path) == ["in.mkv"]
+    (tmp_path / "own").mkdir()
+    film.check_output(tmp_path / "own" / "out.mkv", tmp_path / "in.mkv")
+    assert (tmp_path / "own").is_dir()
+
+
+def test_a_folder_or_a_dead_link_named_like_a_picture_is_refused_by_name(tmp_path):
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((48, 64, 3), np.uint8))
+    (tmp_path / "1.png").mkdir()
+    with pytest.raises(OSError, match=r"1\.png cannot be read as an image"):
+        film.probe(tmp_path)
+    (tmp_path / "1.png").rmdir()
+    (tmp_path / "2.png").symlink_to("gone.png")
+    with pytest.raises(OSError, match=r"2\.png cannot be read as an image"):
+        film.probe(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,50 @@ def test_sound_that_begins_late_stays_in_step(tmp_path, encoder, suffix):
         assert abs(loud - 0.2) < 0.08, (path, loud)
 
 
+def packets_of(layout, rate, begin):
+    """Two seconds of a tone in MP2 as ``[(bytes, seconds)]``, the first at ``begin``."""
+    encoder = av.CodecContext.create("mp2", "w")
+    encoder.rate, encoder.layout, encoder.format = rate, layout, "s16"
+    tone = 0.4 * np.sin(2 * np.pi * PITCH * np.arange(2 * rate) / rate)
+    tone = np.repeat((tone * 32767).astype(np.int16), encoder.layout.nb_channels)[None]
+    frame = av.AudioFrame.from_ndarray(tone, format="s16", layout=layout)
+    frame.rate = rate
+    found = [bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None))]
+    return [(data, begin + Fraction(1152 * k, rate)) for k, data in enumerate(found)]
+
+
+@pytest.mark.parametrize("layout, rate", [("mono", 48000), ("stereo", 44100)])
+def test_sound_that_changes_its_form_midway_is_encoded_in_step(tmp_path, layout, rate):
+    """As broadcasts do; late enough that no trial of the first packets meets it."""
+    source, out = tmp_path / "in.ts", tmp_path / "out.webm"
+    first = [part for k in range(5) for part in packets_of("stereo", 48000, 2 * k)]
+    first = [(data, Fraction(1152 * k, 48000)) for k, (data, _) in enumerate(first)]
+    end = Fraction(1152 * len(first), 48000)
+    with av.open(str(source), "w") as container:
+        video = container.add_stream("mpeg2video", rate=25)
+        video.width, video.height, video.bit_rate = 64, 48, 1_000_000
+        video.codec_context.max_b_frames = 0
+        sound = container.add_stream("mp2", rate=48000, layout="stereo")
+        for tick, picture in enumerate(films.pictures(12)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = tick, Fraction(1, 25)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        for data, second in [*first, *packets_of(layout, rate, end)]:
+            packet = av.Packet(data)
+            packet.stream, packet.time_base = sound, Fraction(1, 90000)
+            packet.pts = packet.dts = round(second * 90000)
+            container.mux(packet)
+    film.check_output(out, source)
+    film.write(out, film.frames(source), source)
+    samples, found, begin = decoded(out)
+    assert abs(len(samples) / found + begin - float(end + 2)) < 0.2
+    for second in (3.0, float(end) + 0.5):  # before the change, and after it
+        part = samples[int(second * found) :][:found]
+        top = np.argmax(np.abs(np.fft.rfft(part * np.hanning(len(part))))) * found / len(part)
+        assert abs(top - PITCH) < 5 and np.abs(part).max() > 0.1
+
+
 def test_sound_can_be_left_out_and_unknown_sound_is_told_so(tmp_path):
     films.make(tmp_path / "a.mkv", sound=("flac",))
     source = tmp_path / "in.mkv"
