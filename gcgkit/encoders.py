@@ -89,7 +89,7 @@ def encode_pixels(vae, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def semantics(semantic_encoder, control, images, size: tuple[int, int], device=None) -> torch.Tensor | None:
-    """What a copy is told to be in gray canvases, at the latents' size (h, w): uint8 ``(H, W)`` -> ``(1, S, h, w)``.
+    """Semantic features of a gray canvas for a copy, at the latents' size (h, w): uint8 ``(H, W)`` -> ``(1, S, h, w)``.
 
     A list of n canvases gives ``(n, S, h, w)``. None for a copy that reads no semantic features, as in the paper.
     """

@@ -113,9 +113,9 @@ def latents(vae, frame: np.ndarray):
 
 
 def semantics(pipe, frame: np.ndarray):
-    """Return what the copy is told to be in a gray frame ``(H, W)``, at its latents' size ``(1, S, h, w)``.
+    """Return the semantic features of a gray frame ``(H, W)`` for the copy, at its latents' size ``(1, S, h, w)``.
 
-    None for a profile whose copy is told nothing, as in the paper.
+    None for a profile whose copy reads none, as in the paper.
     """
     import torch
 

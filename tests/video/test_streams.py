@@ -19,6 +19,15 @@ USUAL = (
 PITCH = 440  # Hz
 
 
+def add_pictures(container, video, count: int) -> None:
+    """Encode so many pictures into a stream of a container, 25 a second."""
+    for tick, picture in enumerate(films.pictures(count)):
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+        frame.pts, frame.time_base = tick, Fraction(1, 25)
+        container.mux(video.encode(frame))
+    container.mux(video.encode(None))
+
+
 def sounding(folder, encoder):
     """A film with a tone of this codec, in the first container that can be written and read with it; None for none."""
     for suffix in (".mkv", ".mov", ".asf", ".avi", ".nut", ".ts"):
@@ -40,11 +49,7 @@ def write_tone(path, encoder, rate, begin=0.0):
         video.width, video.height, video.bit_rate = 64, 48, 1_000_000
         sound = container.add_stream(encoder, rate=rate, layout="mono")
         sound.bit_rate = 64_000
-        for tick, picture in enumerate(films.pictures(12)):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
-            frame.pts, frame.time_base = tick, Fraction(1, 25)
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
+        add_pictures(container, video, 12)
         tone = 0.4 * np.sin(2 * np.pi * PITCH * np.arange(int(0.48 * rate)) / rate)[None].astype(np.float32)
         for first in range(0, tone.shape[1], 1024):
             frame = av.AudioFrame.from_ndarray(tone[:, first : first + 1024].copy(), format="fltp", layout="mono")
@@ -145,11 +150,7 @@ def test_sound_that_changes_its_form_midway_is_encoded_in_step(tmp_path, layout,
         video.width, video.height, video.bit_rate = 64, 48, 1_000_000
         video.codec_context.max_b_frames = 0
         sound = container.add_stream("mp2", rate=48000, layout="stereo")
-        for tick, picture in enumerate(films.pictures(12)):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
-            frame.pts, frame.time_base = tick, Fraction(1, 25)
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
+        add_pictures(container, video, 12)
         for data, second in [*first, *packets_of(layout, rate, end)]:
             packet = av.Packet(data)
             packet.stream, packet.time_base = sound, Fraction(1, 90000)
@@ -186,11 +187,7 @@ def test_sound_of_many_channels_and_odd_rates_is_encoded(tmp_path):
         video = container.add_stream("ffv1", rate=25)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         sound = container.add_stream("pcm_s16le", rate=96001, layout="7.1")
-        for tick, picture in enumerate(films.pictures(5)):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
-            frame.pts, frame.time_base = tick, Fraction(1, 25)
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
+        add_pictures(container, video, 5)
         noise = np.random.default_rng(0).integers(-9000, 9000, (1, 8 * 19200), dtype=np.int16)
         frame = av.AudioFrame.from_ndarray(noise, format="s16", layout="7.1")
         frame.rate, frame.pts, frame.time_base = 96001, 0, Fraction(1, 96001)
