@@ -218,7 +218,7 @@ class Run:
         self.seed = int(torch.randint(2**62, (1,), generator=generator, device=self.noise_device))
         self.scheduler = scheduler_for(pipe.scheduler, settings.solver)
         # The colour guess knows no words, so with some a frame starts from noise.
-        self.starts_from_guess = pipe.semantic_encoder is not None and not settings.prompt
+        self.starts_from_guess = None not in (pipe.semantic_encoder, pipe.control.pyramid) and not settings.prompt
 
     @property
     def keeps_past(self) -> bool:

@@ -162,6 +162,14 @@ def test_what_a_blind_copy_sees_changes_nothing_and_what_another_sees_does(unsee
     assert (colored(with_semantics(unseeing, blind=False)) != expected).any()
 
 
+def test_a_copy_without_a_pyramid_has_no_guess_to_start_from(unseeing):
+    parts = {**unseeing.components, "semantic_encoder": SemanticEncoder(side=64).eval()}
+    options = ("guidance_scale", "height", "width", "tau", "strength", "hint_weight")
+    pipe = GCGPipeline(**parts, **{name: unseeing.config[name] for name in options}, guess_strength=0.5)
+    pipe.set_progress_bar_config(disable=True)
+    np.testing.assert_array_equal(colored(pipe), colored(unseeing))
+
+
 def test_pipeline_is_saved_with_its_semantic_encoder(unseeing, tmp_path):
     pipe = with_semantics(unseeing, blind=False)
     pipe.save_pretrained(tmp_path)
