@@ -10,7 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .utils.checks import check_frame, check_frames
+from .utils.checks import check_choice, check_frame, check_frames
 
 GAMUT_MODES = ("clip", "chroma")
 _BISECTION_STEPS = 12  # 1/4096 of the chroma: below what 8 bits can show
@@ -39,8 +39,7 @@ def merge_luminance(gray, color, *, gamut: str = "clip") -> np.ndarray:
     colour fits, which keeps L* and the hue.
     Raises ValueError for wrong shapes or types, different numbers of frames, or an unknown gamut mode.
     """
-    if gamut not in GAMUT_MODES:
-        raise ValueError(f"gamut must be one of {', '.join(GAMUT_MODES)}, not {gamut!r}.")
+    check_choice("gamut", gamut, GAMUT_MODES)
     if isinstance(gray, np.ndarray) and gray.ndim == 2:
         gray_frame, color_frame = check_frame(gray, "gray", color=False), check_frame(color, "color", color=True)
         return _merge_frame(gray_frame, color_frame, gamut)
@@ -74,19 +73,6 @@ def lab_to_rgb(lab) -> np.ndarray:
     if lab.ndim < 1 or lab.shape[-1] != 3:
         raise ValueError(f"lab must have three channels in its last axis, not shape {lab.shape}.")
     return cv2.cvtColor(np.ascontiguousarray(lab).reshape(1, -1, 3), cv2.COLOR_LAB2RGB).reshape(lab.shape)
-
-
-def lightness(rgb) -> np.ndarray:
-    """L* in 0..100, float64, of sRGB uint8 ``(..., 3)``, by the definition itself (CIE 15): for measuring.
-
-    `rgb_to_lab` gives all three channels in the same time, but is off by up to 0.004.
-    """
-    rgb = np.asarray(rgb)
-    if rgb.ndim < 1 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
-        raise ValueError(f"rgb must be uint8 with three channels in its last axis, not {rgb.dtype} {rgb.shape}.")
-    red, green, blue = (table[rgb[..., channel]] for channel, table in enumerate(_LUMINANCE_OF_BYTE))
-    y = red + green + blue  # (...), 1 for white
-    return np.where(y > (6 / 29) ** 3, 116 * np.cbrt(y) - 16, y * (29 / 3) ** 3)
 
 
 def lightness_of_gray(gray) -> np.ndarray:
@@ -156,5 +142,5 @@ _XYZ_OF_RGB = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.0
 _WHITE = _XYZ_OF_RGB.sum(axis=1)
 _RGB_OF_XYZ = np.linalg.inv(_XYZ_OF_RGB)
 _LINEAR_OF_BYTE = _linear(np.arange(256) / 255).astype(np.float32)
-_LUMINANCE_OF_BYTE = _XYZ_OF_RGB[1][:, None] * _linear(np.arange(256) / 255)  # (3, 256), float64
+LUMINANCE_OF_BYTE = _XYZ_OF_RGB[1][:, None] * _linear(np.arange(256) / 255)  # (3, 256), float64: Y, 1 for white
 _LIGHTNESS_OF_BYTE = rgb_to_lab(np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1))[:, 0]

@@ -112,12 +112,15 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         ref_color: torch.Tensor,
         semantics: torch.Tensor | None = None,
         ref_semantics: torch.Tensor | None = None,
+        ref_weights: torch.Tensor | None = None,
     ) -> GuidanceOutput:
         """ColorHint of gray latents (B, C, h, w) under a reference (B, C, h', w'), to be made once and reused.
 
         ``semantics`` of the gray frames (B, S, h, w) and of the reference (B, S, h', w'), where the guidance reads any.
+        ``ref_weights`` (B, 1, h', w'): see ``GatedColorGuidance``.
         """
-        hint = self.guidance(gray, ref_gray, ref_color, semantics=semantics, ref_semantics=ref_semantics)
+        given = {"semantics": semantics, "ref_semantics": ref_semantics, "ref_weights": ref_weights}
+        hint = self.guidance(gray, ref_gray, ref_color, **given)
         if semantics is not None:
             hint["semantics"] = semantics  # as an item, or it would be no part of the output's items
         return hint

@@ -17,8 +17,11 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 
+from .utils.checks import check_choice
+
 MODES = ("gated", "attention", "concat")
 STEMS = ("conv", "none")
+LOGIT_WIDTH = 8  # channels that carry given logits, one of them used; kernels like multiples of eight
 
 
 @dataclass
@@ -60,6 +63,18 @@ def attend(
     return F.scaled_dot_product_attention(query, key, value, scale=scale)[..., :width]
 
 
+def add_logits(
+    query: torch.Tensor, key: torch.Tensor, logits: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add logits, which broadcast to (B, heads, M), to every query's, through one channel more that is 1 in each query.
+
+    The fused kernel takes no mask. ``query`` (B, heads, N, d) and ``key`` (B, heads, M, d) come out d + 8 wide.
+    """
+    extra = (logits / scale).to(key.dtype)[..., None].expand(*key.shape[:-1], 1)  # (B, heads, M, 1)
+    widen = lambda x, channel: torch.cat([x, F.pad(channel, (0, LOGIT_WIDTH - 1))], -1)  # noqa: E731
+    return widen(query, torch.ones_like(query[..., :1])), widen(key, extra)
+
+
 def attention_weights(query: torch.Tensor, key: torch.Tensor, scale: float | None = None) -> torch.Tensor:
     """Softmax(QK^T / sqrt(d)), built in full, for pictures: (B, heads, N, d), (B, heads, M, d) -> (B, heads, N, M)."""
     return (query @ key.transpose(-1, -2) * (scale or key.shape[-1] ** -0.5)).softmax(-1)
@@ -82,8 +97,9 @@ class ColorGuidanceAttention(_Attention):
     """CGA: colour latents of the reference, gathered where its gray tokens resemble ours (Eq. 1, 2).
 
     ``forward(gray, ref_gray, ref_color)``: features (B, N, f) and (B, M, f), colour tokens (B, M, C) -> (B, N, C).
-    The value map has no bias and starts as the identity, so that at first a hint is a mean of true latents and a zero
-    reference yields zero, always. Several heads are averaged.
+    ``ref_weights`` (B, M) says as how many tokens each reference token counts; None for one each (the paper). The value
+    map has no bias and starts as the identity, so that at first a hint is a mean of true latents and a zero reference
+    yields zero, always. Several heads are averaged.
     """
 
     def __init__(self, latent_channels: int, features: int, hidden_dim: int, heads: int = 1):
@@ -92,13 +108,27 @@ class ColorGuidanceAttention(_Attention):
         with torch.no_grad():
             self.to_v.weight.copy_(torch.eye(latent_channels).repeat(heads, 1))
 
-    def forward(self, gray: torch.Tensor, ref_gray: torch.Tensor, ref_color: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.split(self.to_q(gray)), self.split(self.to_k(ref_gray)), self.split(self.to_v(ref_color))
-        return attend(q, k, v, padded=self.padded_values).mean(1)  # (B, heads, N, C) -> (B, N, C)
+    def _queries_keys(self, gray, ref_gray, ref_weights) -> tuple[torch.Tensor, torch.Tensor, float | None]:
+        q, k = self.split(self.to_q(gray)), self.split(self.to_k(ref_gray))
+        if ref_weights is None:
+            return q, k, None
+        scale = q.shape[-1] ** -0.5
+        return *add_logits(q, k, ref_weights.log()[:, None], scale), scale  # w tokens as one: w exp(l) = exp(l + log w)
 
-    def weights(self, gray: torch.Tensor, ref_gray: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        gray: torch.Tensor,
+        ref_gray: torch.Tensor,
+        ref_color: torch.Tensor,
+        ref_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        q, k, scale = self._queries_keys(gray, ref_gray, ref_weights)
+        v = self.split(self.to_v(ref_color))
+        return attend(q, k, v, scale, self.padded_values).mean(1)  # (B, heads, N, C) -> (B, N, C)
+
+    def weights(self, gray: torch.Tensor, ref_gray: torch.Tensor, ref_weights: torch.Tensor | None = None):
         """Attention weights (B, heads, N, M)."""
-        return attention_weights(self.split(self.to_q(gray)), self.split(self.to_k(ref_gray)))
+        return attention_weights(*self._queries_keys(gray, ref_gray, ref_weights))
 
 
 class ColorDistributionGatedAttention(_Attention):
@@ -116,7 +146,6 @@ class ColorDistributionGatedAttention(_Attention):
 
     START = -3.0  # sigma(-3) = 0.047
     NULL_LOGIT = 12.0  # a little under a token's logit with its like at the start: (gain of W)^2 sqrt(hidden_dim) = 16
-    NULL_WIDTH = 8  # channels that carry the null token's logit; kernels like multiples of eight
 
     def __init__(
         self,
@@ -142,12 +171,8 @@ class ColorDistributionGatedAttention(_Attention):
         q, k = self.split(self.to_q(gray)), self.split(self.to_k(ref_gray))
         scale = q.shape[-1] ** -0.5
         if self.null_logit is not None:
-            # One more channel, 1 in every query, 0 in every key but the null token's, which is nothing else.
-            logit = (self.null_logit / scale).to(q.dtype)
-            null = F.pad(logit.view(1, 1, 1, 1), (q.shape[-1], self.NULL_WIDTH - 1))  # (1, 1, 1, d + 8)
-            one = F.pad(torch.ones_like(q[..., :1]), (0, self.NULL_WIDTH - 1))
-            k = torch.cat([F.pad(k, (0, self.NULL_WIDTH)), null.expand(*k.shape[:2], -1, -1)], 2)
-            q = torch.cat([q, one], 3)
+            logits = F.pad(self.null_logit[None], (k.shape[2], 0))  # (M + 1,), 0 for all but the null token
+            q, k = add_logits(q, F.pad(k, (0, 0, 0, 1)), logits, scale)
         return q, k, scale
 
     def forward(self, gray: torch.Tensor, ref_gray: torch.Tensor) -> torch.Tensor:
@@ -220,10 +245,8 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
         semantic_width: int = 0,
     ):
         super().__init__()
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {MODES}, not {mode!r}")
-        if stem not in STEMS:
-            raise ValueError(f"stem must be one of {STEMS}, not {stem!r}")
+        check_choice("mode", mode, MODES)
+        check_choice("stem", stem, STEMS)
         if hidden_dim % heads or hidden_dim // heads < latent_channels:
             raise ValueError(f"{hidden_dim=} must be a multiple of {heads=}, {latent_channels=} times or more")
         self.token_stem = self.cga = self.cdga = None
@@ -265,13 +288,15 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
         *,
         semantics: torch.Tensor | None = None,
         ref_semantics: torch.Tensor | None = None,
+        ref_weights: torch.Tensor | None = None,
     ) -> GuidanceOutput:
         """Make the ColorHint of gray latents under a reference.
 
         ``gray`` (B, C, h, w); ``ref_gray`` and ``ref_color`` (B, C, h', w') of any one size, zeros for the reference
         mask. ``return_weights`` adds the attention weights. ``semantics`` (B, S, h, w) and ``ref_semantics``
-        (B, S, h', w') tell a stem that reads them what the frames show; None leaves that out. Raises ValueError for
-        shapes that do not fit.
+        (B, S, h', w') tell a stem that reads them what the frames show; None leaves that out. ``ref_weights``
+        (B, 1, h', w') says as how many tokens each reference token counts in CGA; None for one each (the paper).
+        Raises ValueError for shapes that do not fit.
         """
         _check(gray, ref_gray, ref_color, self.config.latent_channels)
         size = gray.shape[-2:]
@@ -285,12 +310,13 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
 
         tokens, ref_tokens = self.tokens(gray, semantics), self.tokens(ref_gray, ref_semantics)
         to_map = lambda x: x.transpose(1, 2).unflatten(2, size)  # noqa: E731  (B, h*w, C) -> (B, C, h, w)
-        color = to_map(self.cga(tokens, ref_tokens, ref_color.flatten(2).transpose(1, 2)))  # Eq. 2
+        weights = None if ref_weights is None else ref_weights.flatten(1)  # (B, M)
+        color = to_map(self.cga(tokens, ref_tokens, ref_color.flatten(2).transpose(1, 2), weights))  # Eq. 2
         gate = torch.ones_like(color) if self.cdga is None else to_map(self.cdga(tokens, ref_tokens))  # Eq. 4
         hint = gray * (1 - gate) + color * gate  # Eq. 5
         output = GuidanceOutput(hint=hint, color=color, gate=gate, features=hint)
         if return_weights:
-            output.color_weights = self.cga.weights(tokens, ref_tokens)
+            output.color_weights = self.cga.weights(tokens, ref_tokens, weights)
             output.gate_weights = None if self.cdga is None else self.cdga.weights(tokens, ref_tokens)
         return output
 

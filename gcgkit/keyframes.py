@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from .color import to_gray
-from .utils.checks import check_frames, is_whole, to_numpy
+from .utils.checks import check_choice, check_frames, is_whole, to_numpy
 
 MEASURES = ("mse", "histogram", "ssim", "latent", "lpips")
 METHODS = ("auto", "exact", "greedy", "uniform", "random")
@@ -69,8 +69,7 @@ def describe(
 
     Raises ValueError for an unknown measure, a missing encoder or network, or features that are not one per frame.
     """
-    if measure not in MEASURES:
-        raise ValueError(f"measure must be one of {', '.join(MEASURES)}, not {measure!r}.")
+    check_choice("measure", measure, MEASURES)
     if measure == "lpips":
         if network is None:
             raise ValueError("measure 'lpips' needs network=, a callable (a_frames, b_frames) -> (N,) distances.")
@@ -122,8 +121,7 @@ def select_keyframes(distance, count: int, method: str = "auto", *, generator=No
     distance = _check_distance(distance)
     if not is_whole(count) or count < 1:
         raise ValueError(f"count must be a whole number of at least 1, not {count!r}.")
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}.")
+    check_choice("method", method, METHODS)
     total, count = len(distance), int(count)
     if count >= total:
         return list(range(total))

@@ -60,6 +60,7 @@ class GCGPipeline(DiffusionPipeline):
             ColorHint in each, see ``settings.Settings``.
         guess_strength: the profile's own share of denoising steps for frames without references or prompt, see there.
         noise_scale: the profile's own standard deviation of the noise that frames start from, see there.
+        keyframe_weight: the profile's own weight of keyframes' tokens, see there.
         semantic_encoder: recognises things in gray frames for the copy; None (the paper) for a copy that reads none.
     """
 
@@ -87,6 +88,7 @@ class GCGPipeline(DiffusionPipeline):
         hint_weight: float = 0.0,
         guess_strength: float = 1.0,
         noise_scale: float = 1.0,
+        keyframe_weight: float = 1.0,
         semantic_encoder: SemanticEncoder | None = None,
     ):
         super().__init__()
@@ -97,6 +99,7 @@ class GCGPipeline(DiffusionPipeline):
         self.register_to_config(
             guidance_scale=guidance_scale, height=height, width=width, tau=tau, strength=strength,
             hint_weight=hint_weight, guess_strength=guess_strength, noise_scale=noise_scale,
+            keyframe_weight=keyframe_weight,
         )  # fmt: skip
 
     @classmethod

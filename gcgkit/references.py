@@ -90,24 +90,31 @@ class ReferencePool:
         return [self.keys[int(np.argmin(distances[0]))]]
 
 
-def join_references(references: list[Reference], count: int) -> tuple[torch.Tensor | None, ...]:
-    """Reference grid of Eq. 9: g and z ``(1, C, rows*h, columns*w)``, image tokens ``(1, n*N, D)``, and semantics.
+def join_references(
+    references: list[Reference], count: int, weights: list[float] | None = None
+) -> tuple[torch.Tensor | None, ...]:
+    """Reference grid of Eq. 9: g and z ``(1, C, rows*h, columns*w)``, image tokens ``(1, n*N, D)``, semantics, weights.
 
     One reference stays a single picture. Otherwise the grid is the squarest that holds `count` tiles, row by row, and
     the first reference fills the places that are left. Each reference's image tokens come once. The semantics are of
-    g's size; None where the references have none.
+    g's size; None where the references have none. So are the weights, one channel, each reference's own in its tile;
+    None where none are given or one reference has them all.
     """
     first = references[0]
     tokens = torch.cat([r.tokens for r in references], dim=1)
     if len(references) == 1:
-        return first.gray, first.color, tokens, first.semantics
+        return first.gray, first.color, tokens, first.semantics, None
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
 
-    def grid(name: str) -> torch.Tensor:
-        return srg.make_grid(torch.cat([getattr(r, name) for r in references]), columns, rows=rows)[None]
+    def grid(tiles: list[torch.Tensor]) -> torch.Tensor:
+        return srg.make_grid(torch.cat(tiles), columns, rows=rows)[None]
 
-    return grid("gray"), grid("color"), tokens, None if first.semantics is None else grid("semantics")
+    gray, color = grid([r.gray for r in references]), grid([r.color for r in references])
+    semantics = None if first.semantics is None else grid([r.semantics for r in references])
+    if weights is not None:
+        weights = grid([torch.full_like(first.gray[:, :1], weight) for weight in weights])
+    return gray, color, tokens, semantics, weights
 
 
 def run_lengths(steps: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[ReferenceRun]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from . import keyframes
 from .encoders import IMAGE_CONDITIONS
-from .utils.checks import is_whole
+from .utils.checks import check_choice, check_number, is_whole
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,10 @@ _NUMBERS = {  # the numbers that each option may be
     "hint_weight": ("from 0 to 1", lambda x: 0 <= x <= 1),
     "guess_strength": ("above 0 and at most 1", lambda x: 0 < x <= 1),
     "noise_scale": ("from 0 to 1", lambda x: 0 <= x <= 1),
+    "keyframe_weight": ("above 0", lambda x: x > 0),
     "eta": ("from 0 on", lambda x: x >= 0),
 }
+OWN = tuple(name for name in _NUMBERS if name != "eta")  # the options of which each profile has its own value
 _CHOICES = {
     "keyframe_method": keyframes.METHODS,
     "dissimilarity": keyframes.MEASURES,
@@ -78,6 +77,8 @@ class Settings:
             noised colour guess of a copy that reads semantic features; see ``semantics``.
         noise_scale: standard deviation of the noise that frames start from, over the scheduler's, 0 to 1. Below 1 (the
             paper) a frame's colouring is nearer to the mean of those that fit it, less odd and less vivid.
+        keyframe_weight: as how many tokens each token of a keyframe counts in CGA beside those of earlier frames, whose
+            colours hold more errors; 1 in the paper.
         past_window: earlier frames that are kept as possible references; None for all.
         use_srg: False guides by a single keyframe (Ours***), the one that ``single_reference`` names, "nearest" or
             "first".
@@ -108,6 +109,7 @@ class Settings:
     hint_weight: float | None = None
     guess_strength: float | None = None
     noise_scale: float | None = None
+    keyframe_weight: float | None = None
     past_window: int | None = 32
     use_srg: bool = True
     single_reference: str = "nearest"
@@ -140,8 +142,7 @@ class Settings:
         Without the colour attention (Ours*) the hint is the reference itself, with another frame's structure: frames
         start from pure noise then, and take nothing from the hint.
         """
-        names = ("guidance_scale", "tau", "strength", "hint_weight", "guess_strength", "noise_scale")
-        own = {name: pipe.config[name] for name in names if getattr(self, name) is None}
+        own = {name: pipe.config[name] for name in OWN if getattr(self, name) is None}
         if pipe.control.guidance.config.mode == "concat":
             own |= {"strength": 1.0, "hint_weight": 0.0}
         return dataclasses.replace(self, **own)
@@ -155,16 +156,10 @@ class Settings:
             if not (is_whole(value) and value >= 1) and not (name == "past_window" and value is None):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
         for name, (domain, holds) in _NUMBERS.items():
-            value = getattr(self, name)
-            if value is None and name != "eta":
-                continue
-            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or not holds(value):
-                raise ValueError(f"{name} must be a number {domain}, not {value!r}.")
+            if getattr(self, name) is not None or name not in OWN:
+                check_number(name, getattr(self, name), domain, holds)
         for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                choices = ("None or " if None in allowed else "") + f"one of {', '.join(filter(None, allowed))}"
-                raise ValueError(f"{name} must be {choices}, not {getattr(self, name)!r}.")
+            check_choice(name, getattr(self, name), allowed)
         if self.dissimilarity == "lpips" and self.network is None:
             raise ValueError("dissimilarity 'lpips' needs network=, a callable (a_frames, b_frames) -> (N,) distances.")
         if self.callback_on_step_end is not None and not callable(self.callback_on_step_end):

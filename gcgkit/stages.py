@@ -35,6 +35,7 @@ from .settings import Settings
 from .utils import compilation
 from .utils.solvers import scheduler_for
 
+Guides = tuple[list[Reference], list[Reference]]  # of one frame at one step: keyframes, and earlier frames
 TOGETHER = 8  # frames that go through the autoencoder at once on a GPU
 PICTURES = 32  # through the image encoder, whose pictures are small: launching its kernels takes longer than they do
 
@@ -77,17 +78,17 @@ def color_jointly(
     settings = run.settings
     latents, semantics = run.encode(*gray), run.recognise(*gray)  # (m, C, h, w), (m, S, h, w)
     guided = bool(exemplars) and not settings.reference_mask
-    nearest: list[list[Reference]] = [[] for _ in frames]
+    nearest: list[Guides] = [([], []) for _ in frames]
     if guided:
         pool = ReferencePool(settings.dissimilarity, None, settings.network)
-        for references, image, latent in zip(nearest, gray, latents, strict=True):
+        for (references, _), image, latent in zip(nearest, gray, latents, strict=True):
             order = np.argsort(pool.distance(run.describe(image, latent[None]), exemplars), kind="stable")
             references += [exemplars[i] for i in order[: settings.grid_size if settings.use_srg else 1]]
     timesteps = run.timesteps(guided)
     guidance = run.guidance(latents, semantics, [nearest] * len(timesteps))
     with attention.joint_self_attention(run.pipe.unet, len(frames)) if len(frames) > 1 else nullcontext():
         clean = run.denoise(latents, frames, "keyframes", timesteps, guidance, guided, bar)
-    used = [tuple(reference.frame for reference in references) for references in nearest]
+    used = [tuple(reference.frame for reference in references) for references, _ in nearest]
     record = {frame: [ReferenceRun(len(timesteps), u, ())] for frame, u in zip(frames, used, strict=True) if guided}
     return run.finish(clean, gray), record
 
@@ -152,8 +153,7 @@ def denoise_with_references(
     for timestep in timesteps:
         t = srg.rescale_timestep(float(timestep), run.scheduler.config.num_train_timesteps, run.settings.tau)
         steps.append([_choose_references(run.settings, pool, distance, t) for distance in distances])
-    references = [[keys + past for keys, past in chosen] for chosen in steps]
-    guidance = run.guidance(latents, run.recognise(*gray), references)
+    guidance = run.guidance(latents, run.recognise(*gray), steps)
     clean = run.denoise(latents, frames, "remaining", timesteps, guidance, guided)
     numbers = [[tuple(tuple(r.frame for r in part) for part in of_frame) for of_frame in chosen] for chosen in steps]
     return clean, descriptors, [run_lengths(of_frame) for of_frame in zip(*numbers, strict=True)]
@@ -161,7 +161,7 @@ def denoise_with_references(
 
 def _choose_references(
     settings: Settings, pool: ReferencePool, distances: tuple[np.ndarray, np.ndarray], t: float
-) -> tuple[list[Reference], list[Reference]]:
+) -> Guides:
     """Keyframes and earlier frames that guide a frame at the t of Eq. 10, equally many for each frame of a batch."""
     if settings.reference_mask:
         return [], []
@@ -314,33 +314,38 @@ class Run:
         return [self.reference(OUTSIDE, to_gray(exemplars[OUTSIDE]), exemplars[OUTSIDE])]
 
     def guidance(
-        self, gray: torch.Tensor, semantics: torch.Tensor | None, steps: list[list[list[Reference]]]
+        self, gray: torch.Tensor, semantics: torch.Tensor | None, steps: list[list[Guides]]
     ) -> Iterator[tuple[GuidanceOutput, torch.Tensor]]:
         """Yield for each denoising step the ColorHint of m frames and the image tokens, or their keys and values.
 
-        semantics: as ``recognise`` gives them. steps: for each step a list of references for each frame, equally many,
-        empty under the reference mask. The hint depends on the references and not on t, so it is made anew only when
-        they change.
+        semantics: as ``recognise`` gives them. steps: for each step the keyframes and earlier frames that guide each
+        frame, equally many, none under the reference mask. The hint depends on the references and not on t, so it is
+        made anew only when they change.
         """
         before = given = None
-        for references in steps:
-            numbers = [[reference.frame for reference in of_frame] for of_frame in references]
+        for guides in steps:
+            numbers = [[reference.frame for reference in keys + past] for keys, past in guides]
             if numbers != before or not self.settings.shortcuts.hints:
-                before, masked = numbers, not references[0]
-                given = self.mask(gray, semantics) if masked else self.guide(gray, references, semantics)
+                before, masked = numbers, not any(guides[0])
+                given = self.mask(gray, semantics) if masked else self.guide(gray, guides, semantics)
             yield given
 
     def guide(
-        self, gray: torch.Tensor, references: list[list[Reference]], semantics: torch.Tensor | None = None
+        self, gray: torch.Tensor, guides: list[Guides], semantics: torch.Tensor | None = None
     ) -> tuple[GuidanceOutput, torch.Tensor]:
         """ColorHint of m frames ``(m, C, h, w)``, each under its references, and the tokens that the copy reads."""
-        if not self.settings.shortcuts.references:
-            references = [[self.reference(r.frame, *r.pictures) for r in of_frame] for of_frame in references]
-        grids = [join_references(of_frame, self.settings.grid_size) for of_frame in references]
-        ref_gray, ref_color, tokens, ref_semantics = (
+        grids, weight = [], self.settings.keyframe_weight
+        mixed = weight != 1 and any(keys and past for keys, past in guides)  # equal weights change nothing
+        for keys, past in guides:
+            references = [*keys, *past]
+            if not self.settings.shortcuts.references:
+                references = [self.reference(r.frame, *r.pictures) for r in references]
+            weights = [weight] * len(keys) + [1.0] * len(past)
+            grids.append(join_references(references, self.settings.grid_size, weights if mixed else None))
+        ref_gray, ref_color, tokens, ref_semantics, ref_weights = (
             None if parts[0] is None else torch.cat(parts) for parts in zip(*grids, strict=True)
         )
-        return self.pipe.control.hint(gray, ref_gray, ref_color, semantics, ref_semantics), tokens
+        return self.pipe.control.hint(gray, ref_gray, ref_color, semantics, ref_semantics, ref_weights), tokens
 
     def mask(self, gray: torch.Tensor, semantics: torch.Tensor | None = None) -> tuple[GuidanceOutput, torch.Tensor]:
         """Guide as ``guide`` does, under the reference mask, g_ref = z_ref = 0 (§3.2): for gray ``(m, C, h, w)``."""

@@ -41,17 +41,6 @@ def test_lightness_of_gray_is_that_of_the_gray_colour():
     assert np.abs(color.lightness_of_gray(grays) - expected).max() < 0.01
 
 
-def test_lightness_is_that_of_scikit_image():
-    clip = random_clip(4, height=40, width=50)
-    np.testing.assert_allclose(color.lightness(clip), rgb2lab(clip)[..., 0], atol=1e-4)
-    grays = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
-    np.testing.assert_allclose(color.lightness(grays), rgb2lab(grays)[:, 0], atol=1e-4)  # whose constants are rounded
-    assert color.lightness(np.uint8([255, 255, 255])) == pytest.approx(100, abs=1e-9)
-    for wrong in (clip / 255, clip[..., 0], np.uint8(3)):
-        with pytest.raises(ValueError, match="three channels in its last axis"):
-            color.lightness(wrong)
-
-
 def test_to_gray_weighs_the_channels_as_bt601_luma():
     clip = random_clip(2)
     expected = clip @ np.array([0.299, 0.587, 0.114])

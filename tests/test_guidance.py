@@ -185,6 +185,26 @@ def test_weights_sum_to_one_and_give_the_color():
     torch.testing.assert_close(per_head.mean(0).transpose(1, 2).view_as(out.color), out.color)
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_weight_counts_as_so_many_tokens(heads):
+    """Repeating a token says the same as its weight, and tokens of weight 1 change nothing."""
+    model = make(heads=heads, stem="none", mode="attention")
+    gray, ref_gray, ref_color = random(2, 4, 3, 5), random(2, 4, 2, 4, seed=1), random(2, 4, 2, 4, seed=2)
+    weights = torch.tensor([1, 1, 3, 1, 2, 1, 1, 5]).double().view(1, 1, 2, 4).expand(2, -1, -1, -1)
+
+    def repeated(tokens):  # (2, 4, 2, 4) -> (2, 4, 1, 15)
+        return tokens.flatten(2).repeat_interleave(weights[0].flatten().long(), dim=2)[:, :, None]
+
+    found = model(gray, ref_gray, ref_color, True, ref_weights=weights)
+    wanted = model(gray, repeated(ref_gray), repeated(ref_color))
+    torch.testing.assert_close(found.hint, wanted.hint)
+    torch.testing.assert_close(found.color_weights.sum(-1), torch.ones(2, heads, 15).double())
+    plain = model(gray, ref_gray, ref_color)
+    assert not torch.allclose(found.hint, plain.hint, atol=1e-2)
+    same = model(gray, ref_gray, ref_color, ref_weights=torch.ones_like(weights))
+    torch.testing.assert_close(same.hint, plain.hint)
+
+
 def test_weights_come_on_request_only():
     model, gray = make(mode="attention"), random(1, C, 2, 2)
     out = model(gray, gray, gray)

@@ -255,12 +255,13 @@ def test_run_lengths_and_grid():
         tokens, descriptor, semantics = torch.full((1, 5, 6), float(value)), np.zeros(1), 2 * tile.repeat(1, 2, 1, 1)
         return references.Reference(value, tile, -tile, tokens, descriptor, semantics=semantics)
 
-    gray, z, tokens, semantics = references.join_references([reference(k) for k in (7, 8, 9)], 4)
+    gray, z, tokens, semantics, weights = references.join_references([reference(k) for k in (7, 8, 9)], 4, [5, 5, 1])
     corners = gray[0, 0, ::2, ::3]  # one value of each tile
     assert corners.tolist() == [[7, 8], [9, 7]] and torch.equal(z, -gray) and gray.shape == (1, 4, 4, 6)
     assert tokens[0, ::5, 0].tolist() == [7, 8, 9] and torch.equal(semantics, 2 * gray.repeat(1, 2, 1, 1))
-    gray, _, tokens, _ = references.join_references([reference(7)], 4)
-    assert gray.shape == (1, 4, 2, 3) and tokens.shape == (1, 5, 6)
+    assert weights.shape == (1, 1, 4, 6) and weights[0, 0, ::2, ::3].tolist() == [[5, 5], [1, 5]]
+    gray, _, tokens, _, weights = references.join_references([reference(7)], 4, [5])
+    assert gray.shape == (1, 4, 2, 3) and tokens.shape == (1, 5, 6) and weights is None
 
 
 def test_references_are_encoded_once_and_hints_made_only_on_change(pipe, monkeypatch):

@@ -14,6 +14,7 @@ from gcgkit.control import GuidedControlNet
 from gcgkit.metrics.efficientnet import EfficientNetLite0, folded_trunk
 from gcgkit.semantics import CHANNELS, TAPS, FeaturePyramid, SemanticEncoder
 from gcgkit.settings import Settings
+from gcgkit.srg import make_grid
 from gcgkit.stages import Run
 
 
@@ -237,7 +238,7 @@ def test_references_match_by_meaning_tile_by_tile(unseeing):
     references = run.references(range(4), list(film[:4]), colored)
     with torch.no_grad():
         gray, semantics = run.encode(film[4]), run.recognise(film[4])
-        found, _ = run.guide(gray, [references], semantics)
+        found, _ = run.guide(gray, [(references, [])], semantics)
 
         def grid(tiles):  # by hand: two above two
             return torch.cat([torch.cat([tiles[0], tiles[1]], 3), torch.cat([tiles[2], tiles[3]], 3)], 2)
@@ -249,6 +250,31 @@ def test_references_match_by_meaning_tile_by_tile(unseeing):
         blind = guidance(gray, grid(g), grid(z), semantics=semantics, ref_semantics=grid(s) * 0)
     torch.testing.assert_close(found.color, expected.color)
     assert not torch.allclose(found.color, blind.color, atol=1e-3)
+
+
+def test_keyframes_count_more_than_earlier_frames(unseeing):
+    """A weight of 3 says the same as each token of the keyframes thrice."""
+    film = np.stack([*FILM[:3], FILM[0][:, ::-1], FILM[1][::-1]])
+    colored = [np.repeat(frame[..., None], 3, -1) // np.array([1, 2, 3], np.uint8) for frame in film[:4]]
+    found = {}
+    for weight in (3.0, 1.0):
+        settings = Settings(working_size=(32, 64), num_inference_steps=1, keyframe_weight=weight)
+        run = Run(unseeing, FILM.shape[1:], settings, None)
+        references = run.references(range(4), list(film[:4]), colored)
+        with torch.no_grad():
+            gray = run.encode(film[4])
+            found[weight] = run.guide(gray, [(references[:3], references[3:])])[0].color
+    with torch.no_grad():
+        guidance, (h, w) = unseeing.control.guidance, gray.shape[2:]
+        tiles = [torch.cat([getattr(r, name) for r in references]) for name in ("gray", "color")]  # (4, C, h, w) each
+        ref_gray, ref_color = (make_grid(some)[None] for some in tiles)
+        times = torch.full((2 * h, 2 * w), 3)
+        times[h:, w:] = 1  # the last tile is the earlier frame
+        repeat = lambda tokens: tokens.repeat_interleave(times.flatten(), 1)  # noqa: E731
+        ref_tokens, ref_values = repeat(guidance.tokens(ref_gray)), repeat(ref_color.flatten(2).transpose(1, 2))
+        expected = guidance.cga(guidance.tokens(gray), ref_tokens, ref_values)
+    torch.testing.assert_close(found[3.0].flatten(2).transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(found[3.0], found[1.0], atol=1e-3)
 
 
 def test_bundled_profile_colours_photographs_better_than_gray(semantic):

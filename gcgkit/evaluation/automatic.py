@@ -23,6 +23,7 @@ from .. import metrics
 from ..color import rgb_to_lab, to_gray
 from ..data import footage
 from ..pipeline import GCGPipeline
+from ..utils.commands import parse_size
 from .methods import load_pipeline
 from .model_card import WORDS, color_first, part_parser, spread, toward, write_result
 
@@ -206,6 +207,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--guess-strength", type=float)
     parser.add_argument("--noise-scale", type=float)
     parser.add_argument("--guidance-scale", type=float)
+    parser.add_argument("--size", type=parse_size, help="WxH that the model works at (the profile's own)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-perceptual", action="store_true", help="photos: without ST-LPIPS")
     parser.add_argument("--sheet", type=Path, help="photos, words: write a sheet of the pictures here, 24 at most")
@@ -213,7 +215,7 @@ def main(argv: list[str] | None = None) -> None:
     pipe = load_pipeline(args.weights, "cpu")
     options = {
         "num_inference_steps": args.steps, "guess_strength": args.guess_strength, "noise_scale": args.noise_scale,
-        "guidance_scale": args.guidance_scale,
+        "guidance_scale": args.guidance_scale, "working_size": args.size,
     }  # fmt: skip
     pictures = []
     if args.part == "photos":

@@ -38,7 +38,7 @@ TABLE1_OURS = (
 # The paper's settings. These rows share them, so that they differ only in what their names say.
 TABLE1_SETTINGS = {
     "num_inference_steps": 32, "tau": 4.0, "strength": 1.0, "hint_weight": 0.0, "guess_strength": 1.0,
-    "noise_scale": 1.0,
+    "noise_scale": 1.0, "keyframe_weight": 1.0, "working_size": [256, 448],
 }  # fmt: skip
 OWN_SETTINGS = "Ours, the profile's own settings"
 # Options that say nothing of how a clip is coloured, or stand elsewhere in a record.

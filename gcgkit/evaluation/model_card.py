@@ -191,6 +191,7 @@ def main() -> None:
     parser.add_argument("--hint-weight", type=float, help="exemplar: ColorHint blended in, 0 to 1 (the profile's own)")
     parser.add_argument("--size", type=parse_size, help="exemplar: WxH that the model works at (the profile's own)")
     parser.add_argument("--noise-scale", type=float, help="exemplar: of the starting noise (the profile's own)")
+    parser.add_argument("--keyframe-weight", type=float, help="exemplar: of keyframes' tokens (the profile's own)")
     parser.add_argument("--without-unet", action="store_true", help="exemplar: with zeros for all the UNet says")
     parser.add_argument("--exemplar-alone", action="store_true", help="exemplar: nothing else guides, no sliding grid")
     args = parser.parse_args()
@@ -200,7 +201,9 @@ def main() -> None:
         result = vae_quality(pipe, args.data, args.frames)
     elif args.part == "exemplar":
         clips = tuple(args.clips) if args.clips else None
-        own = {name: getattr(args, name) for name in ("tau", "strength", "hint_weight", "noise_scale")}
+        own = {
+            name: getattr(args, name) for name in ("tau", "strength", "hint_weight", "noise_scale", "keyframe_weight")
+        }
         if args.without_unet:
             silence(pipe.unet)
         guiding = {"num_keyframes": 1, "use_srg": False} if args.exemplar_alone else {"num_keyframes": args.keyframes}

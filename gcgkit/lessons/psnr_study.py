@@ -28,7 +28,8 @@ import math
 import cv2
 import numpy as np
 
-from ..color import lightness, to_gray
+from ..color import to_gray
+from ..metrics import lightness
 from ..utils.checks import frame_pairs
 
 PAPER_DB = 57.67  # DeOldify on LDV 3.0

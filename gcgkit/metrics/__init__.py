@@ -13,9 +13,9 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from ..baselines import optical_flow, warp
-from ..color import lightness, lightness_of_gray, rgb_to_lab, to_gray
-from ..utils.checks import each_frame, frame_pairs
+from ..color import LUMINANCE_OF_BYTE, lightness_of_gray, rgb_to_lab, to_gray
+from ..utils.checks import check_choice, each_frame, frame_pairs
+from ..utils.optical_flow import optical_flow, warp
 from .networks import clip_iqa, fd_efficientnet, fid, lpips, musiq, st_lpips
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "fd_efficientnet",
     "fid",
     "flow_warp_error",
+    "lightness",
     "lpips",
     "mean_color_spread",
     "musiq",
@@ -66,6 +67,19 @@ def psnr_luma(pred, target) -> float:
     return float(np.mean(values))
 
 
+def lightness(rgb) -> np.ndarray:
+    """L* in 0..100, float64, of sRGB uint8 ``(..., 3)``, by the definition itself (CIE 15): for measuring.
+
+    `color.rgb_to_lab` gives all three channels in the same time, but is off by up to 0.004.
+    """
+    rgb = np.asarray(rgb)
+    if rgb.ndim < 1 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
+        raise ValueError(f"rgb must be uint8 with three channels in its last axis, not {rgb.dtype} {rgb.shape}.")
+    red, green, blue = (table[rgb[..., channel]] for channel, table in enumerate(LUMINANCE_OF_BYTE))
+    y = red + green + blue  # (...), 1 for white
+    return np.where(y > (6 / 29) ** 3, 116 * np.cbrt(y) - 16, y * (29 / 3) ** 3)
+
+
 def colorfulness(frames, form: str = "2003") -> float:
     """Return the colourfulness of Hasler and Suesstrunk (2003), mean over frames: 0 for gray, 109 for very colourful.
 
@@ -73,8 +87,7 @@ def colorfulness(frames, form: str = "2003") -> float:
     sqrt(var rg + var yb) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2). form="2003" is this formula; form="abs" takes |rg| and
     |yb| first, as several public implementations do. Raises ValueError for wrong frames or an unknown form.
     """
-    if form not in COLORFULNESS_FORMS:
-        raise ValueError(f"form must be one of {', '.join(COLORFULNESS_FORMS)}, not {form!r}.")
+    check_choice("form", form, COLORFULNESS_FORMS)
     values = []
     for frame in each_frame(frames, "frames"):
         red, green, blue = (channel.astype(np.float32) for channel in cv2.split(frame))

@@ -6,7 +6,8 @@ into one ``ValueError`` that names the argument. The messages are written here, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 
 import numpy as np
@@ -83,6 +84,20 @@ def each_frame(frames: Iterable, name: str = "frames", *, color: bool = True) ->
             raise ValueError(f"{name}[{index}] has size {frame.shape[:2]}, those before it {shape[:2]}; use one size.")
         shape = frame.shape
         yield frame
+
+
+def check_choice(name: str, value, allowed: Iterable) -> None:
+    """Raise ValueError unless a value is one of those allowed; None may be one of them."""
+    if value not in allowed:
+        choices = ("None or " if None in allowed else "") + f"one of {', '.join(filter(None, allowed))}"
+        raise ValueError(f"{name} must be {choices}, not {value!r}.")
+
+
+def check_number(name: str, value, domain: str, holds: Callable[[float], bool]) -> None:
+    """Raise ValueError unless a value is a finite number for which ``holds``; ``domain`` says in words which do."""
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not holds(value):
+        raise ValueError(f"{name} must be a number {domain}, not {value!r}.")
 
 
 def is_whole(value) -> bool:

@@ -69,8 +69,9 @@ def measured(tmp_path_factory):
         images.write_frames(tiny.clip(4, seed=len(name)), place / "data" / name)
     clips = evalset.open_set(place / "data", "toy", size=None)
     rows = methods.table1_methods(
-        weights=[str(place / "ours"), str(place / "plain"), str(place / "plain")], seed=3, num_inference_steps=2
-    )
+        weights=[str(place / "ours"), str(place / "plain"), str(place / "plain")], seed=3, num_inference_steps=2,
+        working_size=[32, 64],
+    )  # fmt: skip
     for row in rows:
         if isinstance(row, methods.Pipeline):
             row.prompts, row.prompts_source = {"ants": "red car"}, "a test"
@@ -98,7 +99,9 @@ def test_the_bundled_rows_share_their_settings_too():
     from gcgkit import profiles
 
     own = [methods._config(profile) for _, profile, _ in methods.TABLE1_OURS if profile in profiles.available()]
-    rest = ("guidance_scale", "height", "width")  # what TABLE1_SETTINGS leaves to the profile
+    sizes = {tuple(row.options["working_size"]) for row in methods.table1_methods() if row.name.startswith("Ours*")}
+    assert sizes == {(256, 448)}  # the paper's
+    rest = ("guidance_scale",)  # what TABLE1_SETTINGS leaves to the profile
     assert len({tuple(config[name] for name in rest) for config in own}) == 1
 
 

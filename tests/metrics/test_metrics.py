@@ -12,8 +12,8 @@ from skimage.color import lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
 from gcgkit import metrics
-from gcgkit.baselines import optical_flow, warp
 from gcgkit.lessons import psnr_study
+from gcgkit.utils.optical_flow import optical_flow, warp
 
 
 def random_clip(seed, frames=6, height=10, width=14):
@@ -54,6 +54,17 @@ def test_psnr_luma_is_on_lightness_alone():
     squares = ((lightness[0] - lightness[1]) ** 2).mean(axis=(1, 2))
     expected = np.mean(10 * np.log10(100**2 / squares))
     assert metrics.psnr_luma(a, b) == pytest.approx(expected, abs=1e-5)  # scikit-image's constants are rounded
+
+
+def test_lightness_is_that_of_scikit_image():
+    clip = random_clip(4, height=40, width=50)
+    np.testing.assert_allclose(metrics.lightness(clip), rgb2lab(clip)[..., 0], atol=1e-4)
+    grays = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    np.testing.assert_allclose(metrics.lightness(grays), rgb2lab(grays)[:, 0], atol=1e-4)  # whose constants are rounded
+    assert metrics.lightness(np.uint8([255, 255, 255])) == pytest.approx(100, abs=1e-9)
+    for wrong in (clip / 255, clip[..., 0], np.uint8(3)):
+        with pytest.raises(ValueError, match="three channels in its last axis"):
+            metrics.lightness(wrong)
 
 
 def test_psnr_luma_is_right_where_nothing_but_rounding_differs():

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from ...pipeline import GCGPipeline
 from ...semantics import SemanticEncoder
+from ...settings import OWN
 from ..checkpoints import list_checkpoints
 from ..log import TrainingLog
 from ..loop import fit
@@ -31,7 +32,7 @@ from .pack import load_pack, read_originals
 
 RATES = {"text": 0.5, "pyramid": 0.3, "guidance": 0.5}  # over the learning rate of copy and UNet
 CHECK_EVERY = 200  # steps between looks at held-out photographs
-SETTINGS = ("guidance_scale", "height", "width", "tau", "strength", "hint_weight", "guess_strength", "noise_scale")
+SETTINGS = ("height", "width", *OWN)
 
 
 def train(
