@@ -112,8 +112,8 @@ def _paper(out: Path, data: Path, true_colors: bool) -> list[Step]:
         Step(
             "ldv", "fetch and prepare LDV 3.0 (§4.2)",
             (("python", "data_scripts/ldv.py", "--out", str(data), "--prepare"),),
-            28, 1.1, "extrapolated: 365 videos of about 300 frames at 27 a second; the archive, whose size "
-            "the server tells, comes twice on top", (ETH,),
+            28, 1.1, "extrapolated: 365 videos of about 300 frames at 27 a second; on top come the "
+            "archive and the videos in it; the download shows their size", (ETH,),
         ),
         Step(
             "weights", "fetch Stable Diffusion 2.1, CLIP ViT-H, BLIP and the metrics' networks",

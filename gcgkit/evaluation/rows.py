@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from .run import setting
+from .columns import METRICS
+from .run import bootstrap_interval, setting
 
 ALL_ELSE, AS_PROFILE = "all else", "as the profile has it"  # in older records, which hold only the given options
 RowKey = tuple[str, str]  # a method's name and the key of its lowest seed
@@ -87,3 +89,31 @@ def paired_differences(first: Iterable[dict], second: Iterable[dict], metric: st
     """Return a metric's differences between two rows, first minus second, on each clip that both measured."""
     ours, theirs = clip_values(first, metric), clip_values(second, metric)
     return [value - theirs[clip] for clip, value in ours.items() if clip in theirs]
+
+
+class Difference(NamedTuple):
+    """The mean difference of two rows over clips, its 95 % interval, and whether the first is better.
+
+    verdict: "yes" where the whole interval lies on the better side, "no" where it lies on the worse one, "not decided"
+    where it holds zero.
+    """
+
+    mean: float
+    low: float
+    high: float
+    verdict: str
+
+
+def difference(first: Iterable[dict], second: Iterable[dict], metric: str) -> Difference:
+    """Compare two rows by a metric on the clips that both measured: first minus second, in the table's unit.
+
+    Raises ValueError for fewer than two such clips.
+    """
+    about = METRICS[metric]
+    values = [about.factor * value for value in paired_differences(first, second, metric)]
+    if len(values) < 2:
+        raise ValueError(f"The rows share {len(values)} clip(s) with {about.label}; an interval needs two or more.")
+    low, high = bootstrap_interval(values)
+    gains = (low, high) if about.better == "more" else (-high, -low)
+    verdict = "yes" if gains[0] > 0 else "no" if gains[1] < 0 else "not decided"
+    return Difference(float(np.mean(values)), low, high, verdict)

@@ -30,16 +30,19 @@ class Movie:
         fps: frames per second; low values let slow changes be seen.
         columns: clips beside each other.
         picks: positions of the frames in the still, as ``plots.frames`` takes them.
+        first: number of the clips' first frame in their film, for the still.
     """
 
     def __init__(
-        self, rows: Mapping[str, Sequence], *, caption: str = "", fps: float = 8.0, columns: int = 2, picks=None
-    ):
+        self, rows: Mapping[str, Sequence], *, caption: str = "", fps: float = 8.0, columns: int = 2, picks=None,
+        first: int = 0,
+    ):  # fmt: skip
         if not rows:
             raise ValueError("rows is empty: give at least one {label: frames}.")
         count = min(len(clip) for clip in rows.values())
         self.rows = {label: [plots.as_rgb(frame) for frame in clip[:count]] for label, clip in rows.items()}
-        self.caption, self.fps, self.columns, self.picks = " ".join(caption.split()), fps, columns, picks
+        self.caption, self.fps, self.columns = " ".join(caption.split()), fps, columns
+        self.picks, self.first = picks, first
 
     def frames(self) -> np.ndarray:
         """Return the joined and labelled frames ``(T, H, W, 3)``, of even size and at most ``WIDTH`` wide."""
@@ -59,7 +62,7 @@ class Movie:
 
     def still(self) -> plots.Picture:
         """Return the picture that stands for the movie on a page that plays none."""
-        return plots.frames({label: clip for label, clip in self.rows.items()}, self.picks, caption=self.caption)
+        return plots.frames(self.rows, self.picks, caption=self.caption, first=self.first)
 
     def _repr_html_(self) -> str:
         source = f"data:video/mp4;base64,{base64.b64encode(self.mp4()).decode()}"

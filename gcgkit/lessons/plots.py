@@ -23,6 +23,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")  # one more than colours, so that the eighth series differs, too
 DASHES = ("-", "--", "-.", ":")
 CMAP = "cividis"
+ORANGE = (255, 170, 0)  # RGB of attention on a gray picture
 WIDTH = 8.0  # inches of every picture: a notebook's column
 FONT_SIZE = 13
 LARGEST = 900_000  # bytes of a PNG
@@ -54,7 +55,7 @@ class Picture:
         """Write the caption below the figure and enlarge the figure by its lines."""
         self.caption = " ".join(caption.split())
         width, height = self.figure.get_size_inches()
-        if lines := textwrap.wrap(self.caption, int(_LETTERS_PER_LINE * width / WIDTH)):
+        if lines := _wrapped(self.caption, width):
             self.figure.set_size_inches(width, height + 0.24 * len(lines))
             self.figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=FONT_SIZE - 1)
 
@@ -97,19 +98,21 @@ def captioned(figure, caption: str) -> Picture:
 
 
 def frames(
-    clips: Mapping[str, Sequence], picks: Sequence[int] | None = None, *, caption: str = "", numbers=None
-) -> Picture:
+    clips: Mapping[str, Sequence], picks: Sequence[int] | None = None, *, caption: str = "", numbers=None,
+    first: int = 0,
+) -> Picture:  # fmt: skip
     """Draw some frames of each clip, clips one below the other: ``{label: (T, H, W) or (T, H, W, 3)}``, uint8.
 
     picks: positions of the frames that are shown, four evenly spread ones by default. numbers: what the columns are
-    called, words or frame numbers, the positions by default.
+    called, words or frame numbers, the positions by default. first: number of the clips' first frame in their film,
+    which is then added to the positions.
     """
     if not clips:
         raise ValueError("clips is empty: give at least one {label: frames}.")
     count = len(next(iter(clips.values())))
     if picks is None:
         picks = np.unique(np.linspace(0, count - 1, min(4, count)).round().astype(int))
-    numbers = picks if numbers is None else numbers
+    numbers = [first + pick for pick in picks] if numbers is None else numbers
     height, width = np.shape(next(iter(clips.values()))[0])[:2]
     tile = WIDTH / (len(picks) + 0.25)
     with _style():
@@ -182,18 +185,12 @@ def attention(
 ) -> Picture:  # fmt: skip
     """Draw a patch of a gray frame and its attention to the reference, in two panels.
 
-    frame ``(H, W)`` or ``(H, W, 3)``, reference likewise; weights ``(h', w')`` over the reference, which are drawn as
-    light on the darkened reference, the largest brightest; box: left, top, width, height of the patch, in pixels.
+    frame ``(H, W)`` or ``(H, W, 3)``, reference likewise; weights ``(h', w')`` over the reference, drawn as `lit` has
+    them; box: left, top, width, height of the patch, in pixels.
     """
     from matplotlib.patches import Rectangle
 
     weights = _array(weights)
-    top = float(weights.max())
-    light = (weights / top if top > 0 else weights) ** 0.5  # the root makes weak weights visible
-    light = np.kron(light, np.ones((8, 8)))
-    rows = (np.arange(reference.shape[0]) * light.shape[0] / reference.shape[0]).astype(int)
-    columns = (np.arange(reference.shape[1]) * light.shape[1] / reference.shape[1]).astype(int)
-    lit = as_rgb(reference) * (0.15 + 0.85 * light[rows][:, columns, None])
     with _style():
         picture = Picture(WIDTH / 2 * frame.shape[0] / frame.shape[1] + 0.4, caption)
         left, right = picture.subplots(1, 2)
@@ -201,9 +198,23 @@ def attention(
         left.add_patch(Rectangle(box[:2], box[2], box[3], fill=False, edgecolor="white", linewidth=4))
         left.add_patch(Rectangle(box[:2], box[2], box[3], fill=False, edgecolor=COLORS[1], linewidth=2))
         left.set_title("the patch that asks")
-        _show(right, lit.astype(np.uint8))
-        right.set_title(f"where it looks (largest weight {top:.3f})")
+        _show(right, lit(reference, weights))
+        right.set_title(f"where it looks (largest weight {weights.max():.3f})")
     return picture
+
+
+def lit(reference: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return a picture in dim gray, in orange where weights are large: uint8 ``(H, W, 3)``.
+
+    reference ``(H, W)`` or ``(H, W, 3)``; weights ``(h, w)``, none negative. The largest weight is pure orange; the
+    others have the root of their share, so that weak ones show too.
+    """
+    weights = _array(weights)
+    light = (weights / max(float(weights.max()), 1e-12)) ** 0.5  # (h, w)
+    rows, columns = (np.arange(n) * m // n for n, m in zip(reference.shape[:2], light.shape, strict=True))
+    light = light[rows][:, columns, None]  # (H, W, 1)
+    dim = 0.6 * as_rgb(reference).mean(-1, keepdims=True)
+    return ((1 - light) * dim + light * np.array(ORANGE)).astype(np.uint8)
 
 
 def gates(cases: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], *, caption: str = "") -> Picture:
@@ -411,6 +422,18 @@ def as_rgb(image) -> np.ndarray:
     """Return a frame ``(H, W)`` or ``(H, W, 3)`` as ``(H, W, 3)``."""
     image = _array(image)
     return np.repeat(image[..., None], 3, -1) if image.ndim == 2 else image
+
+
+def _wrapped(caption: str, width: float) -> list[str]:
+    """Break a caption into lines that fit into a figure of ``width`` inches."""
+    from matplotlib.textpath import TextPath
+
+    for letters in range(int(_LETTERS_PER_LINE * width / WIDTH), 0, -1):  # fewer where letters are wide
+        lines = textwrap.wrap(caption, letters)
+        extents = [TextPath((0, 0), line, size=FONT_SIZE - 1).get_extents() for line in lines]
+        if all(extent.width <= 0.97 * 72 * width for extent in extents):
+            break
+    return lines
 
 
 def _style():

@@ -55,6 +55,12 @@ def test_a_reader_without_a_player_sees_a_still(capsys):
     assert kind.startswith("image/") and shown[1].caption == "Two clips."
 
 
+def test_the_still_counts_frames_as_the_film_does():
+    still = Movie({"one": clip(40), "two": clip(200)}, picks=(0, 3), first=8).still()
+    assert [axes.get_title() for axes in still.axes[:2]] == ["frame 8", "frame 11"]
+    np.testing.assert_array_equal(still.axes[1].images[0].get_array()[0, 0], (40, 60, 215))  # of position 3
+
+
 def test_no_clip_is_refused():
     with pytest.raises(ValueError, match="rows is empty"):
         Movie({})

@@ -47,6 +47,13 @@ def test_a_photograph_is_kept_as_a_small_jpeg_near_what_it_was():
     assert plots.bars({"a": 1.0}, ylabel="dB").stored()[0] == "image/png"
 
 
+@pytest.mark.parametrize("word", ["mmm", "iiii", "WWWWWWW"])
+def test_no_caption_runs_over_the_edge(word):
+    picture = plots.Picture(3.0, f"{word} " * 60)
+    picture.canvas.draw()
+    assert picture.figure._supxlabel.get_window_extent().x1 <= picture.bbox.x1
+
+
 def test_a_caption_is_wrapped_and_makes_room_for_itself():
     short, long = (plots.Picture(3.0, caption) for caption in ("few words", "many words " * 40))
     lines = long.get_supxlabel().split("\n")
@@ -128,9 +135,14 @@ def test_attention_lights_the_reference_where_the_weight_is():
     weights[3, 0], weights[1, 5] = 0.5, 0.125
     reference = np.full((32, 56, 3), 200, np.uint8)
     lit = plots.attention(FRAMES[0], reference, weights, (8, 0, 8, 8)).axes[1].images[0].get_array()
-    np.testing.assert_allclose(lit[24:, :8], 200, atol=1)  # the largest weight shows the reference as it is
-    np.testing.assert_allclose(lit[8:16, 40:48], 200 * (0.15 + 0.85 * 0.5), atol=1)  # a quarter of it, half the light
-    np.testing.assert_allclose(lit[:8], 30, atol=1)
+    np.testing.assert_allclose(lit[24:, :8], np.broadcast_to((255, 170, 0), (8, 8, 3)))  # the largest weight
+    half = (0.5 * 120 + 0.5 * 255, 0.5 * 120 + 0.5 * 170, 0.5 * 120)  # a quarter of it has half the light
+    np.testing.assert_allclose(lit[8:16, 40:48], np.broadcast_to(half, (8, 8, 3)), atol=1)
+    np.testing.assert_allclose(lit[:8], 0.6 * 200, atol=1)  # no weight: dim
+
+
+def test_attention_without_any_weight_lights_nothing():
+    assert np.ptp(plots.lit(np.full((8, 8), 100, np.uint8), np.zeros((2, 2)))) == 0
 
 
 def test_bars_write_their_values():

@@ -1,4 +1,4 @@
-"""A real browser: JupyterLab opens two notebooks in Chromium, runs them, and a dragged slider changes the picture.
+"""A real browser: JupyterLab opens notebooks in Chromium, runs them, and a dragged slider changes the picture.
 
 The Chromium is one that is installed, or QtWebEngine's, which PyPI has (``pip install PyQt6-WebEngine`` or
 ``PySide6_WebEngine``); neither needs a screen. Both are driven through their debugging port. The test is skipped, and
@@ -23,8 +23,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # Up to its widget each notebook runs in seconds with these knobs in place of its own.
-KNOBS = {"00_start_here": {"frames": 5, "steps": 1}, "04_the_gate": {}}
-WIDGETS = ("before_after", "gate_explorer")
+KNOBS = {
+    "00_start_here": {"frames": 5, "steps": 1},
+    "01_color_spaces_and_gray": {},
+    "02_latent_diffusion": {"steps": 2},
+    "04_the_gate": {},
+    "05_keyframes": {},
+}
+WIDGETS = ("before_after", "explore", "gate_explorer")
 INSTALLED = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 BINDINGS = ("PyQt6", "PySide6")  # of Qt; either has QtWebEngine in a package of its own
 # A window with one empty page; the environment says where its debugging port is.

@@ -61,11 +61,10 @@ def test_a_wrong_reference_is_worse_than_gray_even_with_the_gate():
 
 def test_keyframes_agree_more_together():
     assert says("05", "In every row of the table, Eq. 8 makes the frames agree more")
-    assert says("05", "together the frames agree more than the truth does")
     rows = table("05", "spread of the mean colour")
-    truth = printed("05", r"true colours: a spread of ([\d.]+)")[0]
     assert len(rows) == 4 and all(row["together"] < row["each alone"] for row in rows.values())
-    assert all(row["together"] < truth for row in rows.values())
+    assert says("05", "The true clip's own spread is not zero")
+    assert printed("05", r"true colours: a spread of ([\d.]+)")[0] > 0.1
 
 
 def test_measures_of_dissimilarity_agree_on_the_two_ends_alone():

@@ -17,6 +17,7 @@ import nbformat
 import pytest
 from PIL import Image
 
+from gcgkit.data import clips
 from gcgkit.evaluation import methods
 from gcgkit.lessons import diagram
 from gcgkit.lessons import notebook as lesson
@@ -226,6 +227,12 @@ def test_the_diagram_is_whole_in_the_first_notebook_and_highlighted_at_the_start
     assert calls.pop("00")[1] == ()
     assert all(i <= 4 and set(parts) <= set(diagram.PARTS) for i, parts in calls.values())
     assert len({parts for _, parts in calls.values()}) == len(calls)
+
+
+def test_no_clip_is_in_more_than_five_notebooks():
+    codes = {name: "\n".join(cell.source for cell in cells(name, "code")) for name in NOTEBOOKS}
+    used = {clip: [name for name, code in codes.items() if f'"{clip}"' in code] for clip in clips.NAMES}
+    assert all(0 < len(names) <= 5 for names in used.values()), used
 
 
 @each
