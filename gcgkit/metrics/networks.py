@@ -107,12 +107,10 @@ def values(name: str, first, second=None, *, network=None, device=None, batch_si
         batches = _batches(frame_pairs(first, second, ("pred", "target")), batch_size)
         call = lambda batch: network(*(_tensor([pair[i] for pair in batch], device) * 2 - 1 for i in (0, 1)))  # noqa: E731
     else:
-        batches = _batches(each_frame(first, "frames"), batch_size)
+        batches = _batches(each_frame(first), batch_size)
         call = lambda batch: network(_tensor(batch, device))  # noqa: E731
     with torch.inference_mode():
         result = [call(batch).double().reshape(len(batch)).cpu().numpy() for batch in batches]
-    if not result:
-        raise ValueError("frames holds no frames.")
     return np.concatenate(result)
 
 
@@ -124,12 +122,10 @@ def features(name: str, frames, *, network=None, device=None, batch_size: int = 
     size, mean, deviation = NETWORKS[name].scale
     result = []
     with torch.inference_mode():
-        for batch in _batches(each_frame(frames, "frames"), batch_size):
+        for batch in _batches(each_frame(frames), batch_size):
             small = np.stack([_resize(frame, size) for frame in batch])  # (B, S, S, 3), 0..255
             images = torch.from_numpy(small).to(device).permute(0, 3, 1, 2)  # (B, 3, S, S)
             result.append(network((images - mean) / deviation).float().reshape(len(batch), -1).cpu().numpy())
-    if not result:
-        raise ValueError("frames holds no frames.")
     return np.concatenate(result)
 
 
