@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from .. import color, encoders
-from ..utils import files
+from ..utils.files import require_space
 from . import augment
 from .config import DataConfig
 from .dataset import Clip, Sample, SampleDataset, caption_of, read_views, targets
@@ -236,10 +236,6 @@ def _check_space(folder: Path, clips: Sequence[Clip], data: DataConfig, pipe, co
     semantics = pipe.control.config.semantic_width * height * width if _sees(pipe) else 0
     per_view = 2 * (latents + count * encoder.projection_dim + semantics)  # bytes
     views = lambda clip: data.cache_views if clip.frames == 1 else min(clip.frames, data.cache_views)  # noqa: E731
-    need = sum(views(clip) * variants(clip, data)[0] for clip in clips) * per_view
-    free = files.free_space(folder)
-    if need > free:
-        raise OSError(
-            f"{folder.parent} has {files.size_text(free)} free, and the latent cache needs {files.size_text(need)}: "
-            "make room, choose another place with --cache, or lower data.cache_variants or data.cache_views."
-        )
+    needed = sum(views(clip) * variants(clip, data)[0] for clip in clips) * per_view
+    remedy = "choose another place with --cache, or lower data.cache_variants or data.cache_views"
+    require_space(folder, needed, "the latent cache", remedy)
