@@ -26,6 +26,8 @@ from pydantic.dataclasses import dataclass
 from ..data.config import FORM, BelowOne, Count, CountOrZero, Counts, DataConfig, Names, Positive, Weight
 from ..utils import files
 
+# Of ModelConfig's fields, those that make a guidance; GatedColorGuidance has them by the same names.
+GUIDANCE_OPTIONS = ("mode", "stem", "hidden_dim", "heads", "gate_bias", "null_token", "dilations")
 OF_PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 

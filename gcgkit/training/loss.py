@@ -12,12 +12,10 @@ from diffusers.training_utils import compute_snr
 from .. import encoders
 from ..control import GuidedControlNet
 from ..data import latent_cache
+from ..data.augment import join_references
 from ..data.dataset import Batch, References
 from ..guidance import GuidanceOutput
-from ..srg import make_grid
 from .config import OF_PRECISION, TrainConfig
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Denoiser(nn.Module):
@@ -88,11 +86,7 @@ def _float(tensor: torch.Tensor | None) -> torch.Tensor | None:
 
 def _join(latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Join references (b, n, C, h, w) into one picture each: (b, C, h', w'); zeros for the mask, n = 0."""
-    if latents.shape[1] == 0:
-        return torch.zeros_like(like)
-    if latents.shape[1] == 1:
-        return latents[:, 0]
-    return torch.stack([make_grid(tiles) for tiles in latents])
+    return join_references(latents) if latents.shape[1] else torch.zeros_like(like)
 
 
 def denoising_target(scheduler, clean: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -177,7 +171,7 @@ class Objective:
     def __init__(self, config: TrainConfig, pipe, device: torch.device | str, precision: str = "no"):
         self.config, self.pipe, self.device, self.dtype = config, pipe, device, OF_PRECISION[precision]
         run, joint = config.run, config.model.joint
-        self.frozen_dtype = self.dtype if run.frozen_dtype == "auto" else DTYPES[run.frozen_dtype]
+        self.frozen_dtype = self.dtype if run.frozen_dtype == "auto" else getattr(torch, run.frozen_dtype)
         self.scheduler = copy.deepcopy(pipe.scheduler)  # a validation sets the pipeline's own to its steps
         cast = nn.Module.to  # diffusers' own warns of layers to be kept in float32, of which these models have none
         frozen = (pipe.vae, pipe.text_encoder, pipe.image_encoder, pipe.semantic_encoder)
