@@ -40,7 +40,7 @@ def fetch(
     size: int | None = None,
     sha256: str | None = None,
     room: float = 0.0,
-    check: Callable[[Path], None] | None = None,
+    check: Callable[[Path], object] | None = None,
     attempts: int = 5,
     pause: float = 1.0,
     timeout: float = 30.0,
@@ -140,7 +140,7 @@ def check_and_rename(
     *,
     size: int | None = None,
     sha256: str | None = None,
-    check: Callable[[Path], None] | None = None,
+    check: Callable[[Path], object] | None = None,
 ) -> None:
     """Check a complete file with SHA-256 ``digest`` and rename it to ``path``; remove it if it is wrong.
 
