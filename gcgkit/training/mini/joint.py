@@ -27,7 +27,7 @@ from ...vae import LUMA, LumaChromaAutoencoder
 from .device_scenes import Scenes
 from .encoders import WIDTH
 from .guidance import fetched_error, guidance_options
-from .recipe import make_scheduler
+from .recipe import error_weight, make_scheduler
 from .scenes import other_views
 from .semantics import SEMANTIC_WIDTH, chroma_error
 
@@ -117,7 +117,7 @@ class Trainer:
             same = (torch.rand(len(shared), 1, 1, 1, 1, device=self.device) < 0.5).float()
             noise = (same * shared[:, :1] + (1 - same) * shared).flatten(0, 1)
         share = self.shares[timestep].view(-1, 1, 1, 1)
-        return share.sqrt() * target + (1 - share).sqrt() * noise, timestep, self.weight(share)
+        return share.sqrt() * target + (1 - share).sqrt() * noise, timestep, error_weight(share)
 
     # --- losses -------------------------------------------------------------------------------------------------------
 
@@ -220,12 +220,7 @@ class Trainer:
         noise = (z_t - before.sqrt() * clean) / (1 - before).sqrt().clamp(min=0.05)
         timestep = (timestep * rng.uniform(0.3, 0.97)).long()
         after = self.shares[timestep].view(-1, 1, 1, 1)
-        return after.sqrt() * clean + (1 - after).sqrt() * noise, timestep, self.weight(after)
-
-    @staticmethod
-    def weight(share: torch.Tensor) -> torch.Tensor:
-        """Return the loss's weight at a share of signal: the less noise, the more, up to five."""
-        return (1 / (1 - share)).clamp(max=5.0)
+        return after.sqrt() * clean + (1 - after).sqrt() * noise, timestep, error_weight(after)
 
     def predict(self, z_t, timestep, texts, tokens, gray, hint, meaning, together: int = 1) -> torch.Tensor:
         residuals = self.control(z_t, timestep, tokens, gray, hint=hint, semantics=meaning)

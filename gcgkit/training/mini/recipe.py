@@ -131,16 +131,21 @@ class Denoising:
         return tokens.unflatten(0, (batch, tiles)).flatten(1, 2)  # (B, tiles*64, WIDTH)
 
     def noised(self, target: torch.Tensor, generator: torch.Generator):
-        """Return z_t, timestep and each sample's weight for clean latents, with uniform timesteps as in Eq. 11.
-
-        The weight turns the error of the clean latents into that of the velocity, 1 / (1 - alpha_bar), at most 5: it
-        would otherwise go to infinity where hardly any noise is left.
-        """
+        """Return z_t, timestep and each sample's weight for clean latents, with uniform timesteps as in Eq. 11."""
         timestep = torch.randint(self.scheduler.config.num_train_timesteps, (len(target),), generator=generator)
         noise = torch.randn(target.shape, generator=generator).to(self.device)
-        weight = (1 / (1 - self.scheduler.alphas_cumprod[timestep])).clamp(max=5.0).to(self.device)
+        weight = error_weight(self.scheduler.alphas_cumprod[timestep]).to(self.device)
         timestep = timestep.to(self.device)
         return self.scheduler.add_noise(target, noise, timestep), timestep, weight
+
+
+def error_weight(share: torch.Tensor) -> torch.Tensor:
+    """Return the weight of an error at a share of signal (alpha_bar): 1 / (1 - share), at most 5.
+
+    It turns the error of the clean latents into that of the velocity. Without the bound it would go to infinity where
+    hardly any noise is left.
+    """
+    return (1 / (1 - share)).clamp(max=5.0)
 
 
 def squared_error(prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
