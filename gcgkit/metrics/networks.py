@@ -11,7 +11,6 @@ memory. torch and the packages load when a metric is first used.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -315,21 +314,13 @@ NETWORKS: dict[str, Network] = {
 }  # fmt: skip
 
 
-def main(names: list[str]) -> int:
-    """Download the weights of these metrics, which needs a network; return an exit code."""
-    if unknown := [name for name in names if name not in NETWORKS] or ([""] if not names else []):
-        wrong = f"There is no metric called {unknown[0]}; " if names else ""
-        print(f"{wrong}give one or more of {', '.join(NETWORKS)}.", file=sys.stderr)
-        return 2
-    for name in names:
-        try:
-            if name in WEIGHT_FILES:
-                download.fetch(WEIGHT_FILES[name].url, _downloaded(name), sha256=WEIGHT_FILES[name].sha256)
-            reason = missing(name)
-        except (OSError, ValueError) as error:
-            reason = f"The weights of {NETWORKS[name].label} could not be fetched: {error}"
-        if reason:
-            print(reason, file=sys.stderr)
-            return 1
-        print(f"{NETWORKS[name].label} is ready: {', '.join(file.name for file in weight_files(name))}")
-    return 0
+def fetch(name: str) -> list[Path]:
+    """Download a metric's weights, which needs a network, and return the paths of all its weights.
+
+    Raises MetricUnavailable where a package is missing too, otherwise as `download.fetch`.
+    """
+    if name in WEIGHT_FILES:
+        download.fetch(WEIGHT_FILES[name].url, _downloaded(name), sha256=WEIGHT_FILES[name].sha256)
+    if reason := missing(name):
+        raise MetricUnavailable(reason)
+    return weight_files(name)
