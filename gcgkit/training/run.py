@@ -223,8 +223,8 @@ def _describe_clips(config: TrainConfig, data: Path, clips: list[Clip]) -> str:
         name: "data.exclude" for name in config.data.exclude
     }
     left_out = [f"{clip[1]} ({reason[clip[1]]})" for clip in present if clip not in used]
-    told = f"; left out: {', '.join(left_out)}" if left_out else ""
-    return f"Training on {len(clips)} of the {len(present)} clips in {', '.join(sets)}{told}."
+    end = f"; left out: {', '.join(left_out)}" if left_out else ""
+    return f"Training on {len(clips)} of the {len(present)} clips in {', '.join(sets)}{end}."
 
 
 def _identity(clips: list[Clip]) -> str:
