@@ -252,17 +252,16 @@ def _sample(pictures: torch.Tensor, coords: torch.Tensor, shape: torch.Tensor) -
     coords: positions (x, y) ``(N, H, W, 2)``. shape: height and width ``(N, 2)`` of what each picture fills, at most
     (h, w).
     """
-    width, height = shape[:, 1].view(-1, 1, 1).float(), shape[:, 0].view(-1, 1, 1).float()
-    x, y = _mirrored(coords[..., 0], width), _mirrored(coords[..., 1], height)
-    grid = torch.stack([2 * x / pictures.shape[3] - 1, 2 * y / pictures.shape[2] - 1], -1)
+    size = shape.flip(1).view(-1, 1, 1, 2).float()  # (width, height), as coords are (x, y)
+    stored = size.new_tensor([pictures.shape[3], pictures.shape[2]])
+    grid = 2 * _mirrored(coords, size) / stored - 1
     return F.grid_sample(pictures.float() / 255, grid, align_corners=False)
 
 
 def _sample_mask(masks: torch.Tensor, coords: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
     """Sample views of masks ``(N, 1, h, w)`` uint8, which cover their pictures: ``(N, 1, H, W)`` in [0, 1]."""
-    width, height = shape[:, 1].view(-1, 1, 1).float(), shape[:, 0].view(-1, 1, 1).float()
-    x, y = _mirrored(coords[..., 0], width), _mirrored(coords[..., 1], height)
-    grid = torch.stack([2 * x / width - 1, 2 * y / height - 1], -1)
+    size = shape.flip(1).view(-1, 1, 1, 2).float()
+    grid = 2 * _mirrored(coords, size) / size - 1
     found = F.grid_sample(masks.float() / 255, grid, align_corners=False, padding_mode="border")
     return ((found - 0.3) / 0.4).clamp(0, 1)  # masks are soft; an object is all of it
 
