@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import torch
 
-from ..srg import make_grid
 from . import footage, naming
 from .color_words import remove_color_words
 
@@ -154,8 +153,7 @@ def draw_batch(scenes: Scenes, kind: str, batch: int, mixture: Mixture, generato
     ref = (target[:, None] + 1 + torch.stack([draw(views - 1) for _ in range(tiles)], 1)) % views  # (B, tiles)
     source = draw(len(scenes)) if kind == "unrelated" else which
     ref_color, ref_gray = scenes.latents[source[:, None], ref].float(), scenes.gray[source[:, None], ref].float()
-    sample["ref_color"] = torch.stack([make_grid(t) for t in ref_color]) if tiles > 1 else ref_color[:, 0]
-    sample["ref_gray"] = torch.stack([make_grid(t) for t in ref_gray]) if tiles > 1 else ref_gray[:, 0]
+    sample["ref_color"], sample["ref_gray"] = join_references(ref_color), join_references(ref_gray)
     sample["thumbnails"] = scenes.thumbnails[source[:, None], ref]  # (B, tiles, 64, 64, 3)
     sample["masked"] = kind == "mask"
     if kind == "mask":
@@ -168,6 +166,15 @@ def draw_batch(scenes: Scenes, kind: str, batch: int, mixture: Mixture, generato
 def _natural(scenes: Scenes, generator: torch.Generator) -> int:
     candidates = scenes.natural.nonzero().flatten()
     return int(candidates[torch.randint(len(candidates), (1,), generator=generator)])
+
+
+def join_references(tiles: torch.Tensor) -> torch.Tensor:
+    """Join the one or four references ``(B, n, C, h, w)`` of each sample into one picture: ``(B, C, h', w')``."""
+    if tiles.shape[1] == 1:
+        return tiles[:, 0]
+    _, _, channels, height, width = tiles.shape
+    grid = tiles.unflatten(1, (2, 2)).permute(0, 3, 1, 4, 2, 5)  # (B, C, 2, h, 2, w), as srg.make_grid lays tiles
+    return grid.reshape(-1, channels, 2 * height, 2 * width)
 
 
 def draw_kind(mixture: Mixture, generator: torch.Generator) -> str:

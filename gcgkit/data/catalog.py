@@ -98,9 +98,9 @@ def get_archive(
         say(f"{archive.title}: {len(files)} files are in {target} now. Terms: {archive.terms}.")
         return files
     if drive:
-        path = hub.fetch_drive(source, path, room=room, sha256=sha256, check=archives.check)
+        path = hub.fetch_drive(source, path, room=room, sha256=sha256, check=archives.contents)
     else:
-        path = download.fetch(source, path, size=size, sha256=sha256, room=room, check=archives.check, **options)
+        path = download.fetch(source, path, size=size, sha256=sha256, room=room, check=archives.contents, **options)
     files = archives.extract(path, target, choose=archive.choose, name=archive.file)
     if not keep and path.parent == root / DOWNLOADS:
         path.unlink()

@@ -43,6 +43,10 @@ class Clip:
     def label(self) -> str:
         return f"{self.set}/{self.name}"
 
+    def label_of(self, number: int) -> str:
+        """Return the label of a frame, with its number; a photograph has one frame and no number."""
+        return f"{self.label} {number}" if self.frames > 1 else self.label
+
     def read(self, number: int) -> np.ndarray:
         """Read one frame, RGB uint8 ``(H, W, 3)``."""
         return footage.read_image(self.folder / f"{number:05d}.{self.suffix}")
@@ -220,7 +224,7 @@ class FrameDataset(SampleDataset):
         else:
             views = np.concatenate([read_views(c, [number], self.data, rng) for c, number in numbers])
         views = augment.augment_hsv(views, *draw.hsv)  # target and references alike
-        text = clip.caption(draw.target if clip.frames > 1 else 0)
+        text = clip.caption(draw.target)
         if self.data.captions == "own":
             text = augment.caption_scene(views, clip.name, rng)
         pixels = torch.from_numpy(views).permute(0, 3, 1, 2).contiguous()  # (1 + n, H, W, 3) -> (1 + n, 3, H, W)
@@ -228,7 +232,7 @@ class FrameDataset(SampleDataset):
         return Sample(
             target=pixels[0], gray=gray[0], color=pixels[1:], ref_gray=gray[1:], tokens=None, kind=draw.kind,
             caption=caption_of(text, draw), seed=draw.seed,
-            labels=tuple(c.label + (f" {number}" if c.frames > 1 else "") for c, number in numbers),
+            labels=tuple(c.label_of(number) for c, number in numbers),
         )  # fmt: skip
 
 

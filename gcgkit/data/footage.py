@@ -55,7 +55,7 @@ def davis_clip(folder: str | Path, limit: int | None = None) -> np.ndarray:
     paths = sorted(Path(folder).glob("*.jpg"))[:limit]
     if not paths:
         raise ValueError(f"{folder} holds no frames (*.jpg): unpack the clip there, or remove the folder")
-    return np.stack([cv2.resize(read_image(p), SIZE[::-1], interpolation=cv2.INTER_AREA) for p in paths])
+    return np.stack([stretch(read_image(path), SIZE) for path in paths])
 
 
 def video_clip(path: str | Path, limit: int = 100) -> np.ndarray:

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from .. import color, encoders
-from ..utils import files
+from ..utils.files import require_space
 from . import augment
 from .config import DataConfig
 from .dataset import Clip, Sample, SampleDataset, caption_of, read_views, targets
@@ -54,7 +54,7 @@ def cache_folder(root: str | Path, clips: Sequence[Clip], data: DataConfig, pipe
         "scaling": [pipe.vae.config.scaling_factor, getattr(pipe.vae.config, "shift_factor", None)],
         "condition": condition,
     }
-    if _sees(pipe):
+    if _reads_semantics(pipe):
         content["semantics"] = [_digest(pipe.semantic_encoder), _digest(pipe.control.pyramid)]
     name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     return Path(root) / f"latents-{name}"
@@ -102,7 +102,7 @@ def encode_clip(
     The variants are ``color``, ``gray`` (K, V, C, h, w), ``tokens`` (K, V, N, D), float16, and ``frames`` (K, V); for a
     copy that reads semantic features also ``semantics`` (K, V, S, h, w).
     """
-    names = ["color", "gray", "tokens"] + ["semantics"] * _sees(pipe)
+    names = ["color", "gray", "tokens"] + ["semantics"] * _reads_semantics(pipe)
     rows: dict[str, list[torch.Tensor]] = {name: [] for name in (*names, "frames")}
     texts = []
     for frames, views, text in scenes(clip, data):
@@ -204,7 +204,7 @@ class LatentDataset(SampleDataset):
             target=target, gray=gray, color=ref_color, ref_gray=ref_gray, tokens=tokens, kind=draw.kind,
             semantics=semantics[0] if seen else None, ref_semantics=ref_semantics[0] if seen else None,
             caption=caption_of(text, draw), seed=draw.seed,
-            labels=tuple(c.label + (f" {int(number)}" if c.frames > 1 else "") for c, number in shown),
+            labels=tuple(c.label_of(int(number)) for c, number in shown),
         )  # fmt: skip
 
 
@@ -212,7 +212,7 @@ def _file(folder: Path, clip: Clip) -> Path:
     return folder / clip.set / f"{clip.name}.safetensors"
 
 
-def _sees(pipe) -> bool:
+def _reads_semantics(pipe) -> bool:
     """Return whether a pipeline's copy reads semantic features."""
     return pipe.semantic_encoder is not None and pipe.control.pyramid is not None
 
@@ -233,13 +233,9 @@ def _check_space(folder: Path, clips: Sequence[Clip], data: DataConfig, pipe, co
     latents = 2 * pipe.unet.config.in_channels * height * width  # colour and gray
     encoder = pipe.image_encoder.config
     count = (encoder.image_size // encoder.patch_size) ** 2 if condition == "patch" else 1
-    semantics = pipe.control.config.semantic_width * height * width if _sees(pipe) else 0
+    semantics = pipe.control.config.semantic_width * height * width if _reads_semantics(pipe) else 0
     per_view = 2 * (latents + count * encoder.projection_dim + semantics)  # bytes
     views = lambda clip: data.cache_views if clip.frames == 1 else min(clip.frames, data.cache_views)  # noqa: E731
-    need = sum(views(clip) * variants(clip, data)[0] for clip in clips) * per_view
-    free = files.free_space(folder)
-    if need > free:
-        raise OSError(
-            f"{folder.parent} has {files.size_text(free)} free, and the latent cache needs {files.size_text(need)}: "
-            "make room, choose another place with --cache, or lower data.cache_variants or data.cache_views."
-        )
+    needed = sum(views(clip) * variants(clip, data)[0] for clip in clips) * per_view
+    remedy = "choose another place with --cache, or lower data.cache_variants or data.cache_views"
+    require_space(folder, needed, "the latent cache", remedy)

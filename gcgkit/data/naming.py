@@ -15,8 +15,10 @@ import numpy as np
 _COLLECTIONS = ("tuneavideo", "tokenflow", "cotracker", "torchcodec nasa", "torchcodec", "sam2")
 
 # Upper bounds of LAB hue angles in degrees, from 0 on; each of sRGB's pure colours lies inside its range.
-_HUES = ((15.0, "pink"), (48.0, "red"), (80.0, "orange"), (112.0, "yellow"), (178.0, "green"), (225.0, "cyan"))
-_MORE_HUES = ((307.0, "blue"), (340.0, "purple"), (360.0, "pink"))
+_HUES = (
+    (15.0, "pink"), (48.0, "red"), (80.0, "orange"), (112.0, "yellow"), (178.0, "green"), (225.0, "cyan"),
+    (307.0, "blue"), (340.0, "purple"), (360.0, "pink"),
+)  # fmt: skip
 COLOR_WORDS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "black", "gray", "white")
 # The sRGB colour of each word, to measure how far a picture moved towards it.
 WORD_RGB = {
@@ -37,8 +39,8 @@ def name_colors(frame: np.ndarray) -> np.ndarray:
     lab = cv2.cvtColor(frame.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     lightness, a, b = lab[..., 0], lab[..., 1], lab[..., 2]
     hue = np.degrees(np.arctan2(b, a)) % 360
-    bounds = [bound for bound, _ in _HUES + _MORE_HUES]
-    words = np.array([COLOR_WORDS.index(word) for _, word in _HUES + _MORE_HUES])
+    bounds = [bound for bound, _ in _HUES]
+    words = np.array([COLOR_WORDS.index(word) for _, word in _HUES])
     named = words[np.minimum(np.searchsorted(bounds, hue), len(words) - 1)]
     reddish = np.isin(named, [COLOR_WORDS.index("red"), COLOR_WORDS.index("orange")])
     named = np.where(reddish & (lightness < 50) & (np.hypot(a, b) < 50), COLOR_WORDS.index("brown"), named)

@@ -36,7 +36,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,9 @@ from tqdm.auto import tqdm
 
 from .. import video
 from ..utils.files import require_space, write_error, write_text
+from ..video import film
+from ..video.codecs import open_video
+from ..video.images import image_files
 from . import footage
 
 VERSION = 1
@@ -139,23 +142,18 @@ def prepare(
     saved = time.monotonic()
     _write_manifest(folder, settings, sources, known)
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        waiting = {pool.submit(_prepare_clip, source, folder / "frames", settings) for source in missing}
+        begun = [pool.submit(_prepare_clip, source, folder / "frames", settings) for source in missing]
         try:
-            with tqdm(total=len(waiting), desc=folder.name, unit="clip", disable=None) as bar:
-                while waiting:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        record = future.result()
-                        known[record["clip"]] = record
-                        bar.update()
-                    if waiting and time.monotonic() - saved > _SAVE_EVERY:
-                        _write_manifest(folder, settings, sources, known)
-                        saved = time.monotonic()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            _write_manifest(folder, settings, sources, known)
-            raise
-    return _write_manifest(folder, settings, sources, known)
+            for future in tqdm(as_completed(begun), desc=folder.name, total=len(begun), unit="clip", disable=None):
+                record = future.result()
+                known[record["clip"]] = record
+                if time.monotonic() - saved > _SAVE_EVERY:
+                    _write_manifest(folder, settings, sources, known)
+                    saved = time.monotonic()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)  # after an error no other clip begins
+            manifest = _write_manifest(folder, settings, sources, known)
+    return manifest
 
 
 def read_manifest(folder: str | Path, incomplete: bool = False) -> dict:
@@ -197,20 +195,6 @@ def verify(folder: str | Path) -> None:
             raise ValueError(f"{clip['clip']} in {folder} has changed: delete its folder and prepare again.")
 
 
-def count_frames(path: str | Path) -> int | None:
-    """Return the number of frames in a video file's headers; None if they have none."""
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            tag = next((v for k, v in stream.metadata.items() if k.upper().startswith("NUMBER_OF_FRAMES")), None)
-            if stream.frames or (tag or "").isdecimal():
-                return stream.frames or int(tag)
-            rate = stream.average_rate or stream.guessed_rate
-            return round(container.duration / av.time_base * rate) if container.duration and rate else None
-    except (av.FFmpegError, IndexError):
-        raise ValueError(f"{path} cannot be read as a video: fetch it again.") from None
-
-
 # --- one clip ---------------------------------------------------------------------------------------------------------
 
 
@@ -221,15 +205,13 @@ def _prepare_clip(source: Source, frames: Path, settings: dict) -> dict:
     if not target.is_dir():
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
-        count = 0
         fit = footage.cover if settings["fit"] == "cover" else footage.stretch
-        for count, frame in enumerate(video.iterate(source.path), 1):  # noqa: B007  the count is wanted
+        for number, frame in enumerate(film.frames(source.path)):  # which refuses a video that is cut short
             data = _encode(fit(frame, size), suffix)
             try:
-                (aside / f"{count - 1:05d}.{suffix}").write_bytes(data)
+                (aside / f"{number:05d}.{suffix}").write_bytes(data)
             except OSError as error:
                 raise write_error(error, aside) from None
-        _check_count(source, count)
         aside.rename(target)
     paths = sorted(target.glob(f"*.{suffix}"))
     total, digest = _fingerprint(paths)
@@ -241,24 +223,6 @@ def _prepare_clip(source: Source, frames: Path, settings: dict) -> dict:
         "bytes": total,
         "sha256": digest,
     }
-
-
-def _check_count(source: Source, count: int) -> None:
-    """Raise ValueError if a video decodes to another number of frames than its headers say: it is damaged."""
-    if source.path.is_dir() or source.path.suffix.lower() in video.IMAGE_SUFFIXES:
-        return
-    stated = count_frames(source.path)
-    # Headers with only a duration give a rounded number. A Matroska file's packets are exactly its frames.
-    wrong = stated if stated is not None and abs(stated - count) > max(1, stated // 200) else None
-    if wrong is None and source.path.suffix.lower() == ".mkv" and (packets := _count_packets(source.path)) != count:
-        wrong = packets
-    if wrong is not None:
-        raise ValueError(f"{source.path} decodes to {count} frames instead of {wrong}: it is damaged or cut off.")
-
-
-def _count_packets(path: Path) -> int:
-    with av.open(str(path)) as container:
-        return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
 
 
 def _encode(frame: np.ndarray, suffix: str) -> bytes:
@@ -326,9 +290,12 @@ def _require(sources: list[Source], command: str) -> None:
 
 
 def _guess_frames(source: Source) -> int:
-    if source.path.is_dir():
-        return sum(1 for p in source.path.iterdir() if p.suffix.lower() in video.IMAGE_SUFFIXES)
-    return 1 if source.path.suffix.lower() in video.IMAGE_SUFFIXES else count_frames(source.path) or 300
+    """Return the number of pictures, or of a video's frames as far as its headers tell it."""
+    if images := image_files(source.path):
+        return len(images)
+    with open_video(source.path) as (container, stream):
+        rate, duration = stream.average_rate or stream.guessed_rate, container.duration
+        return stream.frames or (round(duration / av.time_base * rate) if duration and rate else 300)
 
 
 def _frame_bytes(settings: dict) -> float:

@@ -31,7 +31,7 @@ def frames_of(clip: str, first: int, count: int, stride: int = 2, size: tuple[in
     return clips.load_clip(clip, first, count, stride, size)
 
 
-def write_archive(path: str | Path, frames: Mapping[str, np.ndarray], split: str = "train") -> Path:
+def write_archive(path: str | Path, frames: Mapping[str, np.ndarray]) -> Path:
     """Write clips ``{name: (T, H, W, 3)}``, RGB uint8, as a zip in the layout of DAVIS's archives; return its path.
 
     Raises ValueError without clips.
@@ -44,7 +44,7 @@ def write_archive(path: str | Path, frames: Mapping[str, np.ndarray], split: str
             for i, frame in enumerate(clip):
                 data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1]
                 archive.writestr(f"DAVIS/JPEGImages/480p/{name}/{i:05d}.jpg", data.tobytes())
-        archive.writestr(f"DAVIS/ImageSets/2017/{split}.txt", "".join(f"{name}\n" for name in frames))
+        archive.writestr("DAVIS/ImageSets/2017/train.txt", "".join(f"{name}\n" for name in frames))
     path = Path(path)
     aside = path.with_name(f".{path.name}.partial")
     aside.write_bytes(buffer.getvalue())
@@ -62,17 +62,17 @@ def unpack(archive: str | Path, root: str | Path, say=print) -> list[Path]:
     return catalog.get_archive(toy, root, say=report)
 
 
-def prepared(root: str | Path, count: int = 12, stride: int = 2) -> Path:
+def prepared(root: str | Path, count: int = 12) -> Path:
     """Make a folder of prepared sets with the toy set and captions of its own colours, in one call.
 
-    root: a folder to make it in. count, stride: frames of each clip. A second call repeats no work. Errors as the
-    functions above.
+    root: a folder to make it in. count: frames of each clip. A second call repeats no work. Errors as the functions
+    above.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
     folder = root / "prepared" / NAME
     if not (root / "toy.zip").is_file():
-        write_archive(root / "toy.zip", {name: frames_of(*place, count, stride) for name, place in CLIPS.items()})
+        write_archive(root / "toy.zip", {name: frames_of(*place, count) for name, place in CLIPS.items()})
     unpack(root / "toy.zip", root, say=lambda text: None)
     prepare.prepare(prepare.davis_sources(root, "train"), folder, about="installed clips")
     captions.caption_folder(folder, captions.ColorCaptions())

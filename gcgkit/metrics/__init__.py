@@ -89,15 +89,13 @@ def colorfulness(frames, form: str = "2003") -> float:
     """
     check_choice("form", form, COLORFULNESS_FORMS)
     values = []
-    for frame in each_frame(frames, "frames"):
+    for frame in each_frame(frames):
         red, green, blue = (channel.astype(np.float32) for channel in cv2.split(frame))
         rg, yb = red - green, (red + green) / 2 - blue
         if form == "abs":
             rg, yb = np.abs(rg), np.abs(yb)
         (rg_mean, rg_deviation), (yb_mean, yb_deviation) = _mean_deviation(rg), _mean_deviation(yb)
         values.append(math.hypot(rg_deviation, yb_deviation) + 0.3 * math.hypot(rg_mean, yb_mean))
-    if not values:
-        raise ValueError("frames holds no frames.")
     return float(np.mean(values))
 
 
@@ -131,8 +129,6 @@ def mean_color_spread(frames) -> float:
     agree perfectly. Raises ValueError for no frames or wrong ones.
     """
     means = np.array([rgb_to_lab(frame)[..., 1:].mean((0, 1)) for frame in each_frame(frames)])  # (T, 2)
-    if not len(means):
-        raise ValueError("frames holds no frames.")
     return float(np.sqrt(means.var(axis=0).sum()))
 
 

@@ -11,7 +11,6 @@ memory. torch and the packages load when a metric is first used.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -107,12 +106,10 @@ def values(name: str, first, second=None, *, network=None, device=None, batch_si
         batches = _batches(frame_pairs(first, second, ("pred", "target")), batch_size)
         call = lambda batch: network(*(_tensor([pair[i] for pair in batch], device) * 2 - 1 for i in (0, 1)))  # noqa: E731
     else:
-        batches = _batches(each_frame(first, "frames"), batch_size)
+        batches = _batches(each_frame(first), batch_size)
         call = lambda batch: network(_tensor(batch, device))  # noqa: E731
     with torch.inference_mode():
         result = [call(batch).double().reshape(len(batch)).cpu().numpy() for batch in batches]
-    if not result:
-        raise ValueError("frames holds no frames.")
     return np.concatenate(result)
 
 
@@ -124,12 +121,10 @@ def features(name: str, frames, *, network=None, device=None, batch_size: int = 
     size, mean, deviation = NETWORKS[name].scale
     result = []
     with torch.inference_mode():
-        for batch in _batches(each_frame(frames, "frames"), batch_size):
+        for batch in _batches(each_frame(frames), batch_size):
             small = np.stack([_resize(frame, size) for frame in batch])  # (B, S, S, 3), 0..255
             images = torch.from_numpy(small).to(device).permute(0, 3, 1, 2)  # (B, 3, S, S)
             result.append(network((images - mean) / deviation).float().reshape(len(batch), -1).cpu().numpy())
-    if not result:
-        raise ValueError("frames holds no frames.")
     return np.concatenate(result)
 
 
@@ -319,21 +314,13 @@ NETWORKS: dict[str, Network] = {
 }  # fmt: skip
 
 
-def main(names: list[str]) -> int:
-    """Download the weights of these metrics, which needs a network; return an exit code."""
-    if unknown := [name for name in names if name not in NETWORKS] or ([""] if not names else []):
-        wrong = f"There is no metric called {unknown[0]}; " if names else ""
-        print(f"{wrong}give one or more of {', '.join(NETWORKS)}.", file=sys.stderr)
-        return 2
-    for name in names:
-        try:
-            if name in WEIGHT_FILES:
-                download.fetch(WEIGHT_FILES[name].url, _downloaded(name), sha256=WEIGHT_FILES[name].sha256)
-            reason = missing(name)
-        except (OSError, ValueError) as error:
-            reason = f"The weights of {NETWORKS[name].label} could not be fetched: {error}"
-        if reason:
-            print(reason, file=sys.stderr)
-            return 1
-        print(f"{NETWORKS[name].label} is ready: {', '.join(file.name for file in weight_files(name))}")
-    return 0
+def fetch(name: str) -> list[Path]:
+    """Download a metric's weights, which needs a network, and return the paths of all its weights.
+
+    Raises MetricUnavailable where a package is missing too, otherwise as `download.fetch`.
+    """
+    if name in WEIGHT_FILES:
+        download.fetch(WEIGHT_FILES[name].url, _downloaded(name), sha256=WEIGHT_FILES[name].sha256)
+    if reason := missing(name):
+        raise MetricUnavailable(reason)
+    return weight_files(name)

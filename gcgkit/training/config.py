@@ -26,6 +26,8 @@ from pydantic.dataclasses import dataclass
 from ..data.config import FORM, BelowOne, Count, CountOrZero, Counts, DataConfig, Names, Positive, Weight
 from ..utils import files
 
+# Of ModelConfig's fields, those that make a guidance; GatedColorGuidance has them by the same names.
+GUIDANCE_OPTIONS = ("mode", "stem", "hidden_dim", "heads", "gate_bias", "null_token", "dilations")
 OF_PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -203,7 +205,7 @@ def from_dict(values: dict[str, Any], named: Mapping[str, TrainConfig]) -> Train
         if key != "extends":
             both = key in SECTIONS and isinstance(given, dict)
             merged[key] = {**merged.get(key, {}), **given} if both else given
-    # As JSON, where numbers and text are told apart and a list stands for a tuple.
+    # As JSON, where numbers and text differ and a list stands for a tuple.
     return _checked(lambda: _ADAPTER.validate_json(json.dumps(merged, default=str), strict=True), next(iter(named)))
 
 
@@ -226,9 +228,9 @@ def _checked(build: typing.Callable[[], TrainConfig], example: str = "") -> Trai
     if kind == "json_invalid":
         raise ValueError(f"a value cannot be read: {first['msg']}.")
     # "Input should be a valid integer, unable to parse string as an integer" -> "must be a valid integer"
-    told = re.sub(r"(, unable|, got| after validation).*", "", re.sub(r"^\w+ should", "must", first["msg"]))
-    told = "must be a section with settings" if kind == "dataclass_type" else told
-    raise ValueError(f"{key} {told}, not {reprlib.repr(first['input'])}.")
+    rule = re.sub(r"(, unable|, got| after validation).*", "", re.sub(r"^\w+ should", "must", first["msg"]))
+    rule = "must be a section with settings" if kind == "dataclass_type" else rule
+    raise ValueError(f"{key} {rule}, not {reprlib.repr(first['input'])}.")
 
 
 def _unknown(key: str) -> str:

@@ -12,12 +12,10 @@ from diffusers.training_utils import compute_snr
 from .. import encoders
 from ..control import GuidedControlNet
 from ..data import latent_cache
+from ..data.augment import join_references
 from ..data.dataset import Batch, References
 from ..guidance import GuidanceOutput
-from ..srg import make_grid
 from .config import OF_PRECISION, TrainConfig
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Denoiser(nn.Module):
@@ -64,11 +62,11 @@ class Denoiser(nn.Module):
         parts, tokens = [], []
         for group in references:
             own = gray[group.rows]
-            ref_gray, ref_color = (_join(latents, own) for latents in (group.gray, group.color))
+            ref_gray, ref_color = (_join_or_zeros(latents, own) for latents in (group.gray, group.color))
             seen = of_references = None
             if semantics is not None:
                 seen = semantics[group.rows]  # (b, S, h, w)
-                of_references = _join(group.semantics, seen)  # (b, S, h', w')
+                of_references = _join_or_zeros(group.semantics, seen)  # (b, S, h', w')
             parts.append(self.control.hint(own, ref_gray, ref_color, seen, of_references))
             of_group = group.tokens.flatten(1, 2)  # (b, n, N, D) -> (b, n*N, D)
             if of_group.shape[1] == 0:
@@ -86,13 +84,9 @@ def _float(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return None if tensor is None else tensor.float()
 
 
-def _join(latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _join_or_zeros(latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Join references (b, n, C, h, w) into one picture each: (b, C, h', w'); zeros for the mask, n = 0."""
-    if latents.shape[1] == 0:
-        return torch.zeros_like(like)
-    if latents.shape[1] == 1:
-        return latents[:, 0]
-    return torch.stack([make_grid(tiles) for tiles in latents])
+    return join_references(latents) if latents.shape[1] else torch.zeros_like(like)
 
 
 def denoising_target(scheduler, clean: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -131,18 +125,18 @@ def encode_batch(batch: Batch, pipe, condition: str, device: torch.device | str)
         chunks = [encoders.encode_pixels(pipe.vae, chunk) for chunk in flat.split(latent_cache.CHUNK)]
         return torch.cat(chunks).unflatten(0, pixels.shape[:-3])
 
-    def see(pixels: torch.Tensor) -> torch.Tensor | None:
+    def semantics_of(pixels: torch.Tensor) -> torch.Tensor | None:
         found = latent_cache.encode_semantics(pipe, pixels.flatten(0, -3).cpu().numpy())  # (..., 1, H, W) -> (n, H, W)
         return None if found is None else found.unflatten(0, pixels.shape[:-3])
 
-    target, gray, semantics = latents(batch.target), latents(batch.gray), see(batch.gray)
+    target, gray, semantics = latents(batch.target), latents(batch.gray), semantics_of(batch.gray)
     groups = []
     for group in batch.references:
         count, tiles = group.color.shape[:2]
         if tiles:
             shown = group.color.flatten(0, 1).permute(0, 2, 3, 1).cpu().numpy()  # (b*n, H, W, 3)
             tokens = latent_cache.encode_tokens(pipe, shown, condition, device).unflatten(0, (count, tiles))
-            encoded = latents(group.color), latents(group.gray), tokens, see(group.gray)
+            encoded = latents(group.color), latents(group.gray), tokens, semantics_of(group.gray)
             groups.append(References(group.kind, group.rows, *encoded))
         else:
             empty = target.new_zeros(count, 0, *target.shape[1:])
@@ -177,7 +171,7 @@ class Objective:
     def __init__(self, config: TrainConfig, pipe, device: torch.device | str, precision: str = "no"):
         self.config, self.pipe, self.device, self.dtype = config, pipe, device, OF_PRECISION[precision]
         run, joint = config.run, config.model.joint
-        self.frozen_dtype = self.dtype if run.frozen_dtype == "auto" else DTYPES[run.frozen_dtype]
+        self.frozen_dtype = self.dtype if run.frozen_dtype == "auto" else getattr(torch, run.frozen_dtype)
         self.scheduler = copy.deepcopy(pipe.scheduler)  # a validation sets the pipeline's own to its steps
         cast = nn.Module.to  # diffusers' own warns of layers to be kept in float32, of which these models have none
         frozen = (pipe.vae, pipe.text_encoder, pipe.image_encoder, pipe.semantic_encoder)

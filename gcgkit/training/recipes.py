@@ -150,11 +150,6 @@ def load(name: str | Path) -> TrainConfig:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as {path.suffix[1:].upper()}: {error}.") from error
     try:
-        return from_dict(values)
+        return configs.from_dict(values, CONFIGS)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def from_dict(values: dict[str, Any]) -> TrainConfig:
-    """Build a configuration from plain values, as ``config.from_dict``; ``extends`` may name one of ``CONFIGS``."""
-    return configs.from_dict(values, CONFIGS)

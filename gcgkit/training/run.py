@@ -32,7 +32,7 @@ from . import config as configs
 from .config import TrainConfig
 from .log import TrainingLog
 from .loop import best_precision, fit
-from .loss import DTYPES, Objective
+from .loss import Objective
 from .step import Learner
 
 __all__ = ["build_pipeline", "total_steps", "train"]
@@ -110,7 +110,7 @@ def train(
     )  # fmt: skip
     final = out / "pipeline"
     if accelerator.is_main_process and (batches is not None or not final.is_dir()):
-        dtype = DTYPES[run.export_dtype]
+        dtype = getattr(torch, run.export_dtype)
         _save_pipeline(objective.trained_pipeline(learner.averaged(), dtype).to("cpu").to(dtype), final)
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -129,10 +129,7 @@ def build_pipeline(config: TrainConfig) -> GCGPipeline:
     Raises FileNotFoundError for parts that cannot be had, ValueError for a copy to be kept that is of another kind.
     """
     model = config.model
-    options = {
-        "mode": model.mode, "stem": model.stem, "hidden_dim": model.hidden_dim, "heads": model.heads,
-        "gate_bias": model.gate_bias, "null_token": model.null_token, "dilations": model.dilations,
-    }  # fmt: skip
+    options = {name: getattr(model, name) for name in configs.GUIDANCE_OPTIONS}
     torch.manual_seed(config.run.seed)  # fresh weights follow from the seed
     if model.image_encoder:
         if model.control == "keep":
@@ -226,8 +223,8 @@ def _describe_clips(config: TrainConfig, data: Path, clips: list[Clip]) -> str:
         name: "data.exclude" for name in config.data.exclude
     }
     left_out = [f"{clip[1]} ({reason[clip[1]]})" for clip in present if clip not in used]
-    told = f"; left out: {', '.join(left_out)}" if left_out else ""
-    return f"Training on {len(clips)} of the {len(present)} clips in {', '.join(sets)}{told}."
+    end = f"; left out: {', '.join(left_out)}" if left_out else ""
+    return f"Training on {len(clips)} of the {len(present)} clips in {', '.join(sets)}{end}."
 
 
 def _identity(clips: list[Clip]) -> str:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..data.dataset import FrameDataset, collate, show_batch
+from ..utils.commands import read_pairs
 from . import config as configs
 from . import recipes
 
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--start", type=int, default=0, help="position of the first (0)")
     parser.add_argument("--out", type=Path, default=Path("batch.png"), help="picture to write (batch.png)")
     args = parser.parse_args(argv)
-    config = configs.replace(recipes.load(args.config), dict(item.split("=", 1) for item in args.changes))
+    config = configs.replace(recipes.load(args.config), read_pairs(args.changes))
     dataset = FrameDataset(args.data, config.data, config.run.seed)
     batch = collate([dataset[args.start + i] for i in range(args.batch_size)])
     args.out.parent.mkdir(parents=True, exist_ok=True)

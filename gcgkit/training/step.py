@@ -228,7 +228,3 @@ def make_optimizer(settings: OptimizerConfig, parameters: Iterable) -> torch.opt
 
 def _write(path: Path, weights: dict[str, torch.Tensor]) -> None:
     save_file({name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}, path)
-
-
-def _write(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}, path)

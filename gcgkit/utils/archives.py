@@ -37,24 +37,20 @@ class Entry:
     open: Callable[[], IO[bytes]]
 
 
-def contents(archive: str | Path) -> list[Entry]:
-    """Return the files of a zip or tar archive, all checked.
+def contents(archive: str | Path) -> dict[str, int]:
+    """Check a zip or tar archive whole, and return the unpacked bytes of each of its files by its path there.
 
-    Raises ValueError, naming the archive, if it is cut off or of another format, or if it holds a path leading out of
-    the folder, a path twice, a link or a device, an encrypted file, or far more than its own size promises.
+    Raises ValueError, naming the archive, if it is cut off, of another format or empty, or if it holds a path leading
+    out of the folder, a path twice, a link or a device, an encrypted file, or far more than its own size promises.
     """
     archive = Path(archive)
     with _archive_errors(archive):
-        entries = list(_entries(archive))
-    if len({PurePosixPath(entry.name) for entry in entries}) < len(entries):
-        raise ValueError(f"{archive} holds two files of the same path.")
-    return entries
-
-
-def check(archive: str | Path) -> None:
-    """Raise ValueError as `contents` does, and for an archive without files."""
-    if not contents(archive):
+        files = [(entry.name, entry.size) for entry in _entries(archive)]
+    if not files:
         raise ValueError(f"{archive} holds no files.")
+    if len({PurePosixPath(name) for name, _ in files}) < len(files):
+        raise ValueError(f"{archive} holds two files of the same path.")
+    return dict(files)
 
 
 def extract(
@@ -72,16 +68,16 @@ def extract(
     for a full disk.
     """
     archive, folder = Path(archive), Path(folder)
-    entries = contents(archive)
-    chosen = {e.name: (choose(e.name) if choose else e.name) for e in entries}
+    sizes = contents(archive)
+    chosen = {n: choose(n) if choose else n for n in sizes}
     targets = {n: folder / _safe_path(target, archive) for n, target in chosen.items() if target is not None}
     if len(set(targets.values())) < len(targets):
         raise ValueError(f"{archive} holds two files that would get the same path.")
     if not targets:
         raise ValueError(f"{archive} holds none of the wanted files: is it the right archive?")
-    sizes = {e.name: e.size for e in entries if e.name in targets}
-    missing = {n for n, target in targets.items() if not (target.is_file() and target.stat().st_size == sizes[n])}
-    require_space(folder, sum(sizes[n] for n in missing), f"what {archive.name} holds")
+    sizes = {n: sizes[n] for n in targets}
+    here = {n for n, target in targets.items() if target.is_file() and target.stat().st_size == sizes[n]}
+    require_space(folder, sum(sizes[n] for n in targets.keys() - here), f"what {archive.name} holds")
     inside = folder.resolve()
     with _archive_errors(archive), bytes_bar(sum(sizes.values()), f"unpacking {archive.name}") as bar:
         for entry in _entries(archive):

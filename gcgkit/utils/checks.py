@@ -63,14 +63,12 @@ def frame_pairs(
             raise ValueError(f"{names[0]} and {names[1]} differ in size at frame {count}: {sizes}.")
         count += 1
         yield a, b
-    if count == 0:
-        raise ValueError(f"{names[0]} and {names[1]} hold no frames.")
 
 
 def each_frame(frames: Iterable, name: str = "frames", *, color: bool = True) -> Iterator[np.ndarray]:
     """Yield the frames of an array or of any iterable of frames, each checked: RGB ``(H, W, 3)``, or gray ``(H, W)``.
 
-    Raises ValueError for no iterable, for a frame of another type or shape, and for frames of several sizes.
+    Raises ValueError for no iterable, for a frame of another type or shape, for frames of several sizes, and for none.
     """
     if isinstance(frames, np.ndarray):
         frames = check_frames(frames, name, color=color)
@@ -84,6 +82,8 @@ def each_frame(frames: Iterable, name: str = "frames", *, color: bool = True) ->
             raise ValueError(f"{name}[{index}] has size {frame.shape[:2]}, those before it {shape[:2]}; use one size.")
         shape = frame.shape
         yield frame
+    if shape is None:
+        raise ValueError(f"{name} holds no frames.")
 
 
 def check_choice(name: str, value, allowed: Iterable) -> None:

@@ -19,31 +19,24 @@ def networks(pipe) -> dict[str, torch.nn.Module]:
     return {"unet": pipe.unet, "control.unet_copy": pipe.control.unet_copy, **parts}
 
 
-def compile_networks(
-    pipe, *, cuda_graphs: bool | None = None, channels_last: bool | None = None, backend: str = "inductor"
-) -> None:
+def compile_networks(pipe, *, backend: str = "inductor") -> None:
     """Compile a pipeline's networks in place, with static shapes: each new shape is compiled by itself.
 
-    cuda_graphs: replay each network as one CUDA graph, which spares a launch per kernel; None for wherever the pipeline
-    is on a GPU. channels_last: lay the weights of convolutions out as tensor cores read them; None likewise. backend:
-    as ``torch.compile`` takes it; "cudagraphs" replays the kernels as they are, which takes seconds to prepare and not
-    minutes. Call it when the pipeline has its device and dtype. Raises ValueError for CUDA graphs without a
-    GPU, or with another backend than inductor and cudagraphs.
+    On a GPU each network is replayed as one CUDA graph, which spares a launch per kernel, and the weights of its
+    convolutions are laid out as tensor cores read them. Call it when the pipeline has its device and dtype.
+    backend: as ``torch.compile`` takes it; "cudagraphs" replays the kernels as they are, which takes seconds to prepare
+    and not minutes. Raises ValueError for "cudagraphs" without a GPU.
     """
     on_gpu = pipe.unet.device.type == "cuda"
-    replayable = on_gpu and backend in ("inductor", "cudagraphs")
-    cuda_graphs = backend == "cudagraphs" or (replayable if cuda_graphs is None else cuda_graphs)
-    if cuda_graphs and not replayable:
-        raise ValueError(
-            'cuda_graphs needs the backend inductor or cudagraphs and a pipeline on a GPU: move it with .to("cuda").'
-        )
-    mode = {"mode": "reduce-overhead"} if cuda_graphs and backend == "inductor" else {}
-    channels_last = on_gpu if channels_last is None else channels_last
+    if backend == "cudagraphs" and not on_gpu:
+        raise ValueError('the backend cudagraphs needs a pipeline on a GPU: move it with .to("cuda").')
+    replayed = on_gpu and backend in ("inductor", "cudagraphs")
+    mode = {"mode": "reduce-overhead"} if replayed and backend == "inductor" else {}
     for part in networks(pipe).values():
-        if channels_last:
+        if on_gpu:
             part.to(memory_format=torch.channels_last)
         part.compile(dynamic=False, backend=backend, **mode)
-    (_REPLAYED.add if cuda_graphs else _REPLAYED.discard)(pipe.unet)
+    (_REPLAYED.add if replayed else _REPLAYED.discard)(pipe.unet)
 
 
 def begin_step(pipe) -> None:

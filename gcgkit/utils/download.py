@@ -40,7 +40,7 @@ def fetch(
     size: int | None = None,
     sha256: str | None = None,
     room: float = 0.0,
-    check: Callable[[Path], None] | None = None,
+    check: Callable[[Path], object] | None = None,
     attempts: int = 5,
     pause: float = 1.0,
     timeout: float = 30.0,
@@ -140,7 +140,7 @@ def check_and_rename(
     *,
     size: int | None = None,
     sha256: str | None = None,
-    check: Callable[[Path], None] | None = None,
+    check: Callable[[Path], object] | None = None,
 ) -> None:
     """Check a complete file with SHA-256 ``digest`` and rename it to ``path``; remove it if it is wrong.
 
@@ -208,17 +208,20 @@ def _append(answer, partial: Path, resumed: bool, digest, bar, url: str) -> int:
     The bytes stay undecoded, because some servers call a .tgz a gzip-encoded .tar.
     """
     written, blocks = 0, answer.raw.stream(_READ, decode_content=False)
-    with _write_errors(partial), partial.open("ab" if resumed else "wb", buffering=0) as file:  # a kill loses nothing
-        try:
-            for block in _from_network(blocks):
-                rest = memoryview(block)
-                while rest:
-                    rest = rest[file.write(rest) :]
-                digest.update(block)
-                bar.update(len(block))
-                written += len(block)
-        finally:
-            os.fsync(file.fileno())
+    try:
+        with partial.open("ab" if resumed else "wb", buffering=0) as file:  # a kill loses nothing
+            try:
+                for block in _from_network(blocks):
+                    rest = memoryview(block)
+                    while rest:
+                        rest = rest[file.write(rest) :]
+                    digest.update(block)
+                    bar.update(len(block))
+                    written += len(block)
+            finally:
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise write_error(error, partial) from None
     return written
 
 
@@ -231,14 +234,6 @@ def _from_network(blocks: Iterator[bytes]) -> Iterator[bytes]:
         yield from blocks
     except (urllib3.exceptions.HTTPError, requests.RequestException, OSError) as error:
         raise _Broken(_reason(error)) from None
-
-
-@contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise write_error(error, path) from None
 
 
 def _hash_start(partial: Path, bar):

@@ -17,13 +17,16 @@ BLOCK = 1 << 20  # bytes read or written at once
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
-def require_space(folder: str | Path, needed: float, what: str) -> None:
-    """Raise OSError unless the disk of ``folder`` has ``needed`` bytes free for ``what``; the folder may not exist."""
+def require_space(folder: str | Path, needed: float, what: str, remedy: str = "choose another --out") -> None:
+    """Raise OSError unless the disk of ``folder`` has ``needed`` bytes free for ``what``; the folder may not exist.
+
+    remedy: what to do other than to make room.
+    """
     free = free_space(folder)
     if needed > free:
         raise OSError(
             f"{what} needs {size_text(needed)} on the disk of {folder}, which has {size_text(free)} free: make room or "
-            "choose another --out."
+            f"{remedy}."
         )
 
 

@@ -215,7 +215,7 @@ def drive_id(url: str) -> tuple[str, bool] | None:
 
 
 def fetch_drive(
-    url: str, path: Path, *, room: float = 0.0, sha256: str | None = None, check: Callable[[Path], None] | None = None
+    url: str, path: Path, *, room: float = 0.0, sha256: str | None = None, check: Callable[[Path], object] | None = None
 ) -> Path:
     """Download a file from Google Drive to ``path``; room, sha256 and check as for `download.fetch`.
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcgkit import srg
 from gcgkit.data.augment import (
     KINDS,
     Mixture,
@@ -19,6 +20,7 @@ from gcgkit.data.augment import (
     cut_views,
     draw_batch,
     draw_kind,
+    join_references,
     photo_scene,
     random_hsv,
 )
@@ -274,3 +276,10 @@ def test_captions_speak_of_the_first_view():
     texts = {caption_scene(views, "n02165456_ladybug", np.random.default_rng(seed)) for seed in range(40)}
     assert any("ladybug" in text for text in texts)
     assert {word for text in texts for word in text.replace(",", "").split() if word in COLOR_WORDS} == {"red"}
+
+
+def test_references_are_joined_as_the_pipeline_lays_its_grid():
+    tiles = torch.randn(3, 4, 2, 5, 7)
+    expected = torch.stack([srg.make_grid(of_sample) for of_sample in tiles])
+    assert torch.equal(join_references(tiles), expected)
+    assert torch.equal(join_references(tiles[:, :1]), tiles[:, 0])

@@ -166,7 +166,6 @@ def test_lossless_video_is_decoded_frame_for_frame(tmp_path):
     """An independent conversion of the same planes differs by rounding and chroma placement only."""
     expected = write_lossless(tmp_path / "LDV/001.mkv", noise(33, 64, 112))
     sources = preparation.ldv_sources(tmp_path, ["001"])
-    assert preparation.count_frames(sources[0].path) in (32, 33, 34)
     (clip,) = prepare(sources, tmp_path / "ldv-train", size=(64, 112))["clips"]
     assert clip["frames"] == 33 and clip["source_size"] == [64, 112]
     frames = np.stack([read(p) for p in sorted((tmp_path / "ldv-train/frames/001").iterdir())])
@@ -181,7 +180,7 @@ def test_video_cut_off_is_refused(tmp_path, share):
     write_lossless(tmp_path / "LDV/001.mkv", noise(60, 64, 112))
     whole = (tmp_path / "LDV/001.mkv").read_bytes()
     (tmp_path / "LDV/001.mkv").write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(ValueError, match=r"001\.mkv (decodes to \d+ frames instead of|cannot be read)"):
+    with pytest.raises(ValueError, match=r"001\.mkv (is cut short or damaged|cannot be read)"):
         prepare(preparation.ldv_sources(tmp_path, ["001"]), tmp_path / "ldv-train", size=(64, 112))
     assert not (tmp_path / "ldv-train/frames/001").exists()
 

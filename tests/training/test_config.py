@@ -160,7 +160,7 @@ def test_a_missing_value_is_named(key):
     section, field = key.split(".")
     del values[section][field]
     with pytest.raises(ValueError, match=f"'{key}' is missing"):
-        recipes.from_dict(values)
+        configs.from_dict(values, recipes.CONFIGS)
 
 
 def test_files_that_are_none(tmp_path):
@@ -251,7 +251,7 @@ def test_two_thousand_spoilt_configurations_raise_only_value_errors(tmp_path_fac
     except ValueError as error:
         assert str(path) in str(error)
     else:
-        assert recipes.from_dict(configs.to_dict(config)) == config
+        assert configs.from_dict(configs.to_dict(config), recipes.CONFIGS) == config
 
 
 @pytest.mark.slow

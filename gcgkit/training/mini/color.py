@@ -1,12 +1,12 @@
 """Training the mini profile to colour: copy and UNet together, on all kinds of references (§3.4.2, §4.1).
 
     python -m gcgkit.training.mini.color --pack DIR --data DIR --start DIR --out DIR [--steps N | --seconds N]
+    python -m gcgkit.training.mini.color --start DIR --out DIR --export DIR
 
 It starts from a folder of parts, ``--start``: a pipeline's, with a ``semantic_encoder``, and with ``semantics``'
 ``pyramid.safetensors`` if its copy reads no semantic features yet. Scenes are drawn as they are needed, see
-``device_scenes``. A killed run in ``--out`` continues. ``--mode`` trains a copy of the ablation beside a UNet that
-stays frozen. ``--export FOLDER`` writes what the run has learned so far as a pipeline folder, with the settings of
-``--set``.
+``device_scenes``. A killed run in ``--out`` continues. ``--export`` writes what the run has learned so far as a
+pipeline folder. With ``--mode`` a copy of the ablation learns alone, or is exported, beside the parts of ``--start``.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.nn as nn
 from safetensors.torch import load_file
 
 from ...pipeline import GCGPipeline
 from ...semantics import SemanticEncoder
-from ...settings import OWN
 from ..checkpoints import list_checkpoints
 from ..log import TrainingLog
 from ..loop import fit
 from ..recipes import MINI
 from ..step import Learner
 from . import joint
-from .encoders import drop_shared, save
+from .encoders import save
 from .pack import load_pack, read_originals
 
 RATES = {"text": 0.5, "pyramid": 0.3, "guidance": 0.5}  # over the learning rate of copy and UNet
 CHECK_EVERY = 200  # steps between looks at held-out photographs
-SETTINGS = ("height", "width", *OWN)
 
 
 def train(
@@ -66,36 +65,24 @@ def train(
         trainer.text.save_pretrained(out / "text_encoder")
 
 
-def export(start: Path, run: Path, folder: Path, **settings) -> None:
-    """Write a pipeline folder in half precision: the parts of ``start``, and in their place those that ``run`` trained.
+def export(start: Path, run: Path, folder: Path, mode: str | None = None) -> None:
+    """Write a pipeline folder in half precision: ``start`` with the averaged weights of the run's last checkpoint.
 
-    A run that goes on gives its averaged weights of the last checkpoint. settings: the profile's own, in place of
-    those of ``start``.
+    mode: that the run was started with. Raises FileNotFoundError for a run without a checkpoint.
     """
-    pipe = GCGPipeline.from_pretrained(start)
-    control = joint.with_semantics(pipe.unet, pipe.control, start)
-    modules = joint.learning(pipe.unet, pipe.text_encoder, control)
-    own = {f"{part}.{name}": w for part, module in modules.items() for name, w in module.named_parameters()}
-    step, averaged = _averaged(run, list(own))
-    for parameter, weights in zip(own.values(), averaged, strict=True):
-        parameter.data.copy_(weights)
-    profile = {name: pipe.config[name] for name in SETTINGS}
-    parts = {**pipe.components, "control": control}
-    parts["semantic_encoder"] = SemanticEncoder.from_pretrained(start / "semantic_encoder")
-    pipe = GCGPipeline(**parts, **{**profile, **settings})
-    pipe.to(torch.float16).save_pretrained(folder)
-    drop_shared(folder)
-    print(f"{folder}: weights of step {step}", flush=True)
-
-
-def _averaged(run: Path, names: list[str]) -> tuple[int, list[torch.Tensor]]:
-    """Return the step of a run's last checkpoint and its averaged weights, in the order of their names."""
     saved = list_checkpoints(run / "checkpoints")
     if not saved:
         raise FileNotFoundError(f"{run} holds no checkpoint yet: it gets one every two minutes, and one at the end.")
     step, checkpoint = saved[-1]
-    weights = load_file(checkpoint / "averaged.safetensors")
-    return step, [weights[name] for name in names]
+    pipe = GCGPipeline.from_pretrained(start)
+    semantic_encoder = SemanticEncoder.from_pretrained(start / "semantic_encoder")
+    control = joint.with_semantics(pipe.unet, pipe.control, start, mode)
+    pipe.register_modules(control=control, semantic_encoder=semantic_encoder)
+    modules = nn.ModuleDict(joint.learning(pipe.unet, pipe.text_encoder, control))
+    for name, weights in load_file(checkpoint / "averaged.safetensors").items():
+        modules.get_parameter(name).data.copy_(weights)
+    pipe.to(torch.float16).save_pretrained(folder)
+    print(f"{folder}: weights of step {step}", flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -111,13 +98,11 @@ def main(argv: list[str] | None = None) -> None:
     kinds = ", ".join(f"{name}={share}" for name, share in joint.KINDS.items())
     parser.add_argument("--kinds", nargs="+", metavar="NAME=SHARE", help=f"of references, in place of {kinds}")
     parser.add_argument("--learning-rate", type=float, default=4e-4)
-    parser.add_argument("--mode", choices=("gated", "attention", "concat"))
+    parser.add_argument("--mode", choices=("attention", "concat"))
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write a pipeline folder instead of training")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help=f"export: any of {SETTINGS}")
     args = parser.parse_args(argv)
     if args.export:
-        settings = {name: float(value) for name, value in (pair.split("=") for pair in args.set)}
-        export(args.start, args.out, args.export, **settings)
+        export(args.start, args.out, args.export, args.mode)
         return
     if not args.pack:
         parser.error("--pack is needed for training")

@@ -36,6 +36,18 @@ class Batch:
     known: torch.Tensor
 
 
+@dataclass
+class Subject:
+    """What a photograph or clip shows: nouns, and colour words of the object, its surroundings and the whole.
+
+    ``known`` is true where a mask covers the object.
+    """
+
+    things: list[str]
+    words: tuple[str | None, str | None, list[str]]
+    known: bool
+
+
 class Scenes:
     """Photographs and clips in a device's memory.
 
@@ -48,7 +60,7 @@ class Scenes:
     def __init__(self, pack: dict, device: str, split: str = "train"):
         photos = [p for p in pack["photos"] if p["split"] == split]
         clips = pack["clips"] if split == "train" else []
-        self.device, self.clip_count = device, len(clips)
+        self.device = device
         pixels = np.zeros((len(photos), SIDE, SIDE, 3), np.uint8)
         masks = np.zeros((len(photos), MASK, MASK), np.uint8)
         for i, photo in enumerate(photos):
@@ -58,9 +70,10 @@ class Scenes:
         self.photos = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(device)
         self.photo_masks = torch.from_numpy(masks)[:, None].to(device)  # (N, 1, 48, 48)
         self.sizes = np.array([p["image"].shape[:2] for p in photos])  # (N, 2)
-        self.confident = np.array([p["confidence"] > CONFIDENT for p in photos])
-        self.things = [p["things"] for p in photos]
-        self.words = [_words(p["image"], p["mask"] if p["confidence"] > CONFIDENT else None) for p in photos]
+        trusted = [p["mask"] if p["confidence"] > CONFIDENT else None for p in photos]
+        self.subjects = [_subject(p["things"], p["image"], mask) for p, mask in zip(photos, trusted, strict=True)]
+        firsts = [None if c["masks"] is None else c["masks"][0] for c in clips]
+        self.clip_subjects = [_subject(c["things"], c["images"][0], m) for c, m in zip(clips, firsts, strict=True)]
         if clips:
             self.first = np.cumsum([0] + [len(c["images"]) for c in clips])
             frames = np.concatenate([c["images"] for c in clips])
@@ -68,9 +81,6 @@ class Scenes:
             blank = lambda c: np.zeros((len(c["images"]), 32, 56), np.uint8)  # noqa: E731
             clip_masks = np.concatenate([blank(c) if c["masks"] is None else c["masks"] for c in clips])
             self.clip_masks = torch.from_numpy(clip_masks)[:, None].to(device)
-            self.masked = np.array([c["masks"] is not None for c in clips])
-            self.clip_things = [c["things"] for c in clips]
-            self.clip_words = [_words(c["images"][0], None if c["masks"] is None else c["masks"][0]) for c in clips]
 
     @torch.no_grad()
     def draw(
@@ -96,64 +106,66 @@ class Scenes:
         scenes whose caption is empty, and of those whose caption names no colour.
         """
         with torch.autocast(torch.device(self.device).type, enabled=False):  # pixels are counted in whole numbers
-            return self._draw(scenes, views, size, rng, clips, recolor, regrade, tint, drop_text, strip_colors)
-
-    def _draw(self, scenes, views, size, rng, clips, recolor, regrade, tint, drop_text, strip_colors) -> Batch:
-        of_clips = round(scenes * clips) if self.clip_count else 0
-        parts, masks, sources = [], [], []
-        motion = rng.choice([0.1, 1.0], p=[0.5, 0.5])  # neighbours hardly differ
-        if scenes - of_clips:
-            chosen = rng.integers(len(self.sizes), size=scenes - of_clips)
-            sources += [("photo", int(i)) for i in chosen]
-            coords = self._cameras(self.sizes[chosen], views, size, rng, motion)
-            index = torch.from_numpy(np.repeat(chosen, views)).to(self.device)
-            scale = torch.from_numpy(np.repeat(self.sizes[chosen], views, 0)).to(self.device)
-            parts.append(_sample(self.photos[index], coords, (SIDE, SIDE), scale))
-            masks.append(_sample_mask(self.photo_masks[index], coords, scale))
-        if of_clips:
-            chosen = rng.integers(self.clip_count, size=of_clips)
-            sources += [("clip", int(i)) for i in chosen]
-            frames = np.concatenate([self._stretch(int(i), views, rng) for i in chosen])
-            shape = np.tile([[256, 448]], (of_clips, 1))
-            coords = self._cameras(shape, views, size, rng, 0.25 * motion)
-            index = torch.from_numpy(frames).to(self.device)
-            scale = torch.from_numpy(np.repeat(shape, views, 0)).to(self.device)
-            parts.append(_sample(self.frames[index], coords, (256, 448), scale))
-            masks.append(_sample_mask(self.clip_masks[index], coords, scale))
-        rgb, mask = torch.cat(parts), torch.cat(masks)  # (S*V, 3, H, W) in [0, 1], (S*V, 1, H, W)
-        texts, turns, gains, colors, natural, knows = [], [], [], [], [], []
-        for kind, i in sources:
-            things, words, known = (
-                (self.things[i], self.words[i], self.confident[i])
-                if kind == "photo"
-                else (self.clip_things[i], self.clip_words[i], self.masked[i])
-            )
-            thing = str(rng.choice(things)) if things else ""
-            way = rng.random()
-            knows.append(bool(known))
-            natural.append(way >= recolor + regrade + tint)
-            turn, gain, color = rng.uniform(-3, 3), rng.uniform(0.95, 1.25), None
-            if way < recolor:
-                turn, gain = rng.uniform(0, 360), rng.uniform(0.8, 2.0)
-                texts.append(thing if rng.random() < 0.5 else "")
-            elif way < recolor + regrade:
-                turn, gain = rng.normal(0, 12), np.exp(rng.uniform(np.log(0.3), np.log(1.6)))
-                texts.append(thing if rng.random() < 0.5 else "")
-            elif way < recolor + regrade + tint:
-                word = str(rng.choice(list(naming.WORD_RGB)))
-                color = (word, known)
-                texts.append(_tinted_caption(word, thing, words, known, rng))
-            elif rng.random() < drop_text:
-                texts.append("")
-            elif rng.random() < strip_colors:
-                texts.append(thing)
-            else:
-                texts.append(_natural_caption(thing, words, rng))
-            turns.append(turn), gains.append(gain), colors.append(color)
-        rgb = self._recolor(rgb, mask, views, turns, gains, colors, rng)
+            subjects, rgb, mask = self._film(scenes, views, size, rng, clips)
+            texts, turns, gains, colors, natural = [], [], [], [], []
+            for subject in subjects:
+                thing = str(rng.choice(subject.things)) if subject.things else ""
+                way = rng.random()
+                turn, gain, color = rng.uniform(-3, 3), rng.uniform(0.95, 1.25), None
+                if way < recolor:
+                    turn, gain = rng.uniform(0, 360), rng.uniform(0.8, 2.0)
+                    texts.append(thing if rng.random() < 0.5 else "")
+                elif way < recolor + regrade:
+                    turn, gain = rng.normal(0, 12), np.exp(rng.uniform(np.log(0.3), np.log(1.6)))
+                    texts.append(thing if rng.random() < 0.5 else "")
+                elif way < recolor + regrade + tint:
+                    color = (str(rng.choice(list(naming.WORD_RGB))), subject.known)
+                    texts.append(_tinted_caption(color[0], thing, subject, rng))
+                elif rng.random() < drop_text:
+                    texts.append("")
+                elif rng.random() < strip_colors:
+                    texts.append(thing)
+                else:
+                    texts.append(_natural_caption(thing, subject.words, rng))
+                turns.append(turn), gains.append(gain), colors.append(color)
+                natural.append(way >= recolor + regrade + tint)
+            rgb = self._recolor(rgb, mask, views, turns, gains, colors, rng)
         rgb = rgb.unflatten(0, (scenes, views)) * 2 - 1
-        natural, known = (torch.tensor(flags, device=self.device) for flags in (natural, knows))
+        natural = torch.tensor(natural, device=self.device)
+        known = torch.tensor([subject.known for subject in subjects], device=self.device)
         return Batch(rgb, texts, natural, mask.unflatten(0, (scenes, views)), known)
+
+    def _film(
+        self, scenes: int, views: int, size: tuple[int, int], rng: np.random.Generator, clips: float
+    ) -> tuple[list[Subject], torch.Tensor, torch.Tensor]:
+        """Choose scenes and take views of them: what each shows, ``(S*V, 3, H, W)`` and masks ``(S*V, 1, H, W)``."""
+        of_clips = round(scenes * clips) if self.clip_subjects else 0
+        motion = rng.choice([0.1, 1.0], p=[0.5, 0.5])  # neighbours hardly differ
+        subjects, taken = [], []
+        if scenes - of_clips:
+            chosen = rng.integers(len(self.subjects), size=scenes - of_clips)
+            subjects += [self.subjects[i] for i in chosen]
+            numbers, shapes = np.repeat(chosen, views), self.sizes[chosen]
+            taken.append(self._views(self.photos, self.photo_masks, numbers, shapes, size, rng, motion))
+        if of_clips:
+            chosen = rng.integers(len(self.clip_subjects), size=of_clips)
+            subjects += [self.clip_subjects[i] for i in chosen]
+            numbers = np.concatenate([self._stretch(int(i), views, rng) for i in chosen])
+            shapes = np.tile([[256, 448]], (of_clips, 1))
+            taken.append(self._views(self.frames, self.clip_masks, numbers, shapes, size, rng, 0.25 * motion))
+        rgb, mask = (torch.cat(parts) for parts in zip(*taken, strict=True))
+        return subjects, rgb, mask
+
+    def _views(
+        self, pictures: torch.Tensor, masks: torch.Tensor, numbers: np.ndarray, shapes: np.ndarray,
+        size: tuple[int, int], rng: np.random.Generator, motion: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        """Take views of the stored pictures ``numbers`` (S*V,), of scenes that are ``shapes`` (S, 2) large."""
+        views = len(numbers) // len(shapes)
+        coords = self._cameras(shapes, views, size, rng, motion)
+        index = torch.from_numpy(numbers).to(self.device)
+        shape = torch.from_numpy(np.repeat(shapes, views, 0)).to(self.device)
+        return _sample(pictures[index], coords, shape), _sample_mask(masks[index], coords, shape)
 
     def _stretch(self, clip: int, views: int, rng: np.random.Generator) -> np.ndarray:
         """Draw frame numbers of one clip: neighbours, near ones, or any of it."""
@@ -234,19 +246,22 @@ class Scenes:
         return torch.cat([red, green, blue], 1).clamp(0, 1)
 
 
-def _sample(pictures: torch.Tensor, coords: torch.Tensor, stored: tuple[int, int], shape: torch.Tensor):
-    """Sample views of stored pictures ``(N, 3, h, w)`` uint8, in [0, 1]; pictures are mirrored beyond their edges."""
-    width, height = shape[:, 1].view(-1, 1, 1).float(), shape[:, 0].view(-1, 1, 1).float()
-    x, y = _mirrored(coords[..., 0], width), _mirrored(coords[..., 1], height)
-    grid = torch.stack([2 * x / stored[1] - 1, 2 * y / stored[0] - 1], -1)
+def _sample(pictures: torch.Tensor, coords: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
+    """Sample views ``(N, 3, H, W)`` in [0, 1] of stored pictures ``(N, 3, h, w)`` uint8, mirrored beyond their edges.
+
+    coords: positions (x, y) ``(N, H, W, 2)``. shape: height and width ``(N, 2)`` of what each picture fills, at most
+    (h, w).
+    """
+    size = shape.flip(1).view(-1, 1, 1, 2).float()  # (width, height), as coords are (x, y)
+    stored = size.new_tensor([pictures.shape[3], pictures.shape[2]])
+    grid = 2 * _mirrored(coords, size) / stored - 1
     return F.grid_sample(pictures.float() / 255, grid, align_corners=False)
 
 
 def _sample_mask(masks: torch.Tensor, coords: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
     """Sample views of masks ``(N, 1, h, w)`` uint8, which cover their pictures: ``(N, 1, H, W)`` in [0, 1]."""
-    width, height = shape[:, 1].view(-1, 1, 1).float(), shape[:, 0].view(-1, 1, 1).float()
-    x, y = _mirrored(coords[..., 0], width), _mirrored(coords[..., 1], height)
-    grid = torch.stack([2 * x / width - 1, 2 * y / height - 1], -1)
+    size = shape.flip(1).view(-1, 1, 1, 2).float()
+    grid = 2 * _mirrored(coords, size) / size - 1
     found = F.grid_sample(masks.float() / 255, grid, align_corners=False, padding_mode="border")
     return ((found - 0.3) / 0.4).clamp(0, 1)  # masks are soft; an object is all of it
 
@@ -258,19 +273,19 @@ def _mirrored(x: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
     return 0.5 + reach - (reach - x).abs()
 
 
-def _words(image: np.ndarray, mask: np.ndarray | None) -> tuple[str | None, str | None, list[str]]:
-    """Return colour words for the object, its surroundings and the whole picture; None without a dominant colour."""
+def _subject(things: list[str], image: np.ndarray, mask: np.ndarray | None) -> Subject:
+    """Return what a picture ``(H, W, 3)`` shows; the words of its parts are None without a dominant colour."""
     small = cv2.resize(image, (MASK, MASK), interpolation=cv2.INTER_AREA)
     main = naming.main_colors(small)
     if mask is None:
-        return None, None, main
+        return Subject(things, (None, None, main), known=False)
     inside = cv2.resize(mask, (MASK, MASK), interpolation=cv2.INTER_AREA) > 127
     named, found = naming.name_colors(small), []
     for region in (inside, ~inside):
         shares = np.bincount(named[region], minlength=len(naming.COLOR_WORDS)) / max(1, region.sum())
         best = int(shares.argmax())
         found.append(naming.COLOR_WORDS[best] if shares[best] > 0.35 else None)
-    return found[0], found[1], main
+    return Subject(things, (found[0], found[1], main), known=True)
 
 
 def _natural_caption(thing: str, words, rng: np.random.Generator) -> str:
@@ -292,11 +307,11 @@ def _natural_caption(thing: str, words, rng: np.random.Generator) -> str:
     return str(rng.choice(forms)) if forms else thing
 
 
-def _tinted_caption(word: str, thing: str, words, known: bool, rng: np.random.Generator) -> str:
+def _tinted_caption(word: str, thing: str, subject: Subject, rng: np.random.Generator) -> str:
     """Describe a scene that was given a colour, in its object or as a whole."""
-    if not known:
+    if not subject.known:
         return word  # a colour word with a noun belongs to that thing alone
-    thing, outer = thing or "object", words[1]
+    thing, outer = thing or "object", subject.words[1]
     if outer and rng.random() < 0.4:
         return f"{word} {thing}, {outer} background"
     return f"{word} {thing}" if rng.random() < 0.7 else f"a photo of a {word} {thing}"

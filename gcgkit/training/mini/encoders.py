@@ -1,12 +1,11 @@
 """The mini model's parts that are trained before it colours: autoencoder, tokenizer, text and image encoder.
 
-The first two stages of the recipe in ``mini``, and the setting of its guidance at the end.
+The first two stages of ``recipe``.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +23,9 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from ... import encoders, profiles
+from ... import encoders
 from ...data import augment, footage, naming
-from ...guidance import GatedColorGuidance
+from ...utils.commands import best_device
 from ...vae import LumaChromaAutoencoder
 from ..loop import fit
 from ..recipes import MINI
@@ -35,27 +34,9 @@ from .lab import tensor_lab_to_rgb, tensor_rgb_to_lab
 WIDTH = 96  # of text and image tokens
 
 
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def save(model: ModelMixin, folder: Path) -> None:
     """Save a trained model, contiguous because safetensors takes no channels-last weights."""
     model.requires_grad_(True).to(memory_format=torch.contiguous_format).save_pretrained(folder)
-
-
-def calibrate(guidance: GatedColorGuidance, sharpness: float = 1.0, null_shift: float = 0.0) -> None:
-    """Adjust a trained guidance in place by two numbers: the sharpness of its matching and the gate's opening.
-
-    sharpness: factor on the colour attention's logits; above 1 a token's colour comes from fewer reference tokens.
-    null_shift: added to the logit of the gate's null token, if it has one; below 0, poorer matches open the gate.
-    Training minimises a squared error, which likes pale means and half-open gates better than the eye does.
-    """
-    with torch.no_grad():
-        if guidance.cga is not None:
-            guidance.cga.to_q.weight.mul_(sharpness)
-        if guidance.cdga is not None and guidance.cdga.null_logit is not None:
-            guidance.cdga.null_logit.add_(null_shift)
 
 
 # --- stage 1: the autoencoder ---------------------------------------------------------------------------------------
@@ -91,14 +72,14 @@ def to_tensor(frames: np.ndarray) -> torch.Tensor:
 def train_vae(data: Path, out: Path, steps: int = 2100, batch: int = 8, width: int = 48) -> None:
     """Train the autoencoder on the AB channels, which colouring takes from it, and on the whole picture."""
     torch.manual_seed(0)
-    vae, frames = LumaChromaAutoencoder(width=width), load_frames(data)
+    device, vae, frames = best_device(), LumaChromaAutoencoder(width=width), load_frames(data)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        x = random_crops(frames, (128, 192), batch, generator).to(device())
+        x = random_crops(frames, (128, 192), batch, generator).to(device)
         z = vae.encode(x).latent_dist.mode()
         # noise as strong as a denoiser leaves, so that the decoder tolerates it
         spread = z.detach().std((0, 2, 3), keepdim=True) * 0.03
-        z = z + spread * torch.randn(z.shape, generator=generator).to(device())
+        z = z + spread * torch.randn(z.shape, generator=generator).to(device)
         y = vae.decode(z).sample.float()
         target, result = tensor_rgb_to_lab(x / 2 + 0.5), tensor_rgb_to_lab(y / 2 + 0.5)
         merged = tensor_lab_to_rgb(torch.cat([target[:, :1], result[:, 1:]], 1))
@@ -111,7 +92,7 @@ def train_vae(data: Path, out: Path, steps: int = 2100, batch: int = 8, width: i
     fit(out / "vae", {"vae": vae}, loss, optimizer, steps=steps, title="autoencoder")
     with torch.no_grad():
         sample = frames[:: max(1, len(frames) // 256)]
-        raw = torch.cat([vae.encode(x.to(device())).latent_dist.mode() for x in to_tensor(sample).split(8)])
+        raw = torch.cat([vae.encode(x.to(device)).latent_dist.mode() for x in to_tensor(sample).split(8)])
     vae.register_to_config(latent_std=[round(float(s), 4) for s in raw.std((0, 2, 3))])
     vae.save_pretrained(out / "parts/vae")
 
@@ -145,7 +126,7 @@ def train_encoders(data: Path, out: Path, steps: int = 800, batch: int = 64) -> 
     Each image token also predicts its patch's mean colour, because the pooled contrast leaves patch tokens vague.
     """
     torch.manual_seed(1)
-    frames, names = [], []
+    device, frames, names = best_device(), [], []
     for path in footage.photo_paths(data):
         frames.append(footage.cover(footage.read_image(path), (72, 126)))
         names.append(naming.thing_of(path.stem))
@@ -181,13 +162,13 @@ def train_encoders(data: Path, out: Path, steps: int = 800, batch: int = 64) -> 
             view = augment.augment_hsv(augment.cut_views(frames[i][None], 1, (64, 64), rng, 0.0), *hsv)[0]
             views.append(view)
             texts.append(naming.caption(view, names[i], rng))
-        x = to_tensor(np.stack(views)).to(device())
-        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device())
+        x = to_tensor(np.stack(views)).to(device)
+        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
         image = vision(x).image_embeds
         words = heads["text"](text(ids).pooler_output)
         logits = heads.scale.exp() * F.normalize(image, dim=-1) @ F.normalize(words, dim=-1).T
         # the same caption twice in a batch is no mistake
-        same = torch.tensor([[float(a == b) for a in texts] for b in texts], device=device())
+        same = torch.tensor([[float(a == b) for a in texts] for b in texts], device=device)
         truth = same / same.sum(1, keepdim=True)
         contrast = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
         patches = heads["patch"](encoders.patch_tokens(vision, x))  # (B, 64, 3)
@@ -214,16 +195,3 @@ horse cow sheep goat bird duck swan fish bear rabbit lion apple orange banana fr
 table chair bed lamp book ball field garden park sun cloud night light dark bright old new little big
 background photo film black-and-white
 """
-
-
-# --- the last stage: parts that a bundled variant shares ------------------------------------------------------------
-
-
-def drop_shared(folder: Path) -> None:
-    """Remove parts from a bundled variant's folder that are identical in the profile it shares with."""
-    content = lambda part: {file.name: file.read_bytes() for file in part.iterdir()}  # noqa: E731
-    for part in [part for part in folder.resolve().iterdir() if part.is_dir()]:
-        shared = [lender / part.name for lender in profiles.folders(folder.resolve())[1:]]
-        nearest = next((other for other in shared if other.is_dir()), None)
-        if nearest is not None and content(nearest) == content(part):
-            shutil.rmtree(part)

@@ -1,6 +1,6 @@
 """Training the mini model's guidance by itself, before the copy: first the colour attention, then its gate (§3.2).
 
-Three stages of the recipe in ``mini``. No denoising is needed, so steps are cheap: the fetched colours are
+Three stages of ``recipe``. No denoising is needed, so steps are cheap: the fetched colours are
 compared with the frame's own, and the gate is judged by the colours that it passes.
 """
 
@@ -13,10 +13,12 @@ import torch
 
 from ...data import augment
 from ...guidance import GatedColorGuidance
+from ...utils.commands import best_device
 from ...vae import LumaChromaAutoencoder
+from ..config import GUIDANCE_OPTIONS
 from ..loop import fit
 from ..recipes import MINI
-from .encoders import device, save
+from .encoders import save
 from .scenes import FreshScenes, encode_scenes, pair_views, scene_batches
 
 TENSORS = ("target", "gray", "ref_gray", "ref_color")  # of a batch
@@ -24,9 +26,14 @@ TENSORS = ("target", "gray", "ref_gray", "ref_color")  # of a batch
 SHARES = (0.3, 0.3, 1.0, 1.0)
 
 
-def make_guidance(mode: str = "gated") -> GatedColorGuidance:
+def make_guidance() -> GatedColorGuidance:
     """Make a GCG whose stem sees 35 latents on a side, so that its tokens know their surroundings."""
-    return GatedColorGuidance(hidden_dim=96, mode=mode, null_token=True, dilations=(1, 2, 4, 8, 1))
+    return GatedColorGuidance(hidden_dim=96, null_token=True, dilations=(1, 2, 4, 8, 1))
+
+
+def guidance_options(guidance: GatedColorGuidance) -> dict:
+    """Return a guidance's options, as ``GuidedControlNet.from_unet`` takes them for another like it."""
+    return {name: guidance.config[name] for name in GUIDANCE_OPTIONS}
 
 
 def attention_folder(out: Path) -> Path:
@@ -52,6 +59,7 @@ def train_hint(out: Path, steps: int = 2400, batch: int = 16) -> None:
     The last quarter of the steps runs at full size, where a latent sees half as much of the scene.
     """
     torch.manual_seed(3)
+    device = best_device()
     small, full = (augment.Scenes.load(out / f"scenes-{name}.pt") for name in ("small", "full"))
     guidance, mixture = make_guidance(), augment.Mixture(mask=0.0, single=0.7, grid=0.3)
     guidance.cdga.requires_grad_(False)
@@ -60,7 +68,7 @@ def train_hint(out: Path, steps: int = 2400, batch: int = 16) -> None:
         kind = augment.draw_kind(mixture, generator)
         scenes, count = (small, batch) if step < 0.75 * steps else (full, batch // 4)
         sample = augment.draw_batch(scenes, kind, count, mixture, generator)
-        target, gray, ref_gray, ref_color = (sample[n].to(device()) for n in TENSORS)
+        target, gray, ref_gray, ref_color = (sample[n].to(device) for n in TENSORS)
         error, chroma = fetched_error(guidance(gray, ref_gray, ref_color).color, target, luma=2)
         return {"loss": error, f"hint_{kind}": chroma}
 
@@ -79,7 +87,7 @@ def train_matching(data: Path, out: Path, steps: int = 5306, batch: int = 8, wor
     The stages after it do without, on what ``train_hint`` left.
     """
     torch.manual_seed(3)
-    vae = LumaChromaAutoencoder.from_pretrained(out / "parts/vae").to(device()).eval().requires_grad_(False)
+    vae = LumaChromaAutoencoder.from_pretrained(out / "parts/vae").to(best_device()).eval().requires_grad_(False)
     guidance = GatedColorGuidance.from_pretrained(out / "hint/guidance")
     guidance.cdga.requires_grad_(False)
     scenes, batches = FreshScenes(data, steps * batch, seed=1), None
@@ -113,6 +121,7 @@ def train_gate(out: Path, steps: int = 300, batch: int = 16, price: float = 0.1)
     to itself the gate found no such measure: it opened for all.
     """
     torch.manual_seed(4)
+    device = best_device()
     cached = [
         (augment.Scenes.load(out / f"scenes-{name}.pt"), n) for name, n in (("small", batch), ("full", batch // 4))
     ]
@@ -129,7 +138,7 @@ def train_gate(out: Path, steps: int = 300, batch: int = 16, price: float = 0.1)
         kind = augment.draw_kind(GATE_MIXTURE, generator)
         scenes, count = cached[step % 2]
         sample = augment.draw_batch(scenes, kind, count, GATE_MIXTURE, generator)
-        target, gray, ref_gray, ref_color = (sample[n].to(device()) for n in TENSORS)
+        target, gray, ref_gray, ref_color = (sample[n].to(device) for n in TENSORS)
         hint = guidance(gray, ref_gray, ref_color)
         error, opened = (hint.hint.float() - target).square().mean(), hint.gate.float().mean()
         total = error + price * opened if kind == "mask" else error

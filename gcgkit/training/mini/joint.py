@@ -19,14 +19,17 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 from ... import encoders
 from ...attention import joint_self_attention
 from ...control import GuidedControlNet
+from ...data.augment import join_references
 from ...guidance import GuidanceOutput
 from ...semantics import CHANNELS, SemanticEncoder
+from ...utils.commands import best_device
 from ...vae import LUMA, LumaChromaAutoencoder
 from .device_scenes import Scenes
-from .encoders import WIDTH, device
-from .guidance import fetched_error
-from .recipe import make_scheduler
-from .semantics import chroma_error
+from .encoders import WIDTH
+from .guidance import fetched_error, guidance_options
+from .recipe import error_weight, make_scheduler
+from .scenes import other_views
+from .semantics import SEMANTIC_WIDTH, chroma_error
 
 VIEWS = 5  # of a scene with references: a target and a grid of four
 KINDS = {"mask": 0.34, "together": 0.18, "single": 0.20, "grid": 0.23, "unrelated": 0.05}
@@ -39,20 +42,16 @@ THUMBNAIL = 64
 # Sizes (height, width) of latents' frames in pixels, and their shares; batches of larger ones are smaller.
 SIZES = {
     "small": (((128, 224), 0.56), ((128, 192), 0.12), ((128, 128), 0.08), ((192, 128), 0.05), ((256, 448), 0.19)),
-    "mixed": (((128, 224), 0.4), ((128, 192), 0.1), ((128, 128), 0.06), ((192, 128), 0.04), ((256, 448), 0.4)),
     "two": (((128, 224), 0.5), ((256, 448), 0.5)),  # for a GPU, which prepares its kernels anew for every shape
-    "full": (((256, 448), 0.6), ((256, 384), 0.15), ((256, 256), 0.1), ((384, 256), 0.05), ((128, 224), 0.1)),
 }
 RENDER = 192  # pixels: the least short side of a drawn view, at which the semantic encoder sees it
-SEMANTIC_WIDTH = 64
-GUIDANCE = ("hidden_dim", "mode", "stem", "heads", "gate_bias", "null_token", "dilations")
 
 
 class Trainer:
     """The parts of the mini model, the scenes that they learn from, and a loss for each stage."""
 
     def __init__(self, pack: dict, start: Path, sizes: str = "small", batch: int = 16, kinds: dict = KINDS):
-        self.batch, self.device, self.sizes, self.kinds = batch, device(), SIZES[sizes], kinds
+        self.batch, self.device, self.sizes, self.kinds = batch, best_device(), SIZES[sizes], kinds
         self.scenes, self.held = Scenes(pack, self.device), Scenes(pack, self.device, "held")
         frozen = lambda part: part.float().to(self.device).eval().requires_grad_(False)  # noqa: E731
         self.vae = frozen(LumaChromaAutoencoder.from_pretrained(start / "vae"))
@@ -118,7 +117,7 @@ class Trainer:
             same = (torch.rand(len(shared), 1, 1, 1, 1, device=self.device) < 0.5).float()
             noise = (same * shared[:, :1] + (1 - same) * shared).flatten(0, 1)
         share = self.shares[timestep].view(-1, 1, 1, 1)
-        return share.sqrt() * target + (1 - share).sqrt() * noise, timestep, self.weight(share)
+        return share.sqrt() * target + (1 - share).sqrt() * noise, timestep, error_weight(share)
 
     # --- losses -------------------------------------------------------------------------------------------------------
 
@@ -152,9 +151,9 @@ class Trainer:
             source = target
             if kind in ("single", "grid") and rng.random() < OWN_COLORS:
                 source = self.own_colors(target, gray, meaning, pictures, texts, views)
-            ref_gray, ref_color = _grid(gray[chosen]), _grid(source[chosen])
+            ref_gray, ref_color = join_references(gray[chosen]), join_references(source[chosen])
             tokens = pictures[chosen].flatten(1, 2)  # (S*V, tiles*64, D)
-        of_references = None if masked else _grid(meaning[chosen])
+        of_references = None if masked else join_references(meaning[chosen])
         with torch.set_grad_enabled(not masked or rng.random() < 0.25):  # there only the gate has something to learn
             hint = self.control.hint(gray, ref_gray, ref_color, meaning, of_references)
         apart = kind == "together" and rng.random() < 0.65
@@ -221,12 +220,7 @@ class Trainer:
         noise = (z_t - before.sqrt() * clean) / (1 - before).sqrt().clamp(min=0.05)
         timestep = (timestep * rng.uniform(0.3, 0.97)).long()
         after = self.shares[timestep].view(-1, 1, 1, 1)
-        return after.sqrt() * clean + (1 - after).sqrt() * noise, timestep, self.weight(after)
-
-    @staticmethod
-    def weight(share: torch.Tensor) -> torch.Tensor:
-        """Return the loss's weight at a share of signal: the less noise, the more, up to five."""
-        return (1 / (1 - share)).clamp(max=5.0)
+        return after.sqrt() * clean + (1 - after).sqrt() * noise, timestep, error_weight(after)
 
     def predict(self, z_t, timestep, texts, tokens, gray, hint, meaning, together: int = 1) -> torch.Tensor:
         residuals = self.control(z_t, timestep, tokens, gray, hint=hint, semantics=meaning)
@@ -245,21 +239,17 @@ class Trainer:
 
         Earlier frames guide later ones, with whatever errors they have: so it learns not to add to them.
         """
-        chosen = self.others(len(target) // views, views, "single")
-        hint = self.control.hint(gray, _grid(gray[chosen]), _grid(target[chosen]), meaning, _grid(meaning[chosen]))
+        other = self.others(len(target) // views, views, "single")[:, 0]
+        hint = self.control.hint(gray, gray[other], target[other], meaning, meaning[other])
         z_t, timestep, _ = self.noised(target, last=0.3, groups=views)
-        tokens = pictures[chosen].flatten(1, 2)
-        colored = self.predict(z_t, timestep, texts, tokens, gray, hint, meaning).float()
+        colored = self.predict(z_t, timestep, texts, pictures[other], gray, hint, meaning).float()
         torch.clear_autocast_cache()  # it holds weights cast without gradients, which the next pass must not use
         luma = self.vae.config.luma_channels
         return torch.cat([target[:, :luma], colored[:, luma:]], 1)
 
     def others(self, scenes: int, views: int, kind: str) -> torch.Tensor:
         """Return indices ``(S*V, tiles)`` of each view's references: from its scene, or from another if "unrelated"."""
-        tiles = 4 if kind == "grid" else 1
-        order = torch.rand(scenes, views, views - 1, device=self.device).argsort(-1)[..., :tiles]
-        own = torch.arange(views, device=self.device).view(1, -1, 1)
-        chosen = (own + 1 + order) % views  # never the target's own
+        chosen = other_views(scenes, views, 4 if kind == "grid" else 1, device=self.device)
         first = torch.arange(scenes, device=self.device) * views
         if kind == "unrelated" and scenes > 1:
             first = first.roll(1)
@@ -311,10 +301,10 @@ def with_semantics(
 
     mode: of the new copy's guidance, if it differs.
     """
-    options = {name: control.guidance.config[name] for name in GUIDANCE}
+    options = guidance_options(control.guidance)
+    options["mode"] = mode or options["mode"]
     fresh = GuidedControlNet.from_unet(
-        unet, semantic_channels=CHANNELS, semantic_width=SEMANTIC_WIDTH,
-        **{**options, "mode": mode or options["mode"]},
+        unet, semantic_channels=CHANNELS, semantic_width=SEMANTIC_WIDTH, **options
     )  # fmt: skip
     given, own = control.state_dict(), fresh.state_dict()
     for name, weight in own.items():
@@ -332,12 +322,3 @@ def with_semantics(
     if control.pyramid is None:
         fresh.pyramid.load_state_dict(load_file(start / "pyramid.safetensors"))
     return fresh.to(unet.device)
-
-
-def _grid(tiles: torch.Tensor) -> torch.Tensor:
-    """Join references ``(N, tiles, C, h, w)`` into one picture each: ``(N, C, h', w')``."""
-    if tiles.shape[1] == 1:
-        return tiles[:, 0]
-    count, _, channels, height, width = tiles.shape
-    grid = tiles.unflatten(1, (2, 2)).permute(0, 3, 1, 4, 2, 5)  # (N, C, 2, h, 2, w), as srg.make_grid lays tiles
-    return grid.reshape(count, channels, 2 * height, 2 * width)

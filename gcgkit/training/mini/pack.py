@@ -17,7 +17,7 @@ import numpy as np
 LONG = 384  # pixels of a photograph's long side, at most
 
 
-def load_pack(folder: str | Path, workers: int | None = None) -> dict:
+def load_pack(folder: str | Path) -> dict:
     """Decode a pack: {"photos": [...], "clips": [...]}, the index's entries with pixels added.
 
     Photos get "image" (H, W, 3) RGB uint8 and "mask" (h, w) uint8; clips get "images" (T, 256, 448, 3) and "masks"
@@ -41,7 +41,7 @@ def load_pack(folder: str | Path, workers: int | None = None) -> dict:
             "mask": mask(entry["mask_offset"], entry["mask_length"]),
         }
 
-    with ThreadPool(workers or os.cpu_count()) as pool:
+    with ThreadPool(os.cpu_count()) as pool:
         photos = pool.map(photo, index["photos"], chunksize=16)
         clips = []
         for clip in index["clips"]:

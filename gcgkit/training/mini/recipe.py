@@ -26,11 +26,13 @@ from ... import encoders
 from ...control import GuidedControlNet
 from ...data import augment, footage
 from ...guidance import GatedColorGuidance
+from ...pipeline import GCGPipeline
+from ...utils.commands import best_device
 from ...vae import LumaChromaAutoencoder
 from ..loop import fit
 from ..recipes import MINI
-from .encoders import WIDTH, calibrate, device, drop_shared, save, to_tensor, train_encoders, train_vae
-from .guidance import TENSORS, make_guidance, train_gate, train_hint, train_matching
+from .encoders import WIDTH, save, to_tensor, train_encoders, train_vae
+from .guidance import TENSORS, guidance_options, train_gate, train_hint, train_matching
 
 STAGES = ("vae", "encoders", "cache", "hint", "matching", "gate", "text2image", "guidance", "fullsize", "export")
 SMALL, FULL = (128, 224), (256, 448)  # training sizes in pixels: most steps, last steps
@@ -44,7 +46,8 @@ def cache_scenes(data: Path, out: Path, per_photo: float = 2, per_clip: int = 72
 
     Gray latents are the colour ones without their chroma channels: the autoencoder's luma channels see only luma.
     """
-    vae = LumaChromaAutoencoder.from_pretrained(out / "parts/vae").to(device())
+    device = best_device()
+    vae = LumaChromaAutoencoder.from_pretrained(out / "parts/vae").to(device)
     clips = dict(footage.training_clips(data))
     photos = footage.photo_paths(data)
     plans = (("small", SMALL, per_photo, per_clip), ("full", FULL, 0.2, per_clip // 6))
@@ -67,7 +70,7 @@ def cache_scenes(data: Path, out: Path, per_photo: float = 2, per_clip: int = 72
             texts.append(augment.caption_scene(scene, source if isinstance(source, str) else source.stem, rng))
             small = np.stack([cv2.resize(v, (augment.THUMBNAIL,) * 2, interpolation=cv2.INTER_AREA) for v in scene])
             with torch.no_grad():
-                z = vae.encode(to_tensor(scene).to(device())).latent_dist.mode().cpu().half()
+                z = vae.encode(to_tensor(scene).to(device)).latent_dist.mode().cpu().half()
             g = z.clone()
             g[:, vae.config.luma_channels :] = 0
             latents.append(z), grays.append(g), thumbnails.append(torch.from_numpy(small)), kept.append(natural)
@@ -107,35 +110,42 @@ class Denoising:
     """The frozen side of a loss: captions and thumbnails to tokens, noise, weights (Eq. 11)."""
 
     def __init__(self, out: Path, scenes: str):
+        self.device = best_device()
         self.scenes = augment.Scenes.load(out / f"scenes-{scenes}.pt")
         self.tokenizer = CLIPTokenizer.from_pretrained(out / "parts/tokenizer")
-        self.text = CLIPTextModel.from_pretrained(out / "parts/text_encoder").to(device()).eval().requires_grad_(False)
+        text = CLIPTextModel.from_pretrained(out / "parts/text_encoder")
+        self.text = text.to(self.device).eval().requires_grad_(False)
         vision = CLIPVisionModelWithProjection.from_pretrained(out / "parts/image_encoder")
-        self.vision = vision.to(device()).eval().requires_grad_(False)
+        self.vision = vision.to(self.device).eval().requires_grad_(False)
         self.scheduler = make_scheduler()
 
     def embed_text(self, texts: list[str]) -> torch.Tensor:
-        return encoders.text_embeddings(self.tokenizer, self.text, texts, device())  # (B, 16, WIDTH)
+        return encoders.text_embeddings(self.tokenizer, self.text, texts, self.device)  # (B, 16, WIDTH)
 
     def embed_image(self, thumbnails: torch.Tensor, masked: bool) -> torch.Tensor:
         if masked:
-            return torch.zeros(len(thumbnails), 1, WIDTH, device=device())
+            return torch.zeros(len(thumbnails), 1, WIDTH, device=self.device)
         batch, tiles = thumbnails.shape[:2]
-        x = thumbnails.flatten(0, 1).permute(0, 3, 1, 2).to(device()).float() / 127.5 - 1  # (B*tiles, 3, 64, 64)
+        x = thumbnails.flatten(0, 1).permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1  # (B*tiles, 3, 64, 64)
         tokens = encoders.patch_tokens(self.vision, x)  # (B*tiles, 64, WIDTH)
         return tokens.unflatten(0, (batch, tiles)).flatten(1, 2)  # (B, tiles*64, WIDTH)
 
     def noised(self, target: torch.Tensor, generator: torch.Generator):
-        """Return z_t, timestep and each sample's weight for clean latents, with uniform timesteps as in Eq. 11.
-
-        The weight turns the error of the clean latents into that of the velocity, 1 / (1 - alpha_bar), at most 5: it
-        would otherwise go to infinity where hardly any noise is left.
-        """
+        """Return z_t, timestep and each sample's weight for clean latents, with uniform timesteps as in Eq. 11."""
         timestep = torch.randint(self.scheduler.config.num_train_timesteps, (len(target),), generator=generator)
-        noise = torch.randn(target.shape, generator=generator).to(device())
-        weight = (1 / (1 - self.scheduler.alphas_cumprod[timestep])).clamp(max=5.0).to(device())
-        timestep = timestep.to(device())
+        noise = torch.randn(target.shape, generator=generator).to(self.device)
+        weight = error_weight(self.scheduler.alphas_cumprod[timestep]).to(self.device)
+        timestep = timestep.to(self.device)
         return self.scheduler.add_noise(target, noise, timestep), timestep, weight
+
+
+def error_weight(share: torch.Tensor) -> torch.Tensor:
+    """Return the weight of an error at a share of signal (alpha_bar): 1 / (1 - share), at most 5.
+
+    It turns the error of the clean latents into that of the velocity. Without the bound it would go to infinity where
+    hardly any noise is left.
+    """
+    return (1 / (1 - share)).clamp(max=5.0)
 
 
 def squared_error(prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -151,7 +161,7 @@ def train_text2image(out: Path, steps: int = 2500, batch: int = 16) -> None:
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         sample = augment.draw_batch(base.scenes, "mask", batch, mixture, generator)
-        target = sample["target"].to(device())
+        target = sample["target"].to(base.device)
         z_t, timestep, weight = base.noised(target, generator)
         prediction = unet(z_t, timestep, base.embed_text(sample["captions"])).sample
         return {"loss": squared_error(prediction, target, weight)}
@@ -165,36 +175,41 @@ def train_text2image(out: Path, steps: int = 2500, batch: int = 16) -> None:
 MIXTURE = augment.Mixture(mask=0.25, single=0.35, grid=0.3, unrelated=0.1, strip_colors=0.5, drop_text=0.15)
 
 
-def train_guidance(
-    out: Path,
-    name: str = "guidance",
-    start: Path | None = None,
-    *,
-    scenes: str = "small",
-    steps: int = 3000,
-    batch: int = 16,
-    learning_rate: float = 6e-4,
-) -> None:
-    """Train the copy on pairs (Eq. 11), from the text-to-image UNet or from an earlier run's folder ``start``.
-
-    The UNet learns with it. Its guidance has learned before, in the stages of ``guidance``, and stays as it is.
-    """
+def train_guidance(out: Path, steps: int = 3000, batch: int = 16) -> None:
+    """Train a fresh copy and the text-to-image UNet on pairs, beside the guidance that the stage gate left."""
     torch.manual_seed(5)
-    base = Denoising(out, scenes)
-    if start is None:
-        unet = UNet2DConditionModel.from_pretrained(out / "text2image/unet")
-        control = GuidedControlNet.from_unet(unet, **_options(make_guidance()))
-        give_guidance(control, out / "gate/guidance")
-    else:
-        unet = UNet2DConditionModel.from_pretrained(start / "unet")
-        control = GuidedControlNet.from_pretrained(start / "control")
+    unet = UNet2DConditionModel.from_pretrained(out / "text2image/unet")
+    guidance = GatedColorGuidance.from_pretrained(out / "gate/guidance")
+    control = GuidedControlNet.from_unet(unet, **guidance_options(guidance))
+    control.guidance.load_state_dict(guidance.state_dict())
+    train_copy(out / "guidance", unet, control, Denoising(out, "small"), steps, batch, learning_rate=6e-4)
+
+
+def train_fullsize(out: Path, steps: int = 600, batch: int = 4) -> None:
+    """Go on with the copy and UNet of the stage guidance, at full size."""
+    torch.manual_seed(5)
+    unet = UNet2DConditionModel.from_pretrained(out / "guidance/unet")
+    control = GuidedControlNet.from_pretrained(out / "guidance/control")
+    train_copy(out / "guidance-full", unet, control, Denoising(out, "full"), steps, batch, learning_rate=2e-4)
+
+
+def train_copy(
+    folder: Path,
+    unet: UNet2DConditionModel,
+    control: GuidedControlNet,
+    base: Denoising,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+) -> None:
+    """Train copy and UNet together on pairs (Eq. 11); the copy's guidance stays as it is."""
     unet.to(memory_format=torch.channels_last).requires_grad_(True)
     control.to(memory_format=torch.channels_last).guidance.requires_grad_(False)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         kind = augment.draw_kind(MIXTURE, generator)
         sample = augment.draw_batch(base.scenes, kind, batch, MIXTURE, generator)
-        target, gray, ref_gray, ref_color = (sample[n].to(device()) for n in TENSORS)
+        target, gray, ref_gray, ref_color = (sample[n].to(base.device) for n in TENSORS)
         z_t, timestep, weight = base.noised(target, generator)
         tokens = base.embed_image(sample["thumbnails"], sample["masked"])
         residuals = control(z_t, timestep, tokens, gray, ref_gray, ref_color)
@@ -210,9 +225,9 @@ def train_guidance(
 
     modules = {"unet": unet, "control": control}
     optimizer = replace(MINI.optimizer, learning_rate=learning_rate)
-    fit(out / name, modules, loss, optimizer, steps=steps, precision=unet_precision(), title=name)
-    save(unet, out / name / "unet")
-    save(control, out / name / "control")
+    fit(folder, modules, loss, optimizer, steps=steps, precision=unet_precision(), title=folder.name)
+    save(unet, folder / "unet")
+    save(control, folder / "control")
 
 
 def unet_precision() -> str | None:
@@ -220,48 +235,25 @@ def unet_precision() -> str | None:
 
     Convolutions as small as these, in channels-last, run 1.3 times faster in float32 there.
     """
-    return "no" if device() == "cpu" else None
-
-
-def give_guidance(control: GuidedControlNet, folder: Path) -> None:
-    """Give a copy the weights of a trained guidance."""
-    control.guidance.load_state_dict(GatedColorGuidance.from_pretrained(folder).state_dict())
-
-
-def _options(guidance: GatedColorGuidance) -> dict:
-    names = ("hidden_dim", "mode", "stem", "heads", "gate_bias", "null_token", "dilations")
-    return {name: guidance.config[name] for name in names}
+    return "no" if best_device() == "cpu" else None
 
 
 # --- stage 10: a folder that from_pretrained reads -------------------------------------------------------------------
 
 
-def export(
-    out: Path,
-    trained: Path,
-    folder: Path,
-    sharpness: float = 1.0,
-    null_shift: float = 0.0,
-    guidance: Path | None = None,
-) -> None:
-    """Put the parts together as a pipeline folder with float16 weights, its guidance set as ``calibrate`` says.
+def export(out: Path) -> None:
+    """Put the parts together as the folder ``pipeline``, with float16 weights and the profile's own settings.
 
-    guidance: folder of one that learned further by itself, in place of the one that the copy learned beside.
-    The profile's own settings were chosen on three of the measuring clips (blackswan, dog, soapbox): at a quarter of
-    the strength frames keep closer to their ColorHint, and with tau = 64 keyframes guide to nearly the last step.
+    The settings were chosen on three of the measuring clips (blackswan, dog, soapbox): at a quarter of the strength
+    frames keep closer to their ColorHint, and with tau = 64 keyframes guide to nearly the last step.
     """
-    from ...pipeline import GCGPipeline
-
-    parts, control = out / "parts", GuidedControlNet.from_pretrained(trained / "control")
-    if guidance is not None:
-        give_guidance(control, guidance)
-    calibrate(control.guidance, sharpness, null_shift)
+    parts, trained = out / "parts", out / "guidance-full"
     pipe = GCGPipeline(
         vae=LumaChromaAutoencoder.from_pretrained(parts / "vae"),
         text_encoder=CLIPTextModel.from_pretrained(parts / "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(parts / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(trained / "unet"),
-        control=control,
+        control=GuidedControlNet.from_pretrained(trained / "control"),
         image_encoder=CLIPVisionModelWithProjection.from_pretrained(parts / "image_encoder"),
         feature_extractor=CLIPImageProcessor.from_pretrained(parts / "feature_extractor"),
         scheduler=make_scheduler(),
@@ -269,9 +261,17 @@ def export(
         tau=64.0,
         strength=0.25,
         hint_weight=1.0,
+        guess_strength=0.25,
+        noise_scale=0.5,
     )
-    pipe.to(torch.float16).save_pretrained(folder)
-    drop_shared(folder)
+    pipe.to(torch.float16).save_pretrained(out / "pipeline")
+
+
+FROM_DATA = {"vae": train_vae, "encoders": train_encoders, "matching": train_matching}
+FROM_CACHE = {
+    "hint": train_hint, "gate": train_gate, "text2image": train_text2image, "guidance": train_guidance,
+    "fullsize": train_fullsize,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -280,26 +280,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of photographs and clips")
     parser.add_argument("--out", type=Path, default=Path("runs/mini"), help="folder of checkpoints and parts")
     parser.add_argument("--steps", type=int, help="instead of the stage's own number of steps")
-    parser.add_argument("--sharpness", type=float, default=1.0, help="export: factor on the logits of matching")
-    parser.add_argument("--null-shift", type=float, default=0.0, help="export: added to the null token's logit")
-    parser.add_argument("--guidance", type=Path, help="export: folder of one that learned further, such as gate's")
-    parser.add_argument("--folder", type=Path, default=Path("runs/mini/pipeline"), help="export: where to")
     args = parser.parse_args()
     steps = {"steps": args.steps} if args.steps else {}
-    from_data = {"vae": train_vae, "encoders": train_encoders, "matching": train_matching}
-    if args.stage in from_data:
-        from_data[args.stage](args.data, args.out, **steps)
+    if args.stage in FROM_DATA:
+        FROM_DATA[args.stage](args.data, args.out, **steps)
+    elif args.stage in FROM_CACHE:
+        FROM_CACHE[args.stage](args.out, **steps)
     elif args.stage == "cache":
         cache_scenes(args.data, args.out)
-    elif args.stage in ("hint", "gate", "text2image"):
-        {"hint": train_hint, "gate": train_gate, "text2image": train_text2image}[args.stage](args.out, **steps)
-    elif args.stage == "guidance":
-        train_guidance(args.out, **steps)
-    elif args.stage == "fullsize":
-        options = {"scenes": "full", "batch": 4, "learning_rate": 2e-4, "steps": 600, **steps}
-        train_guidance(args.out, "guidance-full", args.out / "guidance", **options)
     else:
-        export(args.out, args.out / "guidance-full", args.folder, args.sharpness, args.null_shift, args.guidance)
+        export(args.out)
 
 
 if __name__ == "__main__":

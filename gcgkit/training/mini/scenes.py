@@ -17,7 +17,6 @@ import torch
 
 from ... import encoders
 from ...data import augment, footage
-from ...srg import make_grid
 
 VIEWS = 6
 
@@ -95,13 +94,19 @@ def pair_views(latents: torch.Tensor, kind: str, luma: int, generator: torch.Gen
     channels only, because the autoencoder's luma channels see only luma.
     """
     scenes, views = latents.shape[:2]
-    tiles = 4 if kind == "grid" else 1
-    target = torch.arange(views).expand(scenes, views)  # (S, V)
-    other = torch.rand(scenes, views, views - 1, generator=generator).argsort(-1)[..., :tiles]
-    chosen = (target[..., None] + 1 + other) % views  # (S, V, tiles), never the target's own
-    color = latents[torch.arange(scenes)[:, None, None], chosen.to(latents.device)].flatten(0, 1)
-    color = torch.stack([make_grid(grid) for grid in color]) if tiles > 1 else color[:, 0]  # (S*V, C, h', w')
+    chosen = other_views(scenes, views, 4 if kind == "grid" else 1, generator=generator)
+    tiles = latents[torch.arange(scenes)[:, None, None], chosen.to(latents.device)]  # (S, V, tiles, C, h, w)
+    color = augment.join_references(tiles.flatten(0, 1))  # (S*V, C, h', w')
     gray, ref_gray = latents.flatten(0, 1).clone(), color.clone()
     gray[:, luma:] = 0
     ref_gray[:, luma:] = 0
     return {"target": latents.flatten(0, 1), "gray": gray, "ref_gray": ref_gray, "ref_color": color}
+
+
+def other_views(
+    scenes: int, views: int, count: int, *, device: str = "cpu", generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Choose for every view of S scenes ``count`` different ones of the V - 1 others: numbers ``(S, V, count)``."""
+    order = torch.rand(scenes, views, views - 1, device=device, generator=generator).argsort(-1)[..., :count]
+    own = torch.arange(views, device=device).view(1, -1, 1)
+    return (own + 1 + order) % views

@@ -52,8 +52,7 @@ def test_views_are_what_opencv_warps(scenes, pack):
     x, y = np.meshgrid(np.arange(80), np.arange(60))
     at = np.stack([x, y, np.ones_like(x)], -1) @ matrix.T + 0.5  # pixel centres
     coords = torch.from_numpy(at[None].astype(np.float32))
-    stored = (device_scenes.SIDE, device_scenes.SIDE)
-    found = device_scenes._sample(scenes.photos[:1], coords, stored, torch.from_numpy(scenes.sizes[:1]))
+    found = device_scenes._sample(scenes.photos[:1], coords, torch.from_numpy(scenes.sizes[:1]))
     np.testing.assert_allclose(found[0].permute(1, 2, 0).numpy() * 255, expected, atol=6)  # OpenCV has 5 bits of place
 
 

@@ -1,10 +1,13 @@
 """The recipe of the mini weights, every stage of it, on generated footage and for two steps each."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from gcgkit import profiles
 from gcgkit.data import augment
 from gcgkit.guidance import GatedColorGuidance
 from gcgkit.pipeline import GCGPipeline
@@ -12,6 +15,8 @@ from gcgkit.training import log as training_log
 from gcgkit.training.mini import recipe as mini
 
 SHORT = {"steps": 2, "batch": 4}
+SETTINGS = ("guidance_scale", "height", "width", "tau", "strength", "hint_weight", "guess_strength", "noise_scale")
+BUNDLED = json.loads((profiles.WEIGHTS / "mini/model_index.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +58,7 @@ def test_cached_scenes_are_whole(out):
 
 
 @pytest.mark.slow
-def test_every_stage_runs_and_the_folder_loads(data, out, tmp_path):
+def test_every_stage_runs_and_the_folder_loads(data, out):
     mini.train_hint(out, **SHORT)
     mini.train_matching(data, out, steps=2, batch=1, workers=1)
     mini.train_gate(out, **SHORT)
@@ -65,18 +70,12 @@ def test_every_stage_runs_and_the_folder_loads(data, out, tmp_path):
     assert not torch.equal(matching.cdga.to_v.weight, gate.cdga.to_v.weight)
     mini.train_text2image(out, **SHORT)
     mini.train_guidance(out, **SHORT)
-    mini.train_guidance(out, "guidance-full", out / "guidance", scenes="full", **SHORT)
-    mini.export(out, out / "guidance-full", tmp_path / "pipe")
-    pipe = GCGPipeline.from_pretrained(tmp_path / "pipe")
+    mini.train_fullsize(out, **SHORT)
+    mini.export(out)
+    pipe = GCGPipeline.from_pretrained(out / "pipeline")
     assert pipe.scheduler.config.prediction_type == "sample"
     assert torch.allclose(pipe.control.guidance.cdga.to_v.weight, gate.cdga.to_v.weight, atol=1e-3)  # half precision
-    # A guidance that learned further takes the place of its own, and of nothing else.
-    mini.export(out, out / "guidance-full", tmp_path / "exchanged", guidance=out / "hint/guidance")
-    exchanged = GCGPipeline.from_pretrained(tmp_path / "exchanged")
-    for name, weights in hint.state_dict().items():
-        assert torch.equal(exchanged.control.guidance.state_dict()[name], weights.half()), name
-    for name, weights in pipe.control.unet_copy.state_dict().items():
-        assert torch.equal(exchanged.control.unet_copy.state_dict()[name], weights), name
+    assert {name: pipe.config[name] for name in SETTINGS} == {name: BUNDLED[name] for name in SETTINGS}
     names = {key for line in training_log.read_log(out / "guidance") for key in line}
     assert {"loss", "step", "seconds"} < names
 
@@ -92,24 +91,5 @@ def test_weights_turn_the_error_of_latents_into_that_of_the_velocity():
         true = scheduler.get_velocity(target, noise, torch.tensor([timestep]))
         assert torch.allclose(velocity(target), true, atol=1e-5)
         by_hand = (velocity(guess) - true).square().mean()
-        weight = (1 / (1 - a)).clamp(max=5.0).float()
-        ours = mini.squared_error(guess.float(), target.float(), weight[None])
+        ours = mini.squared_error(guess.float(), target.float(), mini.error_weight(a)[None].float())
         assert abs(ours / by_hand - 1) < 1e-3
-
-
-def test_calibration_sharpens_the_matching_and_moves_the_gates_threshold():
-    """Softmax of the logits times 1.4; and with the null token's logit at minus a million, the gate without it."""
-    torch.manual_seed(0)
-    guidance = GatedColorGuidance(hidden_dim=8, null_token=True)
-    gray, ref = torch.randn(1, 4, 3, 5), torch.randn(1, 4, 4, 6)
-    before = guidance(gray, ref, ref, return_weights=True)
-    weights, gate = before.color_weights.detach().double().numpy(), before.gate_weights
-    mini.calibrate(guidance, sharpness=1.4, null_shift=-1e6)
-    after = guidance(gray, ref, ref, return_weights=True)
-    powers = weights**1.4  # what a factor on the logits does to a softmax
-    assert np.allclose(after.color_weights.detach().numpy(), powers / powers.sum(-1, keepdims=True), atol=1e-5)
-    assert gate.sum(-1).max() < 0.999  # the null token took its share
-    assert torch.allclose(after.gate_weights, gate / gate.sum(-1, keepdim=True), atol=1e-5)
-    attention = GatedColorGuidance(hidden_dim=8, mode="attention")
-    mini.calibrate(attention, 2.0, -1.0)  # has no gate to move
-    mini.calibrate(GatedColorGuidance(hidden_dim=8, mode="concat"), 2.0, -1.0)

@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import save_file
 
-from gcgkit import GCGPipeline, srg
+from gcgkit import GCGPipeline
 from gcgkit.control import GuidedControlNet
 from gcgkit.guidance import GuidanceOutput
 from gcgkit.semantics import CHANNELS, FeaturePyramid, SemanticEncoder
@@ -29,7 +29,9 @@ def picture(height: int, width: int, seed: int) -> np.ndarray:
 def start(tmp_path_factory):
     """The bundled parts, with a semantic encoder and a pyramid that have learned nothing."""
     folder = tmp_path_factory.mktemp("start")
-    bundled.blind_pipeline().save_pretrained(folder)
+    pipe = bundled.blind_pipeline()
+    pipe.register_to_config(noise_scale=0.25)
+    pipe.save_pretrained(folder)
     torch.manual_seed(0)
     SemanticEncoder(side=64).save_pretrained(folder / "semantic_encoder")
     save_file(FeaturePyramid(CHANNELS, joint.SEMANTIC_WIDTH).state_dict(), folder / "pyramid.safetensors")
@@ -96,13 +98,6 @@ def test_training_needs_no_video_library():
         "import gcgkit.training.mini.color"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-
-
-def test_grids_are_those_of_the_pipeline():
-    tiles = torch.randn(3, 4, 2, 5, 7)
-    expected = torch.stack([srg.make_grid(group) for group in tiles])
-    assert torch.equal(joint._grid(tiles), expected)
-    assert torch.equal(joint._grid(tiles[:, :1]), tiles[:, 0])
 
 
 @pytest.mark.parametrize("kind", list(joint.KINDS))
@@ -221,12 +216,16 @@ def test_a_variant_learns_its_copy_alone(start, pack, tmp_path):
     saved = GuidedControlNet.from_pretrained(tmp_path / "control")
     assert saved.guidance.config.mode == "attention" and saved.guidance.cdga is None
     assert torch.equal(saved.guidance.cga.to_q.weight, before["guidance"]["cga.to_q.weight"])
+    color.export(start, tmp_path, tmp_path / "folder", "attention")
+    variant = GCGPipeline.from_pretrained(tmp_path / "folder")
+    for name, weights in saved.state_dict().items():
+        torch.testing.assert_close(variant.control.state_dict()[name], weights.half().float())
 
 
 @pytest.mark.slow
 def test_a_run_is_exported_with_its_averaged_weights(trainer, start, tmp_path):
     color.train(trainer, tmp_path / "run", steps=2, learning_rate=1e-3, warmup=1)
-    color.export(start, tmp_path / "run", tmp_path / "folder", noise_scale=0.25)
+    color.export(start, tmp_path / "run", tmp_path / "folder")
     pipe = GCGPipeline.from_pretrained(tmp_path / "folder")
     assert pipe.config.noise_scale == 0.25 and pipe.semantic_encoder.config.side == 64
     for name, module in (("unet", trainer.unet), ("text_encoder", trainer.text)):
