@@ -22,6 +22,7 @@ from ..video import film
 from ..video.images import read_image
 from .folder import JobFolder, JobRecord, ShotRecord, numbered_files, read_shot_record, write_json
 from .preview import write_sheets
+from .shots import ShotPlan
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,6 @@ class Job:
         ladder(profile, dtype) returns the ``MemoryLadder`` with the pipeline; it is called only if there is work.
         With ``Options.preview`` only keyframes are coloured. start: the shot to begin with, for parallel runs.
         """
-        from .shot import ShotRun
-
         start %= max(1, len(self.selected))
         order = self.selected[start:] + self.selected[:start]
         preview, pictures = self.options.preview is not None, None
@@ -148,6 +147,8 @@ class Job:
                 self._set_aside_if_changed(index, plan, say)
                 if self._is_done(plan, preview):
                     continue
+                from .shot import ShotRun  # with torch
+
                 ready = ladder(self.record.profile, self.record.settings["dtype"])
                 run = ShotRun(ready, self.source, plan, self.folder, show)
                 if preview:
@@ -203,10 +204,8 @@ class Job:
         pictures = Pictures(self.folder, self.shots)
         return _digest([self._plan(i, pictures).inputs for i in range(len(self.shots))])
 
-    def _plan(self, index: int, pictures: Pictures):
+    def _plan(self, index: int, pictures: Pictures) -> ShotPlan:
         """Return the inputs of a shot's colours, with the present pictures."""
-        from .shot import ShotPlan
-
         shot, settings = self.shots[index], self.record.settings
         exemplars, painted, outside = pictures.exemplars[index], pictures.painted[index], pictures.of_scene(index)
         inputs = _digest(

@@ -172,14 +172,14 @@ def _check_only(options: Options, listed: list) -> None:
 
 def _check_sizes(pictures: Iterable[tuple[int | None, Path]], size: tuple[int, int]) -> list[str]:
     """Return notes on pictures of another size; raise ValueError if a frame's picture has another aspect ratio."""
-    from ..references import fit_exemplar
-
     notes = []
     for number, path in pictures:
         picture = read_image(path)
-        if number is not None:
-            fit_exemplar(picture, size, f"{path}, for frame {number},")
         if picture.shape[:2] != size:
+            if number is not None:
+                from ..references import fit_exemplar  # with torch
+
+                fit_exemplar(picture, size, f"{path}, for frame {number},")
             have, want = (f"{s[1]}x{s[0]}" for s in (picture.shape, size))
             notes.append(f"{path} is {have} and the film {want}: it is scaled.")
     return notes

@@ -374,10 +374,13 @@ def test_one_bad_film_does_not_keep_the_others(clip, model, tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b.mkv", "b.mkv.job"]
 
 
-def test_films_of_one_name_are_refused(tmp_path):
+def test_films_of_one_name_and_films_among_those_that_are_read_are_refused(tmp_path):
     (tmp_path / "films").mkdir()
-    for name in ("a.avi", "a.mpg"):
-        (tmp_path / "films" / name).touch()
+    (tmp_path / "films" / "a.mpg").touch()
+    with pytest.raises(ValueError, match="films/a.mkv would lie among what is read"):
+        batch.films([tmp_path / "films"], tmp_path / "films")
+    assert len(batch.films([tmp_path / "films"], tmp_path / "films" / "coloured")) == 1
+    (tmp_path / "films" / "a.avi").touch()
     with pytest.raises(ValueError, match="would both become"):
         batch.films([tmp_path / "films"], tmp_path / "out")
     (tmp_path / "films" / "1.png").touch()
