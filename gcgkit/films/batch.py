@@ -195,5 +195,6 @@ def _clean_up(job: Job) -> str:
     """Remove the job's folder if the options ask for it; otherwise return a sentence that says how."""
     if job.options.clean:
         job.folder.remove()
+    if job.options.clean or job.carried:
         return ""
     return f"{job.folder.path} keeps all frames for changes; the command with --clean removes it.\n"

@@ -510,6 +510,36 @@ def test_clean_removes_the_job_and_only_once_the_film_is_there(whole, clip, mode
     assert [p.name for p in tmp_path.iterdir()] == ["out.mkv"]
 
 
+@pytest.mark.parametrize("name", ["out.mkv", "out.avi", "pictures"])
+def test_a_finished_film_is_known_without_its_job(clip, model, tmp_path, capsys, name):
+    """The film tells by itself; any other film, setting, encoding or list of shots is refused, as ever."""
+    out, listed, other = tmp_path / name, tmp_path / "shots.csv", tmp_path / "other.mkv"
+    shots.write_csv(listed, [shots.Shot(0, 8), shots.Shot(9, 14, "red")])
+    video.write(other, three_shots()[:, ::-1], 24, lossless=True)
+    run = [*arguments(clip, out, model, "--steps", 1, "--seed", 3), "--shots", str(listed)]
+    assert cli.main([*run, "--clean"]) == 0 and not JobFolder.beside(out).path.exists()
+    before = state(tmp_path)
+    for again in (run, [*run, "--clean", "--force"], ["colorize", str(clip), str(out), "--lossless"]):
+        capsys.readouterr()
+        assert cli.main(again) == 0 and capsys.readouterr().out == f"Nothing is left to do: {out}\n"
+    for more in (["--seed", 4], ["--profile", "mini"], ["--codec", "h264"], ["--preview", 2], ["--restart"]):
+        assert "exists already" in refused(
+            capsys, [part for part in [*run, *more] if more[0] != "--codec" or part != "--lossless"]
+        )
+    assert "exists already" in refused(capsys, [str(other) if part == str(clip) else part for part in run])
+    listed.write_text(listed.read_text().replace("red", "blue"))
+    assert "exists already" in refused(capsys, run)
+    listed.write_text(listed.read_text().replace("blue", "red"))
+    assert cli.main(["status", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "15 frames, written" in text and clip.name in text and "--seed 3" in text and str(clip.parent) not in text
+    assert cli.main(["status", str(tmp_path)]) == (1 if name == "pictures" else 0)
+    assert name == "pictures" or "1 of 1 films written, 15 of 15" in capsys.readouterr().out
+    assert {path: moment for path, moment in state(tmp_path).items() if path != Path("shots.csv")} == {
+        path: moment for path, moment in before.items() if path != Path("shots.csv")
+    }
+
+
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 
