@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from ..utils.commands import parse_size, quiet_libraries
+from ..utils.commands import best_device, parse_size, quiet_libraries
 from .common import SCREEN
 
 ABOUT = "Colour films. Stopped at any moment, the same command goes on where it was."
@@ -83,27 +83,25 @@ def run(args: argparse.Namespace) -> None:
     """
     from ..films import batch
     from ..films.job import Options
-    from ..video import film
 
     pairs = batch.films(args.input, args.output)
-    if len(pairs) == 1:
-        film.probe(pairs[0][0])  # before torch loads
-    from ..films.memory_ladder import CARDS as settings
+    me, dtype = batch.worker(args.device), None
+    if args.card:
+        from ..films.memory_ladder import CARDS as settings
 
+        dtype = settings[args.card].dtype
+        if dtype != "float32" and best_device(me.device) == "cpu":
+            raise ValueError(f"--card {args.card} is for GPUs, and there is none here: leave it out.")
     names = [field.name for field in fields(Options) if field.name not in ("dtype", "references")]
     values = {name: getattr(args, name) for name in names}
-    dtype = settings[args.card].dtype if args.card else None
     options = Options(**values, dtype=dtype, references=tuple(args.reference))
-    me = batch.worker(args.device)
-    if me.device == "cpu" and dtype not in (None, "float32"):
-        raise ValueError(f"--card {args.card} is for GPUs, and there is none here: leave it out.")
     batch.colorize(pairs, options, _Loader(me.device, args.card, args.debug, args.compile), me)
 
 
 class _Loader:
     """A ``films.load.Loader`` that is imported, with diffusers, only before the first frame is coloured."""
 
-    def __init__(self, device: str, card: str | None, debug: bool, compiled: bool):
+    def __init__(self, device: str | None, card: str | None, debug: bool, compiled: bool):
         self.device, self.card, self.debug, self.compiled = device, card, debug, compiled
         self.say, self._loader = print, None
 
@@ -122,10 +120,10 @@ def _reference(text: str) -> tuple[int | None, Path]:
     return (int(match[1]), Path(match[2])) if match else (None, Path(text))
 
 
-def _device(text: str) -> str:
+def _device(text: str) -> str | None:
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
         raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda or cuda:NUMBER, not {text!r}")
-    return text
+    return None if text == "auto" else text
 
 
 def _size(text: str) -> str:

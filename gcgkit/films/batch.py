@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..utils.commands import best_device
 from ..video import film
 from ..video.images import is_image
 from .job import Job, Options
@@ -27,36 +28,38 @@ _KEPT_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")  # others may not hold H.264 w
 
 @dataclass(frozen=True)
 class Worker:
-    """This process: its number, the number of processes, and its device."""
+    """This process: its number, the number of processes, and its device, None for a GPU if there is one."""
 
     index: int = 0
     count: int = 1
-    device: str = "cpu"
+    device: str | None = "cpu"
 
 
-def worker(device: str = "auto") -> Worker:
+def worker(device: str | None = None) -> Worker:
     """Return this process's place among those of ``accelerate launch``, or as the only one; each has its own GPU.
 
-    device: "auto", "cpu", "cuda" or one GPU as "cuda:1". Raises ValueError for a GPU that cannot be used.
+    device: "cpu", "cuda" or one GPU as "cuda:1"; None for a GPU if there is one, which a single process finds out when
+    it loads the model. Raises ValueError for a GPU that cannot be used.
     """
-    import torch
+    if device and device.startswith("cuda"):
+        import torch
 
-    cuda = torch.cuda.is_available()
-    if device.startswith("cuda") and int(device[5:] or 0) >= (torch.cuda.device_count() if cuda else 0):
-        raise ValueError(f"--device {device}: no such GPU can be used here; see gcgkit doctor, or give --device cpu.")
+        if int(device[5:] or 0) >= torch.cuda.device_count():
+            raise ValueError(f"--device {device}: no such GPU can be used; see gcgkit doctor, or give --device cpu.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        state = PartialState(cpu=device == "cpu" or not cuda)
+        state = PartialState(cpu=best_device(device) == "cpu")
         return Worker(state.process_index, state.num_processes, str(state.device))
-    return Worker(0, 1, device if device != "auto" else "cuda" if cuda else "cpu")
+    return Worker(0, 1, device)
 
 
 def films(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
     """Pair each film with its output: one film or folder of images with ``output``, several with files in that folder.
 
     A folder stands for the films in it. Films keep their names; the suffix becomes .mkv if the film's own cannot hold
-    every kind of sound. Raises ValueError for a folder with both films and images, and for equal names.
+    every kind of sound. Raises ValueError for a folder with both films and images, for a film that would be written
+    into a folder that is read, where the next run would find it, and for equal names.
     """
     listed: list[Path] = []
     if Path("-") in (*inputs, output):
@@ -67,7 +70,9 @@ def films(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
         if inside and any(map(is_image, entries)):
             raise ValueError(f"{path} holds films and images: name the films one by one.")
         listed += inside or [path]
+    read = {path.resolve() for path in inputs if path.is_dir()}
     if len(inputs) == 1 and listed == inputs:
+        _check_apart(output, read)
         return [(inputs[0], output)]
     if output.suffix.lower() in film.FILM_SUFFIXES or output.is_file():
         raise ValueError(f"{output} must be a folder for {len(listed)} film(s): give a name without a suffix.")
@@ -75,11 +80,17 @@ def films(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
     for path in listed:
         suffix = path.suffix.lower() if path.suffix.lower() in _KEPT_SUFFIXES else ".mkv"
         place = output / (path.name if path.is_dir() else path.stem + suffix)
+        _check_apart(place, read)
         if place in taken:
             raise ValueError(f"{path} and {taken[place]} would both become {place}: rename one of them.")
         taken[place] = path
         pairs.append((path, place))
     return pairs
+
+
+def _check_apart(place: Path, read: set[Path]) -> None:
+    if place.resolve() in read or (place.suffix and place.resolve().parent in read):
+        raise ValueError(f"{place} would lie among what is read: write to another folder.")
 
 
 def check_options(pairs: list[tuple[Path, Path]], options: Options, me: Worker) -> None:
@@ -184,5 +195,6 @@ def _clean_up(job: Job) -> str:
     """Remove the job's folder if the options ask for it; otherwise return a sentence that says how."""
     if job.options.clean:
         job.folder.remove()
+    if job.options.clean or job.carried:
         return ""
     return f"{job.folder.path} keeps all frames for changes; the command with --clean removes it.\n"

@@ -44,7 +44,6 @@ SETTINGS = {
     "dtype": (str, "--card", "float32"),
     "references": (str, "--reference", ""),
 }
-_ADDED = ("size", "deflicker", "tinted")  # settings that older jobs do not have
 _OURS = ("exemplars", "frames", "given.csv", "keyframes", "log.jsonl", "replaced", "shots", "shots.csv")
 _NUMBER = re.compile(r"(\d{1,12})\.png")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -254,13 +253,17 @@ def identify(path: str | Path, known: Source | None = None) -> Source:
 
 def read_job(path: Path) -> JobRecord:
     """Read a job's record from a file; raise a one-sentence ValueError for anything else."""
-    data = _read_json(path, "--restart to start over")
+    return parse_job(_read_json(path, "--restart to start over"), path)
+
+
+def parse_job(data, path: Path) -> JobRecord:
+    """Return a job's record from JSON; settings that are not there have their defaults. ValueError as `read_job`."""
     wrong = f"{path} is not a job's record ({{}}): give --restart to start over."
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(wrong.format(f"its format is not {FORMAT}"))
     source, settings, versions = (data.get(name) for name in ("source", "settings", "versions"))
     if isinstance(settings, dict):
-        settings = {**{name: SETTINGS[name][2] for name in _ADDED}, **settings}
+        settings = {**{name: usual for name, (*_, usual) in SETTINGS.items()}, **settings}
     others = {name: data.get(name) for name in ("profile", "weights", "num_frames")}
     for name, values, kinds in (
         ("source", source, {"path": str, "size": int, "changed": int, "digest": str}),

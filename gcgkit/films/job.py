@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,8 +21,21 @@ from ..utils.commands import read_size
 from ..utils.files import file_sha256
 from ..video import film
 from ..video.images import read_image
-from .folder import JobFolder, JobRecord, ShotRecord, numbered_files, read_shot_record, write_json
+from .folder import (
+    FORMAT,
+    SETTINGS,
+    JobFolder,
+    JobRecord,
+    ShotRecord,
+    numbered_files,
+    parse_job,
+    read_shot_record,
+    write_json,
+)
 from .preview import write_sheets
+from .shots import ShotPlan
+
+_MARK = "Coloured by gcgkit: "  # begins the line in a film's comment that tells how the film was made
 
 
 @dataclass(frozen=True)
@@ -91,6 +105,7 @@ class Job:
     record: JobRecord
     shots: list
     notes: list[str] = field(default_factory=list)
+    carried: bool = False  # the film is written, and its folder removed
 
     @property
     def selected(self) -> list[int]:
@@ -100,6 +115,8 @@ class Job:
 
     def finished(self) -> bool:
         """Return True if the film is written from the current shots."""
+        if self.carried:
+            return True
         written = read_written(self.folder)
         if written is None or not is_written(written, self.output):
             return False
@@ -128,8 +145,6 @@ class Job:
         ladder(profile, dtype) returns the ``MemoryLadder`` with the pipeline; it is called only if there is work.
         With ``Options.preview`` only keyframes are coloured. start: the shot to begin with, for parallel runs.
         """
-        from .shot import ShotRun
-
         start %= max(1, len(self.selected))
         order = self.selected[start:] + self.selected[:start]
         preview, pictures = self.options.preview is not None, None
@@ -148,6 +163,8 @@ class Job:
                 self._set_aside_if_changed(index, plan, say)
                 if self._is_done(plan, preview):
                     continue
+                from .shot import ShotRun  # with torch
+
                 ready = ladder(self.record.profile, self.record.settings["dtype"])
                 run = ShotRun(ready, self.source, plan, self.folder, show)
                 if preview:
@@ -187,7 +204,8 @@ class Job:
             if not (filled and self.folder.writing(self.output)):
                 write_json(self.folder.writing_file, {"path": str(self.output.absolute())})
                 frames = (_finished_frame(self.folder.frame_file(n)) for n in range(self.record.num_frames))
-                film.write(self.output, frames, self.source, **self.options.encoding)
+                comment = describe(self.record, self.options.encoding, self.folder.given_file)
+                film.write(self.output, frames, self.source, **self.options.encoding, comment=comment)
             stat = self.output.stat()
             facts = {"path": str(self.output.absolute()), "size": stat.st_size, "changed": stat.st_mtime_ns}
             facts |= {"encoding": self.options.encoding, "inputs": self._inputs()}
@@ -203,10 +221,8 @@ class Job:
         pictures = Pictures(self.folder, self.shots)
         return _digest([self._plan(i, pictures).inputs for i in range(len(self.shots))])
 
-    def _plan(self, index: int, pictures: Pictures):
+    def _plan(self, index: int, pictures: Pictures) -> ShotPlan:
         """Return the inputs of a shot's colours, with the present pictures."""
-        from .shot import ShotPlan
-
         shot, settings = self.shots[index], self.record.settings
         exemplars, painted, outside = pictures.exemplars[index], pictures.painted[index], pictures.of_scene(index)
         inputs = _digest(
@@ -299,6 +315,26 @@ def _finished_frame(path: Path):
         return read_image(path)
     except (ValueError, OSError):
         raise ValueError(f"{path} is damaged: delete it and run again.") from None
+
+
+def describe(record: JobRecord, encoding: dict, given: Path) -> str:
+    """Return a line that tells how a film was made: the job's record, the encoding, and the digest of a given list."""
+    facts = {"format": FORMAT, **asdict(record)}
+    facts["source"]["path"] = Path(record.source.path).name
+    facts["settings"] = {name: value for name, value in record.settings.items() if value != SETTINGS[name][2]}
+    listed = file_sha256(given, progress=False) if given.exists() else ""
+    return _MARK + json.dumps({**facts, "encoding": encoding, "shots": listed}, separators=(",", ":"))
+
+
+def read_description(output: Path) -> tuple[JobRecord, dict, str] | None:
+    """Return what `describe` took, from the comment of a film or folder of pictures; None for any other."""
+    for line in film.comments(output):
+        with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            data = json.loads(line.removeprefix(_MARK)) if line.startswith(_MARK) else None
+            found = parse_job(data, output), data["encoding"], data["shots"]
+            if len(film.times(output)) == found[0].num_frames:
+                return found
+    return None
 
 
 def read_written(folder: JobFolder) -> dict | None:

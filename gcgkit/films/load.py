@@ -10,24 +10,25 @@ import torch
 from .. import profiles
 from ..pipeline import GCGPipeline
 from ..utils import compilation
+from ..utils.commands import best_device
 from .memory_ladder import CARDS, MemoryLadder
 
 
 class Loader:
     """``loader(profile, dtype)`` returns the pipeline's ``MemoryLadder``; it loads again only for other arguments.
 
-    device: "cpu", "cuda" or "cuda:1". card: a name in ``memory_ladder.CARDS``. say: gets a sentence for each step that
-    saves memory. compiled: compile the networks, see ``utils.compilation``.
+    device: "cpu", "cuda" or "cuda:1", None for a GPU if there is one. card: a name in ``memory_ladder.CARDS``. say:
+    gets a sentence for each step that saves memory. compiled: compile the networks, see ``utils.compilation``.
     """
 
     def __init__(
         self,
-        device: str = "cpu",
+        device: str | None = "cpu",
         card: str | None = None,
         say: Callable[[str], None] = print,
         compiled: bool = False,
     ):
-        self.device, self.card, self.say, self.compiled = device, card, say, compiled
+        self.device, self.card, self.say, self.compiled = best_device(device), card, say, compiled
         self._loaded: tuple[tuple[str, str], MemoryLadder] | None = None
 
     def __call__(self, profile: str, dtype: str = "float32") -> MemoryLadder:

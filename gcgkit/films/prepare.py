@@ -5,9 +5,11 @@ An error is one sentence. It leaves existing files unchanged and no new ones beh
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +20,7 @@ from ..video import film
 from ..video.images import IMAGE_SUFFIXES, read_image
 from . import shots
 from .folder import SETTINGS, JobFolder, JobRecord, identify
-from .job import Job, Options, Pictures, is_written, read_written
+from .job import Job, Options, Pictures, is_written, read_description, read_written
 from .look import has_color, samples
 
 DEFAULTS = {name: default for name, (_, _, default) in SETTINGS.items() if name != "references"}
@@ -38,19 +40,19 @@ def prepare(source, output, options: Options) -> Job:
     folder = JobFolder(options.job) if options.job else JobFolder.beside(output)
     _check_place(source, output, folder, options)
     record = folder.read() if folder.exists() and not options.restart else None
-    _check_written(output, folder, options)
-    profile = options.profile or (record.profile if record else "mini")
-    if profile not in profiles.BUNDLED and Path(profile).is_dir():
-        profile = str(Path(profile).absolute())
-    weights = weights_of(profile)
     references = _read_references(options.references)
+    if record is None and (earlier := _made_before(source, output, options, references)):
+        return Job(source, output, options, folder, earlier, [], carried=True)
+    _check_written(output, folder, options)
+    profile = _profile(options, record)
+    weights = weights_of(profile)
     if record is not None:
         _check_same(record, source, profile, weights, options, references, folder)
     written, notes = read_written(folder) if record else None, []
     if not (record and folder.writing(output)) and (
         written is None or (written["encoding"] != options.encoding and not output.is_dir())
     ):
-        notes += film.check_output(output, source, **options.encoding)
+        notes += film.check_output(output, source, **options.encoding, comment="A trial." if options.clean else None)
     count = record.num_frames if record else len(film.times(source))
     for number, path in options.references:
         if number is not None and number >= count:
@@ -84,6 +86,26 @@ def prepare(source, output, options: Options) -> Job:
     if options.preview is None:
         job.check_earlier()
     return job
+
+
+def _made_before(source: Path, output: Path, options: Options, references: str) -> JobRecord | None:
+    """Return the record that the output carries if the options would make it again; its own folder is gone."""
+    found = None if options.restart or options.preview else read_description(output)
+    if found is None or found[1] != options.encoding:
+        return None
+    if options.shots is not None and not (options.shots.is_file() and _digest(_text(options.shots)) == found[2]):
+        return None
+    profile = _profile(options, found[0])
+    with suppress(ValueError):  # another film, other weights or other settings
+        _check_same(found[0], source, profile, weights_of(profile), options, references, JobFolder(output))
+        return found[0]
+    return None
+
+
+def _profile(options: Options, record: JobRecord | None) -> str:
+    """Return the name of the weights, with the whole path of a folder."""
+    profile = options.profile or (record.profile if record else "mini")
+    return str(Path(profile).absolute()) if profile not in profiles.BUNDLED and Path(profile).is_dir() else profile
 
 
 def weights_of(profile: str) -> str:
@@ -172,14 +194,14 @@ def _check_only(options: Options, listed: list) -> None:
 
 def _check_sizes(pictures: Iterable[tuple[int | None, Path]], size: tuple[int, int]) -> list[str]:
     """Return notes on pictures of another size; raise ValueError if a frame's picture has another aspect ratio."""
-    from ..references import fit_exemplar
-
     notes = []
     for number, path in pictures:
         picture = read_image(path)
-        if number is not None:
-            fit_exemplar(picture, size, f"{path}, for frame {number},")
         if picture.shape[:2] != size:
+            if number is not None:
+                from ..references import fit_exemplar  # with torch
+
+                fit_exemplar(picture, size, f"{path}, for frame {number},")
             have, want = (f"{s[1]}x{s[0]}" for s in (picture.shape, size))
             notes.append(f"{path} is {have} and the film {want}: it is scaled.")
     return notes
@@ -322,6 +344,10 @@ def _with_references(listed: list, references, folder: JobFolder) -> list:
             if number is not None and shot.first <= number <= shot.last:
                 listed[i] = replace(shot, exemplars={**shot.exemplars, number: name})
     return listed
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _text(path: Path) -> str:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,38 +31,7 @@ from ..video.images import read_image
 from .folder import JobFolder, write_png
 from .look import Box, find_box, fit_tint, samples, shade
 from .memory_ladder import MemoryLadder
-
-
-@dataclass(frozen=True)
-class ShotPlan:
-    """All inputs of a shot's colours.
-
-    first, last: its frame numbers, both included. inputs: a digest of the plan. settings: options of
-    ``settings.Settings``. exemplars: picture files of coloured frames of the shot. outside: files of other pictures.
-    painted: numbers of keyframes painted by a person. deflicker, tinted: as in ``job.Options``.
-    """
-
-    first: int
-    last: int
-    inputs: str
-    settings: dict
-    seed: int = 0
-    chunk: int = 64
-    exemplars: dict[int, Path] = field(default_factory=dict)
-    outside: tuple[Path, ...] = ()
-    painted: frozenset[int] = frozenset()
-    deflicker: bool = False
-    tinted: bool = False
-
-    @property
-    def frames(self) -> range:
-        """All frame numbers."""
-        return range(self.first, self.last + 1)
-
-    @property
-    def segments(self) -> list[range]:
-        """Frame numbers of each segment, at most ``chunk``."""
-        return [range(i, min(i + self.chunk, self.last + 1)) for i in range(self.first, self.last + 1, self.chunk)]
+from .shots import ShotPlan
 
 
 class ShotRun:

@@ -57,6 +57,38 @@ class Shot:
         return self.last - self.first + 1
 
 
+@dataclass(frozen=True)
+class ShotPlan:
+    """All inputs of a shot's colours.
+
+    first, last: its frame numbers, both included. inputs: a digest of the plan. settings: options of
+    ``settings.Settings``. exemplars: picture files of coloured frames of the shot. outside: files of other pictures.
+    painted: numbers of keyframes painted by a person. deflicker, tinted: as in ``job.Options``.
+    """
+
+    first: int
+    last: int
+    inputs: str
+    settings: dict
+    seed: int = 0
+    chunk: int = 64
+    exemplars: dict[int, Path] = field(default_factory=dict)
+    outside: tuple[Path, ...] = ()
+    painted: frozenset[int] = frozenset()
+    deflicker: bool = False
+    tinted: bool = False
+
+    @property
+    def frames(self) -> range:
+        """All frame numbers."""
+        return range(self.first, self.last + 1)
+
+    @property
+    def segments(self) -> list[range]:
+        """Frame numbers of each segment, at most ``chunk``."""
+        return [range(i, min(i + self.chunk, self.last + 1)) for i in range(self.first, self.last + 1, self.chunk)]
+
+
 def find(
     path, threshold: float = THRESHOLD, *, similarity: float = SIMILARITY, flash: int = FLASH, min_length: int = 1
 ) -> list[Shot]:

@@ -14,7 +14,7 @@ from ..video import film
 from ..video.images import read_image
 from . import shots
 from .folder import SETTINGS, JobFolder, JobRecord, numbered_files
-from .job import is_written, read_written
+from .job import is_written, read_description, read_written
 
 _LISTED = 15  # films of a batch, so that all fits on a screen
 _SILENT = 10  # times a frame takes, after which a process without an event works no more
@@ -38,17 +38,33 @@ class Times:
 def report(path: str | Path) -> str:
     """Return the state of a job as text of at most 24 lines.
 
-    path: its film, finished or not, its folder, or a folder with several jobs. Raises FileNotFoundError for no job, and
-    ValueError for a damaged record, in one sentence.
+    path: its film, finished or not, its folder, or a folder with several jobs. A finished film tells it by itself.
+    Raises FileNotFoundError for no job, and ValueError for a damaged record, in one sentence.
     """
     path = Path(path)
     for folder in (JobFolder(path), JobFolder.beside(path)):
         if folder.exists():
             return "\n".join(_job_lines(folder))
+    if found := read_description(path):
+        return "\n".join(_finished_lines(path, found[0]))
     inside = sorted(p for p in path.glob("*.job") if JobFolder(p).exists()) if path.is_dir() else []
-    if not inside:
+    finished = _finished_films(path) if path.is_dir() else {}
+    if not inside and not finished:
         raise FileNotFoundError(f"{path} is no job of gcgkit colorize: give the film that it writes, or its folder.")
-    return "\n".join(_batch_lines(path, inside))
+    return "\n".join(_batch_lines(path, inside, finished))
+
+
+def _finished_films(path: Path) -> dict[Path, JobRecord]:
+    """Return the films of a folder that tell that they are finished, and whose jobs are gone."""
+    films = (p for p in sorted(path.iterdir()) if p.suffix.lower() in film.FILM_SUFFIXES)
+    return {p: found[0] for p in films if not JobFolder.beside(p).exists() and (found := read_description(p))}
+
+
+def _finished_lines(path: Path, record: JobRecord) -> Iterator[str]:
+    yield f"{path}: {record.num_frames:,} frames, written{_bytes(path)}; its job's folder is removed"
+    yield f"  film      {record.source.path}"
+    yield f"  profile   {record.profile}"
+    yield f"  settings  {_settings(record)}"
 
 
 def _job_lines(folder: JobFolder) -> Iterator[str]:
@@ -71,8 +87,10 @@ def _job_lines(folder: JobFolder) -> Iterator[str]:
         yield f"  error     {_span(time.time() - times.error[0])} ago: {times.error[1]}"
 
 
-def _batch_lines(path: Path, folders: list[Path]) -> Iterator[str]:
-    rows, total, finished = [], [0, 0], 0
+def _batch_lines(path: Path, folders: list[Path], others: dict[Path, JobRecord]) -> Iterator[str]:
+    counts = {p.name: record.num_frames for p, record in others.items()}
+    rows = [(2, f"  {name}: {_share(count, count)} frames  written") for name, count in counts.items()]
+    total, finished = [sum(counts.values())] * 2, len(others)
     for folder in map(JobFolder, folders):
         try:
             count, done = folder.read().num_frames, len(folder.done())
@@ -84,7 +102,7 @@ def _batch_lines(path: Path, folders: list[Path]) -> Iterator[str]:
         total = [total[0] + done, total[1] + count]
         state = "written" if written else f"error: {e[1]}" if (e := read_times(folder, 0).error) else ""
         rows.append((1 + bool(written), f"  {folder.path.stem}: {_share(done, count)} frames  {state}".rstrip()))
-    yield f"{path}: {finished} of {len(folders)} films written, {_share(*total)} frames done"
+    yield f"{path}: {finished} of {len(folders) + len(others)} films written, {_share(*total)} frames done"
     yield from (text for _, text in sorted(rows)[:_LISTED])
     if len(rows) > _LISTED:
         yield f"  and {len(rows) - _LISTED} more"
@@ -132,8 +150,12 @@ def _written(folder: JobFolder) -> Path | None:
 
 def _output(folder: JobFolder, times: Times) -> str:
     if path := _written(folder):
-        return f"{path}, written" + (f", {size_text(path.stat().st_size)}" if path.is_file() else "")
+        return f"{path}, written{_bytes(path)}"
     return f"{times.output or folder.path.absolute().with_suffix('')}, not written yet"
+
+
+def _bytes(path: Path) -> str:
+    return f", {size_text(path.stat().st_size)}" if path.is_file() else ""
 
 
 def _size(folder: JobFolder, record: JobRecord) -> str:

@@ -32,9 +32,9 @@ from .codecs import (
     writing_errors,
 )
 from .film_reader import FilmInfo, alphas, clock_offset, frames, probe, times
-from .images import image_files, write_frames
+from .images import image_files, read_comment, write_frames
 
-__all__ = ["FILM_SUFFIXES", "FilmInfo", "check_output", "frames", "probe", "times", "write"]
+__all__ = ["FILM_SUFFIXES", "FilmInfo", "check_output", "comments", "frames", "probe", "times", "write"]
 
 FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
 _CRF = {"h264": 16, "hevc": 18, "vp9": 22, "av1": 24}  # visually near lossless, in each encoder's own scale
@@ -58,6 +58,7 @@ class _Plan:
     rate: Fraction
     offset: Fraction
     beside: streams.Choice
+    comment: str | None
 
     @property
     def keeps_alpha(self) -> bool:
@@ -78,7 +79,8 @@ def write(out, frames: Iterable[np.ndarray], source, **options) -> Path:
     format pixels, such as "yuv444p"; preset: a preset of x264 and x265. lossless=True keeps every RGB value instead
     (FFV1 in .mkv and .avi, VP9 in .webm, else H.264 in RGB). FFV1 and PNG keep the source's transparency. rate: frames
     per second if `source` is a folder of images (25). sound: "auto" copies it where the container can hold it and
-    encodes it elsewhere; "copy", "encode", "none".
+    encodes it elsewhere; "copy", "encode", "none". comment: a line of ASCII for the film's comment, after its own; the
+    first picture of a folder carries it. A .ts has no place for it.
     Raises ValueError for a wrong number or size of frames and for sound and options that the container cannot hold,
     FileNotFoundError for a missing source, and OSError for a full disk.
     """
@@ -86,7 +88,7 @@ def write(out, frames: Iterable[np.ndarray], source, **options) -> Path:
     ticks = _frame_ticks(plan)
     counted = _with_alpha(_exactly(frames, len(ticks), plan), plan)
     if _is_folder(plan.out):
-        return write_frames(counted, plan.out, _image_names(plan, len(ticks)))
+        return write_frames(counted, plan.out, _image_names(plan, len(ticks)), plan.comment)
     with _partial(plan.out) as partial:
         _write_film(partial, counted, ticks, plan)
         _check_written(partial, ticks, plan)
@@ -103,19 +105,34 @@ def check_output(out, source, **options) -> tuple[str, ...]:
     plan = _plan(out, source, **options)
     count = 16 if plan.out.suffix.lower() == ".ts" else 2  # FFmpeg knows a transport stream by many packets only
     ticks = _frame_ticks(plan)[:count]
-    aspect, notes = Fraction(1), list(plan.beside.notes)  # pictures have square pixels
+    aspect, kept, notes = Fraction(1), True, list(plan.beside.notes)  # pictures have square pixels
     if not _is_folder(plan.out):
         with _without_new_folders(plan.out), _partial(plan.out) as partial:
             _write_film(partial, _with_alpha(islice(frames(plan.source), count), plan), ticks, plan, _REHEARSED)
             _check_written(partial, ticks, plan)
-            aspect = probe(partial).pixel_aspect
+            aspect, kept = probe(partial).pixel_aspect, plan.comment in comments(partial)
     if aspect != plan.info.pixel_aspect:
         way = f"its pixels are {plan.info.pixel_aspect} as wide as high; an .mp4 or .mkv in h264 keeps that"
         notes.append(f"{plan.out} will look squeezed or stretched beside {plan.source}: {way}.")
+    if plan.comment and not kept:
+        notes.append(f"{plan.out} cannot tell that it is finished; without the job's folder, nothing does.")
     if plan.info.has_alpha and not plan.keeps_alpha:
         way = "a lossless .mkv or a folder of pictures keeps that"
         notes.append(f"{plan.source} is partly transparent, and {plan.out} will not be: {way}.")
     return tuple(notes)
+
+
+def comments(path) -> list[str]:
+    """Return the lines of a film's comment, or that of a folder's first picture; none where there is none."""
+    try:
+        if images := image_files(Path(path)):
+            return read_comment(images[0]).splitlines()
+        with open_container(Path(path)) as container:
+            return [
+                line for k, text in container.metadata.items() if k.lower() == "comment" for line in text.splitlines()
+            ]
+    except (ValueError, OSError):
+        return []
 
 
 def _is_folder(out: Path) -> bool:
@@ -123,7 +140,17 @@ def _is_folder(out: Path) -> bool:
 
 
 def _plan(
-    out, source, *, lossless=False, codec=None, crf=None, preset="medium", pixels=None, rate=None, sound="auto"
+    out,
+    source,
+    *,
+    lossless=False,
+    codec=None,
+    crf=None,
+    preset="medium",
+    pixels=None,
+    rate=None,
+    sound="auto",
+    comment=None,
 ) -> _Plan:
     """Check the arguments and return them as a plan."""
     out, info = Path(out), probe(source)
@@ -156,7 +183,7 @@ def _plan(
         offset += times(source)[0] if suffix in streams.RESTARTING else 0
         beside = streams.choose(Path(source), out, sound, offset)
     crf = _CRF[codec] if crf is None else crf
-    return _Plan(out, Path(source), info, codec, crf, preset, lossless, pixels, rate, offset, beside)
+    return _Plan(out, Path(source), info, codec, crf, preset, lossless, pixels, rate, offset, beside, comment)
 
 
 def _frame_ticks(plan: _Plan) -> list[int]:
@@ -278,6 +305,9 @@ def _opened(partial: Path, count: int, plan: _Plan, most: int | None = None):
     ):
         video, convert = _add_film_video(container, plan, count)
         pairs = {} if source is None else streams.add(container, source, plan.source, plan.beside, suffix)
+        if plan.comment:
+            key = next((key for key in container.metadata if key.lower() == "comment"), "comment")
+            container.metadata[key] = "\n".join(filter(None, (container.metadata.get(key), plan.comment)))
         container.start_encoding()
         copy_until = streams.copier(container, source, plan.source, pairs, plan.offset, suffix, most)
         yield container, video, convert, copy_until

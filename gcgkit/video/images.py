@@ -10,6 +10,8 @@ from __future__ import annotations
 import mimetypes
 import re
 import shutil
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -115,10 +117,19 @@ def read_alpha(file: Path) -> np.ndarray:
         return np.array(ImageOps.exif_transpose(image).convert("RGBA").getchannel("A"))
 
 
-def write_frames(frames: Iterable[np.ndarray], folder: Path, names: list[str] | None = None) -> Path:
+def read_comment(file: Path) -> str:
+    """Return the comment in a picture; "" where there is none."""
+    with Image.open(file) as image:
+        return str(image.info.get("Comment", ""))
+
+
+def write_frames(
+    frames: Iterable[np.ndarray], folder: Path, names: list[str] | None = None, comment: str | None = None
+) -> Path:
     """Write RGB or RGBA frames as ``00000.png ...``; return the folder, which gets its name only when it is complete.
 
-    names: other names, as many as frames. An empty folder of that name is replaced.
+    names: other names, as many as frames. comment: ASCII text in the first file. An empty folder of that name is
+    replaced.
     """
     aside = partial_path(folder)
     shutil.rmtree(aside, ignore_errors=True)
@@ -126,9 +137,13 @@ def write_frames(frames: Iterable[np.ndarray], folder: Path, names: list[str] | 
         _or_told(folder, lambda: aside.mkdir(parents=True))
         for number, frame in enumerate(frames):
             order = cv2.COLOR_RGBA2BGRA if frame.shape[-1] == 4 else cv2.COLOR_RGB2BGR
-            data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(frame), order))[1]
+            data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(frame), order))[1].tobytes()
+            if comment and number == 0:
+                chunk = b"tEXtComment\0" + comment.encode("ascii")
+                length, check = (struct.pack(">I", value) for value in (len(chunk) - 4, zlib.crc32(chunk)))
+                data = data[:33] + length + chunk + check + data[33:]  # after PNG's signature and header
             path = aside / (names[number] if names else f"{number:05d}.png")
-            _or_told(path, lambda path=path, data=data: path.write_bytes(data.tobytes()))
+            _or_told(path, lambda path=path, data=data: path.write_bytes(data))
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         aside.rename(folder)

@@ -25,7 +25,6 @@ _SOUND_ENCODERS = {".mkv": "flac", ".webm": "libopus", ".avi": "pcm_s16le"}  # e
 _TEXT_ENCODERS = {".mkv": "subrip", ".webm": "webvtt"}  # else mov_text
 _TEXT_CODECS = {"ass", "subrip", "text", "webvtt", "mov_text", "microdvd", "sami"}
 _COVERS = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
-_KEPT_TAGS = ("language", "title", "handler_name")
 _OWN_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration", "timecode")
 _TRIED = 6  # packets of a stream
 _SLACK = Fraction(2, 1000)  # seconds: Matroska counts milliseconds
@@ -64,16 +63,20 @@ def _choose(source: Path, state: tuple[int, int], out: Path, sound: str, offset:
                 continue
             what = f"{kind} stream {stream.index} ({_codec(stream) or 'of unknown kind'})"
             ways = [] if kind == "video" or not suffix else _ways(stream, suffix, sound)
-            way = next((way for way in ways if _comes_back(source, stream.index, way, suffix, offset)), "")
+            trials = ((way, _comes_back(source, stream.index, way, suffix, offset)) for way in ways)
+            way, tags = next((trial for trial in trials if trial[1] is not None), ("", {}))
             if way != "":
                 chosen[stream.index] = way
                 encoded += [f"{what} as {way}"] if way else []
+                lost += _left_out(_shown_tags(stream), tags, f" of {what}")
             elif kind == "audio" and suffix:
                 raise _no_way(source, out, what, sound)
             else:
                 lost.append(what)
         wished = Choice({}, _timecode(container), tuple(container.chapters()))
-    kept = _tags_that_come_back(wished, suffix) if suffix else Choice()
+        kept, *tags = _try_tags(source, container, wished, suffix) if suffix else (Choice(), {}, {})
+        lost += _left_out(_film_tags(container), tags[0], " of the film")
+        lost += _left_out(_shown_tags(container.streams[pictures]), tags[1], " of its pictures")
     lost += ["the timecode"] if wished.timecode and not kept.timecode else []
     lost += ["the chapters"] if wished.chapters and not kept.chapters else []
     notes = [f"{out} cannot hold these unchanged, so they are encoded: {', '.join(encoded)}."] if encoded else []
@@ -100,7 +103,9 @@ def _ways(stream, suffix: str, sound: str) -> list[str | None]:
 def add(container, source, path: Path | None, choice: Choice, suffix: str) -> dict[int, tuple]:
     """Add the chosen streams and tags to an output; return ``{index: (new stream, encoder or None)}``."""
     if source is not None:
-        container.metadata.update({k: v for k, v in source.metadata.items() if k.lower() not in _OWN_TAGS})
+        container.metadata.update(_film_tags(source))
+        pictures = next(s for s in source.streams.video if not is_cover(s))
+        container.streams.video[0].metadata.update(_shown_tags(pictures))
     if choice.chapters:
         container.set_chapters(list(choice.chapters))
     if choice.timecode:
@@ -116,8 +121,7 @@ def add(container, source, path: Path | None, choice: Choice, suffix: str) -> di
             new = _encoded(container, stream, encoder)
         else:
             new = container.add_stream_from_template(stream, opaque=True)
-        kept = _KEPT_TAGS if stream.type != "attachment" else stream.metadata
-        new.metadata.update({k: v for k, v in stream.metadata.items() if k in kept})
+        new.metadata.update(dict(stream.metadata) if stream.type == "attachment" else _shown_tags(stream))
         new.disposition = stream.disposition
         pairs[index] = new, encoder
     return pairs
@@ -272,26 +276,32 @@ def _encode_text(new, packet: av.Packet) -> list[av.Packet]:
 # --- trials ----------------------------------------------------------------------------------------------------------
 
 
-def _comes_back(path: Path, index: int, encoder: str | None, suffix: str, offset: Fraction) -> bool:
-    """Return True if the first packets of a stream are there, at their times, in a file of this kind."""
+def _comes_back(path: Path, index: int, encoder: str | None, suffix: str, offset: Fraction) -> dict | None:
+    """Return a stream's tags in a file of this kind; None unless its first packets are there, at their times."""
     try:
         with open_container(path) as source:
             stream = source.streams[index]
             kind, name = (stream.type, is_cover(stream)), _codec(stream)
             if encoder and stream.codec_context is None:
-                return False
+                return None
             old = [(p.pts, p.time_base, bytes(p)) for p in islice(_packets(path, source, [stream]), _TRIED)]
         streams, found = _trial(path, Choice({index: encoder}), suffix, offset)
     except _FAILED:
-        return False
+        return None
     (begin, *_), *_ = found[0]
-    new = [found[number] for number, stream in streams.items() if number and stream[:2] == kind]
+    new = [(found[number], stream[3]) for number, stream in streams.items() if number and stream[:2] == kind]
     if len(new) != 1 or (encoder is None and name not in {stream[2] for stream in streams.values()}):
-        return False
-    if kind[1]:
-        return [data for *_, data in old] == [data for *_, data in new[0]]
+        return None
+    ((new, tags),) = new
+    return tags if _are_alike(old, new, begin, offset, kind[1], encoder, suffix) else None
+
+
+def _are_alike(old: list, new: list, begin: Fraction, offset: Fraction, cover: bool, encoder, suffix: str) -> bool:
+    """Return True if a trial's packets are a stream's first ones; those of an encoder only need to begin in time."""
+    if cover:
+        return [data for *_, data in old] == [data for *_, data in new]
     before = [(pts * base - offset, data) for pts, base, data in old if pts is not None]
-    after = [(pts - begin, data) for pts, data in new[0] if pts is not None]
+    after = [(pts - begin, data) for pts, data in new if pts is not None]
     if encoder or not before:
         begin = 0 if not before or suffix in RESTARTING else before[0][0]
         return not before or (bool(after) and abs(after[0][0] - begin) < _DELAY)
@@ -302,26 +312,41 @@ def _comes_back(path: Path, index: int, encoder: str | None, suffix: str, offset
     return len(before) == len(after) and all(framed) and max(apart) <= _SLACK
 
 
-def _tags_that_come_back(wished: Choice, suffix: str) -> Choice:
-    """Return the timecode and chapters that a file of this kind holds."""
-    if not wished.timecode and not wished.chapters:
-        return wished
+def _try_tags(path: Path, source, wished: Choice, suffix: str) -> tuple[Choice, dict, dict]:
+    """Return the timecode and chapters that a file of this kind holds, and its tags and those of its pictures."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with open_container(_write_trial(Path(folder), None, None, wished, suffix, Fraction(0))) as back:
+            with open_container(_write_trial(Path(folder), path, source, wished, suffix, Fraction(0))) as back:
                 timecode = wished.timecode if _timecode(back) == wished.timecode else None
-                return replace(wished, timecode=timecode, chapters=wished.chapters if back.chapters() else ())
+                kept = replace(wished, timecode=timecode, chapters=wished.chapters if back.chapters() else ())
+                return kept, dict(back.metadata), dict(back.streams.video[0].metadata)
         except _FAILED:
-            return Choice()
+            return Choice(), {}, {}
+
+
+def _film_tags(container) -> dict[str, str]:
+    return {name: text for name, text in container.metadata.items() if name.lower() not in _OWN_TAGS}
+
+
+def _shown_tags(stream) -> dict[str, str]:
+    """Return a stream's language and title, by which players offer it."""
+    tags = stream.metadata
+    found = {"language": tags.get("language"), "title": tags.get("title") or tags.get("name")}  # as MP4 has it
+    return {name: text for name, text in found.items() if text and text != "und"}
+
+
+def _left_out(tags: dict[str, str], found: dict[str, str], of: str) -> list[str]:
+    """Name the tags whose texts are not among those found; containers give them names of their own."""
+    return [f"the {name.lower()} '{text[:40]}'{of}" for name, text in tags.items() if text not in found.values()]
 
 
 def _trial(path: Path, choice: Choice, suffix: str, offset: Fraction) -> tuple[dict, dict]:
-    """Write a trial and read it: ``{index: (type, is a cover, codec)}`` and ``{index: [(seconds, bytes)]}``."""
+    """Write a trial and read it: ``{index: (type, is a cover, codec, tags)}`` and ``{index: [(seconds, bytes)]}``."""
     with tempfile.TemporaryDirectory() as folder:
         with open_container(path) as source:
             written = _write_trial(Path(folder), path, source, choice, suffix, offset)
         with av.open(str(written)) as back:
-            streams = {s.index: (s.type, is_cover(s), _codec(s)) for s in back.streams}
+            streams = {s.index: (s.type, is_cover(s), _codec(s), dict(s.metadata)) for s in back.streams}
             found: dict[int, list] = {index: [] for index in streams}
             for packet in back.demux():
                 if packet.size and not _is_pause(packet):
@@ -330,7 +355,7 @@ def _trial(path: Path, choice: Choice, suffix: str, offset: Fraction) -> tuple[d
         return streams, found
 
 
-def _write_trial(folder: Path, path: Path | None, source, choice: Choice, suffix: str, offset: Fraction) -> Path:
+def _write_trial(folder: Path, path: Path, source, choice: Choice, suffix: str, offset: Fraction) -> Path:
     """Write two small pictures, and the first packets of the chosen streams."""
     out = folder / f"trial{suffix}"
     with av.open(str(out), "w", container_options={"avoid_negative_ts": "disabled"}) as container:

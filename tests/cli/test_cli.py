@@ -173,6 +173,7 @@ def test_existing_file_is_replaced_only_when_forced_and_only_by_a_whole_one(tmp_
         (["in.mkv", "-"], "not to '-': give names"),
         (["-", "out.mp4"], "not to '-': give names"),
         (["in.mkv", "pictures", "--force"], "name a new folder"),
+        (["pictures", "pictures/out.mp4"], "pictures/out.mp4 would lie among what is read"),
         (["in.mkv", "out.mkv", "--crf", "3", "--lossless"], "leave out lossless, or codec"),
         (["in.mkv", "out.mkv", "--pix-fmt", "yuv12"], "takes the pixel formats yuv420p, "),
         (["in.mkv", "out.webm", "--codec", "hevc"], "cannot hold libx265: choose another codec"),

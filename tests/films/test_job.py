@@ -374,10 +374,13 @@ def test_one_bad_film_does_not_keep_the_others(clip, model, tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b.mkv", "b.mkv.job"]
 
 
-def test_films_of_one_name_are_refused(tmp_path):
+def test_films_of_one_name_and_films_among_those_that_are_read_are_refused(tmp_path):
     (tmp_path / "films").mkdir()
-    for name in ("a.avi", "a.mpg"):
-        (tmp_path / "films" / name).touch()
+    (tmp_path / "films" / "a.mpg").touch()
+    with pytest.raises(ValueError, match="films/a.mkv would lie among what is read"):
+        batch.films([tmp_path / "films"], tmp_path / "films")
+    assert len(batch.films([tmp_path / "films"], tmp_path / "films" / "coloured")) == 1
+    (tmp_path / "films" / "a.avi").touch()
     with pytest.raises(ValueError, match="would both become"):
         batch.films([tmp_path / "films"], tmp_path / "out")
     (tmp_path / "films" / "1.png").touch()
@@ -505,6 +508,36 @@ def test_only_some_shots(whole, clip, model, tmp_path):
 def test_clean_removes_the_job_and_only_once_the_film_is_there(whole, clip, model, tmp_path, job):
     np.testing.assert_array_equal(colour(clip, tmp_path / "out.mkv", model, "--clean"), whole[0])
     assert [p.name for p in tmp_path.iterdir()] == ["out.mkv"]
+
+
+@pytest.mark.parametrize("name", ["out.mkv", "out.avi", "pictures"])
+def test_a_finished_film_is_known_without_its_job(clip, model, tmp_path, capsys, name):
+    """The film tells by itself; any other film, setting, encoding or list of shots is refused, as ever."""
+    out, listed, other = tmp_path / name, tmp_path / "shots.csv", tmp_path / "other.mkv"
+    shots.write_csv(listed, [shots.Shot(0, 8), shots.Shot(9, 14, "red")])
+    video.write(other, three_shots()[:, ::-1], 24, lossless=True)
+    run = [*arguments(clip, out, model, "--steps", 1, "--seed", 3), "--shots", str(listed)]
+    assert cli.main([*run, "--clean"]) == 0 and not JobFolder.beside(out).path.exists()
+    before = state(tmp_path)
+    for again in (run, [*run, "--clean", "--force"], ["colorize", str(clip), str(out), "--lossless"]):
+        capsys.readouterr()
+        assert cli.main(again) == 0 and capsys.readouterr().out == f"Nothing is left to do: {out}\n"
+    for more in (["--seed", 4], ["--profile", "mini"], ["--codec", "h264"], ["--preview", 2], ["--restart"]):
+        assert "exists already" in refused(
+            capsys, [part for part in [*run, *more] if more[0] != "--codec" or part != "--lossless"]
+        )
+    assert "exists already" in refused(capsys, [str(other) if part == str(clip) else part for part in run])
+    listed.write_text(listed.read_text().replace("red", "blue"))
+    assert "exists already" in refused(capsys, run)
+    listed.write_text(listed.read_text().replace("blue", "red"))
+    assert cli.main(["status", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "15 frames, written" in text and clip.name in text and "--seed 3" in text and str(clip.parent) not in text
+    assert cli.main(["status", str(tmp_path)]) == (1 if name == "pictures" else 0)
+    assert name == "pictures" or "1 of 1 films written, 15 of 15" in capsys.readouterr().out
+    assert {path: moment for path, moment in state(tmp_path).items() if path != Path("shots.csv")} == {
+        path: moment for path, moment in before.items() if path != Path("shots.csv")
+    }
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------

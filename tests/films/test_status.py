@@ -14,7 +14,7 @@ import tiny
 
 from gcgkit import cli, video
 from gcgkit.films import shot, shots
-from gcgkit.films.folder import JobFolder
+from gcgkit.films.folder import JobFolder, encode_png
 from gcgkit.films.status import read_times
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +28,7 @@ def source(tmp_path_factory) -> Path:
     first = [sum(LENGTHS[:i]) for i in range(3)]
     listed = [shots.Shot(begin, begin + n - 1) for begin, n in zip(first, LENGTHS, strict=True)]
     shots.write_csv(path.with_suffix(".csv"), listed)
+    path.with_suffix(".png").write_bytes(encode_png(tiny.clip(1)[0]))
     return path
 
 
@@ -155,13 +156,18 @@ def test_times_of_a_log_by_hand(tmp_path):
     assert read_times(JobFolder(tmp_path / "none"), 60).left is None
 
 
-def test_a_status_loads_neither_torch_nor_a_model(source, model, tmp_path):
+def test_status_a_finished_film_and_refusals_load_neither_torch_nor_a_model(source, model, tmp_path):
     assert run(source, tmp_path / "out.mkv", model, "--only-shots", "1") == 0
+    assert run(source, tmp_path / "done.mkv", model, "--reference", source.with_suffix(".png")) == 0
+    again = ["colorize", source, tmp_path / "done.mkv", "--lossless"]
+    commands = [["status", tmp_path / "out.mkv"], again, [*again, "--seed", 5], [*again[:2], tmp_path / "a.gif"]]
     code = (
-        "import sys; from gcgkit import cli; cli.main(sys.argv[1:]); print(*{'torch', 'diffusers'} & set(sys.modules))"
+        "import json, sys; from gcgkit import cli; print([cli.main(argv) for argv in json.loads(sys.argv[1])]);"
+        "print(*{'torch', 'diffusers'} & set(sys.modules))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "status", str(tmp_path / "out.mkv")],
+        [sys.executable, "-c", code, json.dumps([[*map(str, argv)] for argv in commands])],
         cwd=ROOT, capture_output=True, text=True, env=os.environ,
     )  # fmt: skip
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "" and "4 of 12" in done.stdout, done
+    assert done.stdout.splitlines()[-2:] == ["[0, 0, 1, 1]", ""] and "4 of 12" in done.stdout, done
+    assert "Nothing is left to do" in done.stdout and "--seed 0, not 5" in done.stderr

@@ -294,6 +294,32 @@ def test_titles_languages_and_chapters_are_copied(tmp_path):
         assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["One"]
 
 
+@pytest.mark.parametrize("suffix", [*film.FILM_SUFFIXES, ""])
+def test_a_comment_joins_the_films_own_or_is_named(tmp_path, suffix):
+    source, out = tmp_path / "in.mkv", tmp_path / f"out{suffix}"
+    films.make(tmp_path / "plain.mkv", "ffv1")
+    with av.open(str(tmp_path / "plain.mkv")) as old, av.open(str(source), "w") as new:
+        new.metadata["comment"] = "Filmed in 1931."
+        stream = new.add_stream_from_template(old.streams.video[0], opaque=True)
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
+    notes = film.check_output(out, source, comment="Made here.")
+    film.write(out, film.frames(source), source, comment="Made here.")
+    own = ["Filmed in 1931."] if suffix else []  # which a folder of pictures does not have
+    assert film.comments(out) == ([] if suffix == ".ts" else [*own, "Made here."])
+    assert any("cannot tell that it is finished" in note for note in notes) == (suffix == ".ts")
+    if not suffix:
+        pictures = sorted(out.iterdir())
+        assert [Image.open(file).info.get("Comment") for file in pictures[:2]] == ["Made here.", None]
+        Image.open(pictures[0]).verify()
+        np.testing.assert_array_equal(np.stack(list(film.frames(out))), np.stack(list(film.frames(source))))
+    assert (
+        film.comments(tmp_path / "plain.mkv") == film.comments(tmp_path / "none.mkv") == film.comments(tmp_path) == []
+    )
+
+
 def test_a_title_that_is_not_utf8_stops_nothing(tmp_path):
     """Old cameras and converters wrote tags in the code page of their day."""
     plain, source, out = tmp_path / "plain.mkv", tmp_path / "in.mkv", tmp_path / "out.mkv"

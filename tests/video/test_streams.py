@@ -277,6 +277,38 @@ def test_timecode_chapters_cover_and_fonts_are_kept_or_named(tmp_path, name, suf
     assert found["cover"] or suffix not in (".mp4", ".mkv")
 
 
+@pytest.mark.parametrize("name", ["in.mkv", "in.mp4"])
+@pytest.mark.parametrize("suffix", [*CONTAINERS, ""])
+def test_languages_titles_and_tags_are_kept_or_named(tmp_path, name, suffix):
+    films.make(tmp_path / "plain.mp4", sound=("aac", "aac"), subtitles="mov_text")
+    source, out = tmp_path / name, tmp_path / f"out{suffix}"
+    languages = ("fra", "eng", "deu", "spa")  # of pictures, two tracks and subtitles
+    with av.open(str(tmp_path / "plain.mp4")) as old, av.open(str(source), "w") as new:
+        new.metadata.update(title="Garden", artist="Ada", director="Bea")
+        pairs = [new.add_stream_from_template(s, opaque=True) for s in old.streams if name == "in.mp4" or s.index < 3]
+        for stream, language in zip(pairs, languages, strict=False):
+            stream.metadata.update(title=f"Title {language}", language=language)
+        for packet in old.demux():
+            if packet.size and packet.stream_index < len(pairs):
+                packet.stream = pairs[packet.stream_index]
+                new.mux(packet)
+    told = " ".join(film.check_output(out, source))
+    if suffix:
+        film.write(out, film.frames(source), source)
+    with av.open(str(source)) as old, av.open(str(out if suffix else tmp_path / "plain.mp4")) as new:
+        assert {"Garden", "Ada"} <= set(old.metadata.values())
+        kept = [set(part.metadata.values()) for part in (new, *new.streams)] if suffix else [set()] * 5
+        for text in {"Garden", "Ada", "Bea"} & set(old.metadata.values()):
+            assert (text in kept[0]) != (f"'{text}' of the film" in told), (text, told)
+        for stream, language in zip(old.streams, languages, strict=False):
+            what = "its pictures" if stream.type == "video" else f"{stream.type} stream {stream.index}"
+            if stream.type == "subtitle" and suffix in (".avi", ".ts", ""):
+                continue  # named as a whole
+            for text in (language, f"Title {language}"):
+                whole = not suffix and f"{what} (" in told  # the stream itself is left out
+                assert (text in kept[1 + stream.index]) != (whole or f"'{text}' of {what}" in told), (text, told)
+
+
 def test_a_second_picture_track_and_transparency_are_named(tmp_path):
     films.make(tmp_path / "plain.mkv")
     tagged(tmp_path / "plain.mkv", tmp_path / "in.mkv", second=True)
