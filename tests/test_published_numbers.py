@@ -165,6 +165,18 @@ def test_words_keyframes_autoencoder_and_gate():
         check(printed, gate[kind])
 
 
+def test_the_gate_on_its_way_in_the_results_page():
+    """What the gate lets in of a wrong reference: its stage's curve, and the same pairs of frames at three times."""
+    page, way = text(ROOT / "results/README.md"), record("gate-on-the-way")
+    curves = json.loads((ROOT / "gcgkit/lessons/mini_training.json").read_text(encoding="utf-8"))["stages"]
+    left, exported = (way[key]["wrong"] for key in list(way)[1:])
+    now, end = record("gate")["wrong"], curves["gate"]["points"]["gate_unrelated"][-1]
+    sentences = r"lets ([\d.]+) of a wrong .*? ends at ([\d.]+) .*? gave ([\d.]+) .*?, ([\d.]+) .*?, and ([\d.]+)"
+    found = re.search(sentences, page)
+    for printed, value in zip(found.groups(), (now, end, left, exported, now), strict=True):
+        check(printed, value)
+
+
 def test_table_1_and_the_ablations_in_the_results_page():
     page = ROOT / "results/README.md"
     values: dict[str, dict[str, list[float]]] = {}
