@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..utils.commands import read_pairs
 from .common import run_standalone
 
 ABOUT = "Train on prepared data, or go on with a run that was cut off."
@@ -31,12 +32,7 @@ def run(args: argparse.Namespace) -> None:
     from ..training import config as configs
     from ..training import recipes
 
-    changes = {}
-    for item in args.changes:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise ValueError(f"--set takes KEY=VALUE, such as run.batch_size=8, not '{item}'.")
-        changes[key.strip()] = value.strip()
+    changes = read_pairs(args.changes, "KEY=VALUE, such as run.batch_size=8")
     config = configs.replace(recipes.load(args.config), changes)
     if args.write is not None:
         configs.save(config, args.write)
