@@ -161,7 +161,7 @@ for clip in os.listdir(opt.clip_path):
     os.makedirs(os.path.join(opt.output_path, clip))
     for name in sorted(os.listdir(os.path.join(opt.clip_path, clip))):
         tint(os.path.join(opt.clip_path, clip, name), os.path.join(opt.output_path, clip, name))
-"""
+""",
     },
     "deoldify": {
         "deoldify/__init__.py": """
