@@ -87,6 +87,7 @@ def _paper(out: Path, data: Path, true_colors: bool, seeds: tuple[str, ...]) -> 
         )
         for row, mode in MODES.items()
     ]  # fmt: skip
+    many = f"{len(seeds)} seeds" if len(seeds) > 1 else "1 seed"
     measure = [
         Step(
             f"evaluate-{name}", f"colour and measure the rows of Ours on {Path(folder).name} (§4.4)",
@@ -94,8 +95,7 @@ def _paper(out: Path, data: Path, true_colors: bool, seeds: tuple[str, ...]) -> 
               f"{folder}/captions-true.jsonl" if true_colors else folder, *_weights(out), "--seed", *seeds,
               "--out", f"{out}/results"),),
             round(disk * (3 + 4 * len(seeds))), hours * len(seeds),  # three rows have no seed
-            f"extrapolated: 4 rows and {len(seeds)} seeds of {frames} frames at 0.49 a second, measured on an H200, "
-            "and metrics",
+            f"extrapolated: 4 rows and {many} of {frames} frames at 0.49 a second, measured on an H200, and metrics",
             ("gpu", "package:lpips", PYIQA),
         )
         for (name, folder), frames, disk, hours in zip(

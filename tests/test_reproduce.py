@@ -52,7 +52,9 @@ def test_the_page_has_disk_and_hours_of_the_plan():
     text = " ".join(PAGE.split())
     assert f"All steps together need {disk:.0f} GB and {hours:.0f} hours." in text
     assert f"The plan above is {hours:.0f} hours of one H200" in text and f"is {hours * 0.7:.0f} kWh" in text
-    config = recipes.CONFIGS["paper"].data
+    run, config = recipes.CONFIGS["paper"].run, recipes.CONFIGS["paper"].data
+    steps = run.epochs * 423 * config.targets_per_clip / run.batch_size
+    assert f"extrapolated: {round(steps, -3):,.0f} steps at" in text
     latents, tokens = 2 * 4 * 32 * 56, 256 * 1024  # colour and gray; CLIP's patches
     cache = 423 * config.cache_variants * config.cache_views * (latents + tokens) * 2 / 1e9
     assert f"The cache of latents is {cache:.0f} GB by arithmetic" in text
