@@ -38,6 +38,7 @@ import torch
 
 from gcgkit import GCGPipeline
 from gcgkit import stages as coloring
+from gcgkit.evaluation import provenance
 from gcgkit.lessons import flops
 from gcgkit.lessons.random_networks import SHAPES, random_pipeline
 from gcgkit.lessons.timing import clock, compare, line, load, machine, now, peak_memory
@@ -364,8 +365,8 @@ def main(argv: list[str] | None = None) -> None:
     left_out = {"controlnet", "operations"} if args.shapes == "mini" else set()
     left_out |= set() if args.compile or args.replay else {"compile"}
     names = [name for name in PARTS if name not in left_out] if args.part == "all" else [args.part]
-    found = {**machine(), "shapes": args.shapes, "steps": args.steps, "frames": args.frames, "figures": {}}
-    found["highest_bytes"] = {}
+    found = {**machine(), "measured": provenance.now(), "shapes": args.shapes, "steps": args.steps}
+    found |= {"frames": args.frames, "figures": {}, "highest_bytes": {}}
     for name in names:
         print(f"--- {name}", flush=True)
         torch.compiler.reset()  # of so many shapes of one network, and no more, are compiled forms kept

@@ -23,6 +23,7 @@ from gcgkit import metrics
 from gcgkit.color import to_gray
 from gcgkit.data import footage
 from gcgkit.data.clips import CLIP, load_clip
+from gcgkit.evaluation import provenance
 from gcgkit.lessons.timing import clock, load, machine
 from gcgkit.settings import SOLVERS
 from gcgkit.utils import files
@@ -65,7 +66,8 @@ def measure(args: argparse.Namespace, known: dict) -> dict:
             figures = {key: round(value, 2) for key, value in found[f"{solver} {steps}"].items()}
             print(f"{name:12} {solver:6} {steps:3} steps", figures, flush=True)
             if args.json:
-                files.write_text(args.json, json.dumps({"machine": machine(), "clips": known}, indent=1) + "\n")
+                about = {**machine(), "measured": provenance.now()}
+                files.write_text(args.json, json.dumps({"machine": about, "clips": known}, indent=1) + "\n")
     return known
 
 

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ ETH, HUB = "network:data.vision.ee.ethz.ch", "network:huggingface.co"
 MODES = {"ours": "gated", "concat": "concat", "attention": "attention"}
 SYSTEMS = ("deoldify", "tcvc", "vcgan", "deepremaster", "deepexemplar", "bistnet")
 PYIQA = "wish:pyiqa:MUSIQ, CLIP-IQA and FID stay empty"
+SEEDS = (0, 1, 2)
 BUSY = "measured on one core that other programs shared"
 NO_PROMPTS = "No captioner for gray frames comes with the mini profile, so the test clips have no prompts."
 
@@ -59,39 +61,45 @@ class Step:
         return hashlib.sha256(json.dumps(self.commands).encode()).hexdigest()
 
 
-def plan(profile: str, out: Path, data: Path, true_colors: bool = False) -> list[Step]:
-    """Return the steps of a profile. true_colors: caption the test sets from true colours, which tells the answer."""
-    return (_paper if profile == "paper" else _mini)(out, data, true_colors)
+def plan(profile: str, out: Path, data: Path, true_colors: bool = False, seeds: Sequence[int] = SEEDS) -> list[Step]:
+    """Return the steps of a profile.
+
+    true_colors: caption the test sets from true colours, which tells the answer. seeds: of the rows of Ours.
+    """
+    return (_paper if profile == "paper" else _mini)(out, data, true_colors, tuple(map(str, seeds)))
 
 
-def _paper(out: Path, data: Path, true_colors: bool) -> list[Step]:
+def _paper(out: Path, data: Path, true_colors: bool, seeds: tuple[str, ...]) -> list[Step]:
     sets = data / "prepared"
     training = [f"{sets}/{name}" for name in ("davis-train", "davis-val", "ldv-train")]
     testing = {"davis": f"{sets}/davis-test-dev", "ldv": f"{sets}/ldv-test"}
     seen = ("--no-gray", "--out", "captions-true.jsonl") if true_colors else ("--gray",)
-    # 423 clips x 8 variants x 16 frames, each with 256 tokens of 1024 numbers and two latents, 2 bytes a number: 29 GB.
+    # 423 clips x 8 variants x 16 frames, each with 256 tokens of 1024 numbers and two latents, 2 bytes a number: 30 GB.
     rest = "17,000 steps at 5.8 a second, measured on an H200 with random weights"
     train = [
         Step(
             f"train-{row}", f"train the model with model.mode={mode} (§4.1)",
             (("gcgkit", "train", "--config", "paper", "--set", f"model.mode={mode}", "--data", str(sets), "--out",
               f"{out}/{row}"),),
-            52 if row == "ours" else 23, 1 if row == "ours" else 0.9,
+            53 if row == "ours" else 23, 1 if row == "ours" else 0.9,
             f"extrapolated: {rest}" + (", and 54,000 frames for the cache of latents" if row == "ours" else ""),
             ("gpu",),
         )
         for row, mode in MODES.items()
     ]  # fmt: skip
+    many = f"{len(seeds)} seeds" if len(seeds) > 1 else "1 seed"
     measure = [
         Step(
             f"evaluate-{name}", f"colour and measure the rows of Ours on {Path(folder).name} (§4.4)",
             (("gcgkit", "evaluate", "--data", folder, "--prompts",
-              f"{folder}/captions-true.jsonl" if true_colors else folder, *_weights(out), "--out", f"{out}/results"),),
-            disk, hours, f"extrapolated: 4 rows of {frames} frames at 0.49 a second, measured on an H200, and metrics",
+              f"{folder}/captions-true.jsonl" if true_colors else folder, *_weights(out), "--seed", *seeds,
+              "--out", f"{out}/results"),),
+            round(disk * (3 + 4 * len(seeds))), hours * len(seeds),  # three rows have no seed
+            f"extrapolated: 4 rows and {many} of {frames} frames at 0.49 a second, measured on an H200, and metrics",
             ("gpu", "package:lpips", PYIQA),
         )
         for (name, folder), frames, disk, hours in zip(
-            testing.items(), ("2,086", "about 9,000"), (5, 20), (6, 24), strict=True
+            testing.items(), ("2,086", "about 9,000"), (0.71, 2.86), (6, 24), strict=True
         )
     ]  # fmt: skip
     systems = [
@@ -107,12 +115,12 @@ def _paper(out: Path, data: Path, true_colors: bool) -> list[Step]:
         Step(
             "davis", "fetch and prepare DAVIS 2017 (§4.2)",
             (("python", "data_scripts/davis.py", "--out", str(data), "--prepare"),),
-            4.5, 0.1, "extrapolated: 8,294 frames at 27 a second on one busy core; the download comes on top", (ETH,),
+            4.5, 0.04, "extrapolated: 8,294 frames at 54 a second on one busy core; the download comes on top", (ETH,),
         ),
         Step(
             "ldv", "fetch and prepare LDV 3.0 (§4.2)",
             (("python", "data_scripts/ldv.py", "--out", str(data), "--prepare"),),
-            28, 1.1, "extrapolated: 365 videos of about 300 frames at 27 a second; on top come the "
+            28, 0.6, "extrapolated: 365 videos of about 300 frames at 54 a second; on top come the "
             "archive and the videos in it; the download shows their size", (ETH,),
         ),
         Step(
@@ -133,7 +141,7 @@ def _paper(out: Path, data: Path, true_colors: bool) -> list[Step]:
     ]  # fmt: skip
 
 
-def _mini(out: Path, data: Path, true_colors: bool) -> list[Step]:
+def _mini(out: Path, data: Path, true_colors: bool, seeds: tuple[str, ...]) -> list[Step]:
     sets = data / "prepared"
     folder = str(sets / "installed")
     train = [
@@ -151,8 +159,8 @@ def _mini(out: Path, data: Path, true_colors: bool) -> list[Step]:
         Step(
             f"evaluate-{clip}", f"colour and measure 8 frames of {clip}, which was not trained on",
             (("gcgkit", "evaluate", "--data", folder, "--clips", clip, "--name", clip, "--frames", "8", *prompts,
-              *_weights(out), "--set", "num_inference_steps=4", "--out", f"{out}/results"),),
-            0.02, 0.08, BUSY, (PYIQA,),
+              *_weights(out), "--set", "num_inference_steps=4", "--seed", *seeds, "--out", f"{out}/results"),),
+            0.02, 0.01 + 0.03 * len(seeds), BUSY, (PYIQA,),
         )
         for clip in ("city", "carphone")
     ]  # fmt: skip
@@ -169,7 +177,7 @@ def _mini(out: Path, data: Path, true_colors: bool) -> list[Step]:
         ),
         *train,
         *measure,
-        *_drawings(out, 0.06, BUSY, "4"),
+        *_drawings(out, 0.08, BUSY, "4"),
     ]  # fmt: skip
 
 
@@ -276,6 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where everything goes (runs/reproduce-PROFILE)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="data sets (data; OUT/data for mini)")
     parser.add_argument("--true-colors", action="store_true", help="caption test clips from their true colours")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, metavar="N", help="of the rows of Ours (0 1 2)")
     parser.add_argument(
         "--add", action="append", default=[], metavar="STEP=ARGS",
         help="more arguments for a step's commands, or for all steps whose names begin so; repeatable",
@@ -292,7 +301,7 @@ def _run(args: argparse.Namespace) -> None:
     if Path.cwd() != ROOT:  # the commands run in the repository
         out, data = ((ROOT if default is None else Path.cwd()) / path
                      for path, default in ((out, args.out), (data, args.data or args.out)))  # fmt: skip
-    steps = _with_additions(plan(args.profile, out, data, args.true_colors), args.add)
+    steps = _with_additions(plan(args.profile, out, data, args.true_colors, args.seeds), args.add)
     names = [step.name for step in steps]
     if unknown := [name for name in args.only or () if name not in names]:
         raise ValueError(f"there is no step called {unknown[0]!r}; there are {', '.join(names)}.")

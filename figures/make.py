@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from gcgkit import profiles
 from gcgkit.lessons.diagram import draw_model
-from gcgkit.utils.commands import run_reporting_errors
+from gcgkit.utils.commands import read_pairs, run_reporting_errors
 
 FIGURES = {
     "1": ("fig1", fig1_teaser), "2": ("fig2", fig2_framework), "3": ("fig3", fig3_automatic),
@@ -68,18 +68,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, results: Path) -> None:
-    frames_of = {}
-    for pair in args.frames_of:
-        name, equals, folder = pair.partition("=")
-        if not (equals and Path(folder).is_dir()):
-            raise ValueError(f"--frames-of takes NAME=DIR with a folder that is there, not '{pair}'.")
-        frames_of[name] = Path(folder)
-    variants = {}
-    for pair in args.variant:
-        label, equals, weights = pair.partition("=")
-        if not equals:
-            raise ValueError(f"--variant takes LABEL=WEIGHTS, such as Ours*=runs/concat/pipeline, not '{pair}'.")
-        variants[label] = profiles.resolve(weights)
+    wanted = "NAME=DIR with a folder that is there"
+    frames_of = {name: Path(folder) for name, folder in read_pairs(args.frames_of, wanted, "--frames-of").items()}
+    if lost := [folder for folder in frames_of.values() if not folder.is_dir()]:
+        raise ValueError(f"--frames-of takes {wanted}, not '{lost[0]}'.")
+    variants = read_pairs(args.variant, "LABEL=WEIGHTS, such as Ours*=runs/concat/pipeline", "--variant")
+    variants = {label: profiles.resolve(weights) for label, weights in variants.items()}
     maker = studio.Studio(args.profile, args.out, args.seed, args.steps, frames_of=frames_of, variants=variants)
     seconds = make(maker, args.only or [*FIGURES, MODEL, TABLE], results)
     print(f"Figures: all in {args.out}, {sum(seconds.values()):.0f} s.")

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gcgkit.evaluation.rows import group_rows, paired_differences
+from gcgkit.evaluation.run import bootstrap_interval, read_results
+
 ROOT = Path(__file__).resolve().parents[1]
 CARD = ROOT / "gcgkit/weights/mini/README.md"
 README = ROOT / "README.md"
@@ -18,6 +21,7 @@ ROWS = {
 }  # fmt: skip
 COLUMNS = {"PSNR (RGB), dB": ("psnr_rgb", 1), "ST-LPIPS": ("st_lpips", 1), "CDC, ×10⁻²": ("cdc", 100)}
 METRICS = {name for name, _ in COLUMNS.values()}
+SIX = "DAVIS-val, six clips"
 BIASED = 6  # photographs that the first parts had seen, all of them ImageNet's
 
 
@@ -165,12 +169,24 @@ def test_words_keyframes_autoencoder_and_gate():
         check(printed, gate[kind])
 
 
+def test_the_gate_on_its_way_in_the_results_page():
+    """What the gate lets in of a wrong reference: its stage's curve, and the same pairs of frames at three times."""
+    page, way = text(ROOT / "results/README.md"), record("gate-on-the-way")
+    curves = json.loads((ROOT / "gcgkit/lessons/mini_training.json").read_text(encoding="utf-8"))["stages"]
+    left, exported = (way[key]["wrong"] for key in list(way)[1:])
+    now, end = record("gate")["wrong"], curves["gate"]["points"]["gate_unrelated"][-1]
+    sentences = r"lets ([\d.]+) of a wrong .*? ends at ([\d.]+) .*? gave ([\d.]+) .*?, ([\d.]+) .*?, and ([\d.]+)"
+    found = re.search(sentences, page)
+    for printed, value in zip(found.groups(), (now, end, left, exported, now), strict=True):
+        check(printed, value)
+
+
 def test_table_1_and_the_ablations_in_the_results_page():
     page = ROOT / "results/README.md"
     values: dict[str, dict[str, list[float]]] = {}
     for line in (ROOT / "results/mini/results.jsonl").read_text(encoding="utf-8").splitlines():
         run = json.loads(line)
-        if run["metrics"] and run["set"]["name"] == "DAVIS-val, six clips":
+        if run["metrics"] and run["set"]["name"] == SIX:
             for name in METRICS & set(run["metrics"]):
                 values.setdefault(run["method"], {}).setdefault(name, []).append(run["metrics"][name])
     rows = table(page, "CDC, ×10⁻²")
@@ -203,3 +219,32 @@ def test_old_film_in_the_results_page():
             check(row[column], value)
         if not gray:
             check(row["CDC"], strong["cdc"])
+
+
+def test_the_conclusions_of_the_results_page():
+    """Paired differences of Table 1, computed again from its records, and what age and its removal do to colours."""
+    page = text(ROOT / "results/README.md")
+    records = [r for r in read_results(ROOT / "results/mini") if r["set"]["name"] == SIX and not r.get("absent")]
+    rows = {name: own for (name, _), own in group_rows(records).items()}
+    apart = {name: paired_differences(rows["Ours"], own, "psnr_rgb") for name, own in rows.items()}
+    found = re.search(r"attention brings ([\d.]+) dB, and something on every clip", page)
+    check(found[1], np.mean(apart["Ours*"]))
+    assert min(apart["Ours*"]) > 0
+    found = re.search(r"gate brings a little: ([\d.]+) dB, interval ([\d.]+) to ([\d.]+)", page)
+    low, high = bootstrap_interval(apart["Ours**"])
+    check(found[1], np.mean(apart["Ours**"])), check(found[2], low), check(found[3], high)
+    found = re.search(r"grid costs ([\d.]+) dB \(([\d.]+) to ([\d.]+)\)", page)
+    low, high = bootstrap_interval(apart["Ours***"])
+    check(found[1], -np.mean(apart["Ours***"])), check(found[2], -high), check(found[3], -low)
+    flow = {name: paired_differences(rows["flow"], own, "psnr_rgb") for name, own in rows.items() if "Ours" in name}
+    assert "Flow propagation is better than all of ours on every clip" in page
+    assert min(min(values) for values in flow.values()) > 0
+    own = "Ours, the profile's own settings"
+    check(re.search(r"by ([\d.]+) dB than ours at the profile's own settings", page)[1], np.mean(flow[own]))
+    mean = record("exemplar")["mean"]
+    check(re.search(r"Over forty frames, .*? it is ([\d.]+) dB better", page)[1], mean["flow"] - mean["ours"])
+    aged = json.loads((ROOT / "results/aged/flicker-0.25.json").read_text(encoding="utf-8"))["summary"]
+    check(re.search(r"true colours on the aged film have ([\d.]+)\.", page)[1], aged["aged"]["cdc_truth"])
+    assert "wins back more than a third of the loss in AB error" in page
+    lost, left = (aged[film]["ab"] - aged["clean"]["ab"] for film in ("aged", "deflickered"))
+    assert 1 / 3 < (lost - left) / lost < 1 / 2

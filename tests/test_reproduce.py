@@ -1,5 +1,6 @@
 """The reproduction: the page against the plan, steps that stop and go on, and the mini profile's way at toy size."""
 
+import argparse
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ import pytest
 import tiny
 
 from gcgkit.evaluation import run as evaluation
+from gcgkit.training import recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "data_scripts"))
@@ -47,15 +49,24 @@ def test_the_page_has_disk_and_hours_of_the_plan():
     systems = {wanted.pop(f"system-{name}") for name in reproduce.SYSTEMS}
     assert {found.pop("system-deoldify")} == systems and found == wanted
     hours, disk = sum(s.hours for s in PLAN), sum(s.disk for s in PLAN)
-    assert f"All steps together need {disk:.0f} GB and {hours:.0f} hours." in " ".join(PAGE.split())
-    assert f"is {hours * 0.7:.0f} kWh" in " ".join(PAGE.split())
+    text = " ".join(PAGE.split())
+    assert f"All steps together need {disk:.0f} GB and {hours:.0f} hours." in text
+    assert f"The plan above is {hours:.0f} hours of one H200" in text and f"is {hours * 0.7:.0f} kWh" in text
+    run, config = recipes.CONFIGS["paper"].run, recipes.CONFIGS["paper"].data
+    steps = run.epochs * 423 * config.targets_per_clip / run.batch_size
+    assert f"extrapolated: {round(steps, -3):,.0f} steps at" in text
+    latents, tokens = 2 * 4 * 32 * 56, 256 * 1024  # colour and gray; CLIP's patches
+    cache = 423 * config.cache_variants * config.cache_views * (latents + tokens) * 2 / 1e9
+    assert f"The cache of latents is {cache:.0f} GB by arithmetic" in text
+    single = reproduce.plan("paper", Path("o"), Path("d"), seeds=[0])
+    disk, hours = sum(s.disk for s in single), sum(s.hours for s in single)
+    assert f"`--seeds 0` runs one seed: all steps together then need {disk:.0f} GB and {hours:.0f} hours." in text
 
 
 def test_the_plan_is_made_of_what_the_kit_has():
     """Files are there; sets, systems and the configuration have the names that the commands give them."""
     from gcgkit.data import catalog
     from gcgkit.evaluation.systems import setup
-    from gcgkit.training import recipes
 
     assert set(reproduce.SYSTEMS) == set(setup.known())
     words = [word for step in PLAN for command in step.commands for word in command]
@@ -124,6 +135,27 @@ def test_a_step_that_lacks_something_stops_or_is_left_out(monkeypatch, tmp_path,
     assert attempt(monkeypatch, [huge], tmp_path / "z") == 1 and "GB are free" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("profile", ["mini", "paper"])
+def test_ours_runs_with_three_seeds_or_with_those_that_are_given(profile):
+    """`gcgkit evaluate` takes the seeds; other steps stay as they are, and fewer seeds cost fewer hours."""
+    from gcgkit.cli.evaluate import add_options
+
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    place = Path("o")
+    usual, single = reproduce.plan(profile, place, place), reproduce.plan(profile, place, place, seeds=[7])
+    for step, other in zip(usual, single, strict=True):
+        if step.name.startswith("evaluate"):
+            found = [parser.parse_args(command[2:]).seed for (command,) in (step.commands, other.commands)]
+            assert found == [[0, 1, 2], [7]] and other.hours < step.hours
+        else:
+            assert step == other
+
+
+def test_the_mini_profile_takes_less_than_half_an_hour():
+    assert sum(step.hours for step in reproduce.plan("mini", Path("o"), Path("d"))) < 0.5
+
+
 def test_true_colours_are_chosen_by_name_only():
     for profile in ("mini", "paper"):
         plain, told = (
@@ -172,10 +204,14 @@ def test_the_mini_profile_killed_three_times_gives_the_same_numbers(toy, tmp_pat
         assert go(toy, broken, until=until) == -signal.SIGKILL
     assert go(toy, broken) == 0, (tmp_path / "broken.log").read_text()[-2000:]
     records = [evaluation.read_results(out / "results") for out in (whole, broken)]
-    numbers = [{(r["set"]["name"], r["method"]): (r["contents"], r["metrics"]) for r in some} for some in records]
+    keys = [[(r["set"]["name"], r["method"], r["identity"].get("seed")) for r in some] for some in records]
+    numbers = [
+        {key: (r["contents"], r["metrics"]) for key, r in zip(*pair, strict=True)}
+        for pair in zip(keys, records, strict=True)
+    ]
     assert numbers[0] == numbers[1]
-    ours = [method for name, method in numbers[0] if name == "city" and method.startswith("Ours")]
-    assert ours == ["Ours", "Ours*", "Ours**", "Ours***"]
+    ours = sorted((method, seed) for name, method, seed in keys[0] if name == "city" and method.startswith("Ours"))
+    assert ours == [(method, seed) for method in ("Ours", "Ours*", "Ours**", "Ours***") for seed in (0, 1, 2)]
     for out in (whole, broken):
         assert {path.stem for path in (out / "steps").iterdir()} == {s.name for s in reproduce.plan("mini", out, out)}
         assert {f"fig{i}.png" for i in range(1, 7)} | {"table1.md"} <= {p.name for p in (out / "figures").iterdir()}
@@ -233,4 +269,4 @@ def test_the_papers_steps_run_from_archives_in_official_layout_and_a_stable_diff
         identities = [rows[name][method]["identity"] for method in ours]
         assert all(i["prompts"] == prompts and i["prompts_source"] == source for i in identities)
         assert len({i["weights"] for i in identities}) == 3
-    assert "guidance_scale 9.0, seed 0, prompts BLIP (blip), gray frames" in (out / "figures/table1.md").read_text()
+    assert "guidance_scale 9.0, seed 0 1 2, prompts BLIP (blip), gray frames" in (out / "figures/table1.md").read_text()

@@ -84,8 +84,13 @@ def training_clips(root: str | Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def measuring_clips(root: str | Path, limit: int = 40) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the name and first ``limit`` frames of each of the six measuring clips in the folder."""
-    for name in MEASURING_CLIPS:
-        folder = Path(root) / "DAVIS/JPEGImages/480p" / name
-        if folder.is_dir():
-            yield name, davis_clip(folder, limit)
+    """Yield the name and first ``limit`` frames of each of the six measuring clips in the folder.
+
+    Raises ValueError for a folder with none of them.
+    """
+    folders = [Path(root) / "DAVIS/JPEGImages/480p" / name for name in MEASURING_CLIPS]
+    found = [folder for folder in folders if folder.is_dir()]
+    if not found:
+        raise ValueError(f"{root} holds none of the measuring clips: put DAVIS/JPEGImages/480p with them there.")
+    for folder in found:
+        yield folder.name, davis_clip(folder, limit)

@@ -151,8 +151,7 @@ def scenes(clip: Clip, data: DataConfig) -> Iterator[tuple[list[int], np.ndarray
         else:
             length = min(clip.frames, data.window or clip.frames)
             start = int(rng.integers(clip.frames - length + 1))
-            count = min(length, data.cache_views)
-            frames = np.sort(start + rng.choice(length, count, replace=False)).tolist()
+            frames = np.sort(start + rng.choice(length, min(length, data.cache_views), replace=False)).tolist()
         hsv = augment.random_hsv(rng, natural=variant < natural)
         views = augment.augment_hsv(read_views(clip, frames, data, rng), *hsv)
         yield frames, views, augment.caption_scene(views, clip.name, rng)

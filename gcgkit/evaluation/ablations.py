@@ -276,9 +276,7 @@ def load_clips(
     if data is not None:
         found = {n: clip for n, clip in footage.measuring_clips(data, frames) if not names or n in names}
         if lacking := [name for name in names or () if name not in found]:
-            raise ValueError(f"{data} holds no measuring clip '{lacking[0]}'; they are {', '.join(found) or 'none'}.")
-        if not found:
-            raise ValueError(f"{data} holds none of the measuring clips: lay it out as gcgkit/data/footage.py says.")
+            raise ValueError(f"{data} holds no measuring clip '{lacking[0]}'; it holds {', '.join(found) or 'others'}.")
         return found
     return {name: load_clip(name, count=frames, **shot(name, first, stride)) for name in names or [CLIP]}
 

@@ -9,7 +9,9 @@ coloured, so that only their AB differ; the truth's AB are those of the clean cl
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +24,7 @@ from ..color import merge_luminance, rgb_to_lab, to_gray
 from ..data import footage
 from ..data.aging import Wear, age
 from ..pipeline import GCGPipeline
-from ..utils.commands import read_options
+from ..utils.commands import read_options, run_reporting_errors
 from ..video import flicker
 from .methods import load_pipeline
 from .model_card import part_parser, write_result
@@ -64,19 +66,21 @@ def aged_quality(
             case["cdc_truth"] = metrics.cdc([truth[1:]])
             cases.append({"clip": name, "film": kind, **case})
             print(name, kind, {key: round(value, 4) for key, value in case.items()}, flush=True)
-    if not cases:
-        raise ValueError(f"{data} holds none of the measuring clips: put DAVIS/JPEGImages/480p there.")
     kinds, keys = dict.fromkeys(case["film"] for case in cases), list(cases[0])[2:]
     mean = {k: {key: float(np.mean([c[key] for c in cases if c["film"] == k])) for key in keys} for k in kinds}
     return {"summary": mean, "cases": cases}
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = part_parser(__doc__)
     parser.add_argument("--frames", type=int, default=40, help="of each clip, from its first (40)")
     parser.add_argument("--wear", metavar="K=V", action="append", default=[], help="a value of aging.Wear; repeatable")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    return run_reporting_errors(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
     wear = Wear(**read_options(args.wear))
     settings = {"num_inference_steps": args.steps, "num_keyframes": 4}
     result = aged_quality(load_pipeline(args.weights, "cpu"), args.data, args.frames, wear, args.seed, **settings)
@@ -87,4 +91,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,7 +10,9 @@ describes it. ``words`` and ``keyframes`` look at the six measuring clips and th
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from .. import metrics
 from ..color import rgb_to_lab, to_gray
 from ..data import footage
 from ..pipeline import GCGPipeline
-from ..utils.commands import parse_size
+from ..utils.commands import parse_size, run_reporting_errors
 from .methods import load_pipeline
 from .model_card import WORDS, color_first, part_parser, spread, toward, write_result
 
@@ -200,7 +202,7 @@ def keyframe_quality(
     return {"summary": summary, "cases": rows}
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = part_parser(__doc__, ("photos", "words", "keyframes"))
     parser.add_argument("--photos", type=Path, help="photos: any folder of photographs")
     parser.add_argument("--count", type=int, default=48, help="photos: how many, evenly spread")
@@ -212,6 +214,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--no-perceptual", action="store_true", help="photos: without ST-LPIPS")
     parser.add_argument("--sheet", type=Path, help="photos, words: write a sheet of the pictures here, 24 at most")
     args = parser.parse_args(argv)
+    return run_reporting_errors(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
     pipe = load_pipeline(args.weights, "cpu")
     options = {
         "num_inference_steps": args.steps, "guess_strength": args.guess_strength, "noise_scale": args.noise_scale,
@@ -238,4 +244,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -80,10 +80,10 @@ class EvalSet:
             raise ValueError(f"{self.name} has no clip called {clip!r}; it has {', '.join(self.paths)}.")
         return Frames(self.paths[clip], self.size, self.limit)
 
-    def digest(self, clip: str, frames: Iterable[np.ndarray] | None = None) -> tuple[str, int]:
+    def digest(self, clip: str) -> tuple[str, int]:
         """Return the SHA-256 of a clip's fitted frames and their number; computed once."""
         if clip not in self._digests:
-            self._digests[clip] = digest(self.frames(clip) if frames is None else frames)
+            self._digests[clip] = digest(self.frames(clip))
         return self._digests[clip]
 
     def describe(self) -> dict:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +24,7 @@ from .. import baselines, encoders, metrics
 from ..color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
 from ..data import footage, naming
 from ..pipeline import GCGPipeline
-from ..utils.commands import parse_size
+from ..utils.commands import parse_size, run_reporting_errors
 from ..utils.files import write_text
 from . import provenance
 from .methods import load_pipeline
@@ -180,7 +181,7 @@ def write_result(path: Path, result: dict) -> None:
     write_text(path, json.dumps(result, indent=1) + "\n")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = part_parser(__doc__, ("vae", "exemplar", "gate", "memory"))
     parser.add_argument("--clips", nargs="*", help="exemplar: only these measuring clips")
     parser.add_argument("--frames", type=int, default=40)
@@ -194,7 +195,11 @@ def main() -> None:
     parser.add_argument("--keyframe-weight", type=float, help="exemplar: of keyframes' tokens (the profile's own)")
     parser.add_argument("--without-unet", action="store_true", help="exemplar: with zeros for all the UNet says")
     parser.add_argument("--exemplar-alone", action="store_true", help="exemplar: nothing else guides, no sliding grid")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    return run_reporting_errors(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
     pipe = None if args.part == "memory" else load_pipeline(args.weights, "cpu")
     steps = {"num_inference_steps": args.steps}
     if args.part == "vae":
@@ -219,4 +224,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -27,13 +27,13 @@ def parse_size(text: str) -> tuple[int, int]:
     return size
 
 
-def read_pairs(pairs: Iterable[str], example: str = "K=V") -> dict[str, str]:
-    """Return the texts ``key=value`` of ``--set`` as a dictionary; ValueError, with the example, for another text."""
+def read_pairs(pairs: Iterable[str], example: str = "K=V", option: str = "--set") -> dict[str, str]:
+    """Return an option's texts ``key=value`` as a dictionary; ValueError, with the example, for another text."""
     found = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise ValueError(f"--set takes {example}, not '{pair}'.")
+            raise ValueError(f"{option} takes {example}, not '{pair}'.")
         found[key.strip()] = value.strip()
     return found
 

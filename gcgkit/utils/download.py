@@ -33,6 +33,10 @@ class _Broken(Exception):
     """A transfer ended early; another try may continue where it stopped."""
 
 
+class _Unreached(_Broken):
+    """No server answered, as without a network."""
+
+
 def fetch(
     source: str | Path,
     path: str | Path,
@@ -50,7 +54,8 @@ def fetch(
     source: address, ``file://`` address or local path. size: bytes, and sha256: digest (64 hexadecimal digits, or the
     first 8 or more), where known. room: disk space to keep for the file's content, as a multiple of the file's size.
     check: raises ValueError for content that cannot be used. attempts: tries in a row without progress before giving
-    up, with ``pause`` seconds after the first and twice as many after each next. timeout: seconds of silence.
+    up, with ``pause`` seconds after the first and twice as many after each next; two where no server answers and
+    nothing has come yet. timeout: seconds of silence.
     An existing file is checked and never fetched again. Errors: see the module.
     """
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{8,64}", sha256 := sha256.lower()):
@@ -122,7 +127,7 @@ def _download(url, path, size, sha256, room, check, attempts, pause, timeout) ->
                 reached = partial.stat().st_size if partial.exists() else 0
                 failures = 1 if reached > best else failures + 1
                 best = max(best, reached)
-                if failures >= attempts:
+                if failures >= (min(attempts, 2) if isinstance(error, _Unreached) and not reached else attempts):
                     total = _read_state(state).get("total")
                     raise ConnectionError(_broken_message(url, reached, total, str(error))) from None
                 time.sleep(pause * 2 ** (failures - 1))
@@ -296,7 +301,7 @@ def _request_errors(url: str, retry: bool = False) -> Iterator[None]:
         raise ValueError(f"{url} is not an address that can be fetched ({_reason(error)}).") from None
     except requests.RequestException as error:
         if retry:
-            raise _Broken(_reason(error)) from None
+            raise (_Unreached if _reason(error) in _NO_SERVER else _Broken)(_reason(error)) from None
         raise ConnectionError(_broken_message(url, 0, None, _reason(error))) from None
 
 
@@ -306,6 +311,9 @@ _REASONS = {
     "nameresolution": "the host is unknown or there is no network",
     "refused": "connection refused", "certificate": "the certificate is not trusted", "ssl": "no secure connection",
 }  # fmt: skip
+
+
+_NO_SERVER = ("the host is unknown or there is no network", "connection refused")
 
 
 def _reason(error: BaseException) -> str:

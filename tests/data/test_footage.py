@@ -54,7 +54,9 @@ def test_measuring_clips(data):
 
 
 def test_empty_folders_hold_nothing(tmp_path):
-    assert list(training_clips(tmp_path)) == [] == list(measuring_clips(tmp_path)) == photo_paths(tmp_path)
+    assert list(training_clips(tmp_path)) == [] == photo_paths(tmp_path)
+    with pytest.raises(ValueError, match="none of the measuring clips: put DAVIS"):
+        list(measuring_clips(tmp_path))
 
 
 def test_photographs_for_measuring_are_one_in_twenty(tmp_path):

@@ -122,6 +122,7 @@ for clip in os.listdir(Input_dataset_folder):
 """
     },
     "bistnet": {
+        "BiSTNet-NTIRE2023/models/protoseg_core/Cityscapes/val/image/examples.png": "a picture",
         "BiSTNet-NTIRE2023/test_BiSTNet.py": TINT
         + """
 import argparse, collections, torch
@@ -153,12 +154,14 @@ def Tester(configer):
 def proto_segmask(configer):
     model = Tester(configer)
 proto_segmask(Configer())
+assert os.listdir("./models/protoseg_core/Cityscapes/val/image")[0].split(".")[-1] == "png"  # as its loader does
+torch.cuda.synchronize()
 for clip in os.listdir(opt.clip_path):
     assert len(os.listdir(os.path.join(opt.ref_path, clip))) == 2
     os.makedirs(os.path.join(opt.output_path, clip))
     for name in sorted(os.listdir(os.path.join(opt.clip_path, clip))):
         tint(os.path.join(opt.clip_path, clip, name), os.path.join(opt.output_path, clip, name))
-"""
+""",
     },
     "deoldify": {
         "deoldify/__init__.py": """

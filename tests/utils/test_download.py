@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+import time
 import zipfile
 from pathlib import Path
 
@@ -296,6 +297,14 @@ def test_no_server_at_all(tmp_path):
     with pytest.raises(ConnectionError, match="cannot be reached: connection refused") as error:
         fetch("http://127.0.0.1:9/a.bin", tmp_path / "a.bin", attempts=2)
     assert "\n" not in str(error.value) and names(tmp_path) == set()
+
+
+def test_without_a_network_it_gives_up_within_seconds(tmp_path):
+    """With the tries and pauses that commands have."""
+    began = time.monotonic()
+    with pytest.raises(ConnectionError, match="check the network, or try a mirror"):
+        download.fetch("http://127.0.0.1:9/a.bin", tmp_path / "a.bin")
+    assert time.monotonic() - began < 4
 
 
 def test_content_that_is_refused_leaves_nothing(server, tmp_path):
