@@ -16,6 +16,8 @@ from gcgkit.cli.common import SCREEN
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command with these arguments, ``sys.argv``'s by default, and return its exit code."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text; stderr does so by itself
     args = _parser().parse_args(argv)
     try:
         args.run(args)

@@ -285,10 +285,10 @@ def _copy_exemplar(path: Path, name: str, folder: JobFolder) -> str:
 
 def _make_job(source, folder: JobFolder, options: Options, profile, weights, references, listed, count) -> JobRecord:
     """Make the folder and its record; if another process has made them, check and return that record."""
+    found = None
     if options.restart:
         folder.check_idle()
-        # Finding shots may fail, so it comes before the folder is removed.
-        listed = _found(source, options) if listed is None else listed
+        found = _found(source, options)  # may fail, so it comes before the folder is removed
         folder.remove()
     new = not folder.path.exists()
     made = [p for p in (folder.path, *folder.path.absolute().parents) if not p.exists()]
@@ -302,7 +302,8 @@ def _make_job(source, folder: JobFolder, options: Options, profile, weights, ref
                 return record
             settings = {n: DEFAULTS[n] if getattr(options, n) is None else getattr(options, n) for n in DEFAULTS}
             settings["references"] = references
-            listed = _with_defaults(listed if listed is not None else _found(source, options), settings)
+            found = found or _found(source, options)  # also with a list: it finds a film that changes or breaks off
+            listed = _with_defaults(listed or found, settings)
             shots.check(listed, count)
             folder.make()
             _list_shots(listed, options, folder)

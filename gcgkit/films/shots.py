@@ -115,7 +115,7 @@ def find(
             count += 1
 
     total = film.probe(path).num_frames
-    frames = tqdm(numbered(), total=total, desc="finding cuts", unit="frame", disable=None)
+    frames = tqdm(numbered(), total=total, desc="looking through the film", unit="frame", disable=None)
     cuts = list(_cuts(frames, threshold, similarity, flash))
     kept = [cut for cut, following in pairwise([*cuts, count]) if following - cut >= min_length]
     return [Shot(first, following - 1) for first, following in pairwise([0, *kept, count])]

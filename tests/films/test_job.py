@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import small_films as films
 import tiny
 import torch
 from hypothesis import given, settings
@@ -651,6 +652,41 @@ def test_a_picture_of_another_size_is_scaled_and_said_so(clip, model, tmp_path, 
     large = picture(tmp_path / "large.png", np.full((64, 128, 3), (180, 60, 60), np.uint8))
     colour(clip, tmp_path / "out.mkv", model, "--steps", 1, "--reference", f"0={large}")
     assert "000000.png is 128x64 and the film 64x32: it is scaled." in capsys.readouterr().out
+
+
+def interlace(stream):
+    stream.codec_context.flags |= 1 << 29 | 1 << 18
+
+
+@pytest.mark.parametrize(
+    ("second", "sentence"),
+    [
+        ({"clip": films.pictures(4, (32, 64))}, "changes its size"),
+        ({"prepare": interlace, "options": {"bf": "0", "field_order": "tt"}}, "is interlaced"),
+        (None, "3.png cannot be read"),
+    ],
+)
+def test_a_film_that_changes_midway_is_refused_before_the_work_also_with_a_list_of_shots(
+    second, sentence, model, tmp_path, capsys
+):
+    source = tmp_path / ("in.m2v" if second else "in")
+    if second:
+        for name, more in (("a", {}), ("b", second)):
+            films.make(
+                tmp_path / f"{name}.m2v", "mpeg2video", **{"options": {"bf": "0"}, "clip": films.pictures(4), **more}
+            )
+        source.write_bytes((tmp_path / "a.m2v").read_bytes() + (tmp_path / "b.m2v").read_bytes())
+    else:
+        source.mkdir()
+        for number, frame in enumerate(films.pictures(8)):
+            picture(source / f"{number}.png", frame)
+        cut(source / "3.png")
+    shots.write_csv(tmp_path / "shots.csv", [shots.Shot(0, 2), shots.Shot(3, 7)])
+    before = sorted(tmp_path.rglob("*"))
+    assert sentence in refused(
+        capsys, arguments(source, tmp_path / "out.mkv", model, "--shots", tmp_path / "shots.csv")
+    )
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"format": 2}'])

@@ -113,6 +113,16 @@ def test_a_film_and_pictures_that_are_gone(source, model, tmp_path, capsys):
     assert "of unknown size" in text and "0 of 12 (0 %)" in text and "3 left, the first is shot 1" in text
 
 
+@pytest.mark.parametrize("name", [b"film\xff.mkv", b"two\nlines.mkv", b"'quoted' \"twice\".mkv", b"-dash.mkv"])
+def test_a_name_that_is_no_text_stops_nothing(source, model, tmp_path, capsys, name):
+    out = tmp_path / os.fsdecode(name)
+    assert run(source, out, model, "--only-shots", "1") == 0
+    assert "4 of 12" in told(capsys, out)
+    assert run(source, out, model, "--clean") == 0
+    assert "12 frames, written" in told(capsys, out)
+    assert os.listdir(os.fsencode(tmp_path)) == [name]
+
+
 @pytest.mark.parametrize("name", ["nothing.mp4", "file.mp4", "empty", "."])
 def test_no_job_is_one_sentence(name, tmp_path, capsys):
     (tmp_path / "file.mp4").write_text("a film of another")
