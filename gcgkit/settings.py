@@ -86,7 +86,8 @@ class Settings:
         image_condition: image tokens that the copy's cross-attention reads, "patch", "pooled" or "none".
         exemplar_mode: "given" colours the other keyframes with the exemplars as references. "literal" (§4.4) colours
             ``num_keyframes`` frames in a row under the mask, and the exemplars join them in the second stage.
-        working_size: (height, width) of the model's canvas, which frames are scaled to fit; turned for upright frames.
+        working_size: (height, width) of the model's canvas, which frames are scaled to fit. The profile's own is turned
+            for upright frames.
         solver: "ddim", "dpm++" or "unipc"; see ``utils.solvers``. ``eta``: DDIM's.
         noise: "shared" starts every frame from the same noise, "independent" each from its own.
         side_by_side: stretches of the clip that the second stage colours at once, a frame of each as one batch; 1 is

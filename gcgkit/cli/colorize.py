@@ -59,7 +59,7 @@ def add_options(parser: argparse.ArgumentParser, everything: bool = False) -> No
     rare("--codec", metavar="NAME", choices=CODECS, help=f"of OUT: {', '.join(CODECS)} (vp9 in .webm, else h264)")
     rare("--crf", metavar="N", type=at_least(0), help="quality of OUT: 0 is best (16 for h264)")
     rare("--pix-fmt", dest="pixels", metavar="NAME", help="pixel format of OUT, such as yuv444p (yuv420p)")
-    rare("--size", metavar="WxH", type=_size, help="the model works at; larger is finer and slower (448x256)")
+    rare("--size", metavar="WxH", type=_size, help="the model works at; larger is finer and slower (the profile's own)")
     rare("--guidance-scale", metavar="X", type=number, help="weight of the prompt (the profile's own)")
     rare("--seed", metavar="N", type=at_least(0), help="same seed, same colours (0)")
     rare("--chunk", metavar="N", type=whole, help="a longer shot has keyframes every N frames (64)")

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 from .. import __version__, profiles
-from ..data import clips
+from ..data import clips, footage
 from ..utils.commands import best_device, quiet_libraries
 from .hosted import pip_install
 
@@ -60,8 +60,9 @@ def load_pipeline(profile: str = "mini"):
     """Load the pipeline of a profile on the best device here, float32 on a CPU.
 
     profile: "mini" (bundled), "paper" (Stable Diffusion 2.1 and CLIP from the hub, with a copy and guidance that still
-    want training; float16 on a GPU), or a folder or hub id of a trained pipeline. Errors as
-    ``GCGPipeline.from_pretrained`` and ``paper.build_paper`` raise them.
+    want training; float16 on a GPU), or a folder or hub id of a trained pipeline. Bundled ones work at the size of the
+    notebooks' clips, so that latents made by hand are the pipeline's own. Errors as ``GCGPipeline.from_pretrained`` and
+    ``paper.build_paper`` raise them.
     """
     import torch
 
@@ -75,11 +76,15 @@ def load_pipeline(profile: str = "mini"):
         pipe = GCGPipeline.from_pretrained(profile, dtype=half)
     pipe = pipe.to(best_device())
     pipe.set_progress_bar_config(disable=static())
+    size = ""
+    if profile in profiles.BUNDLED:
+        size = f" (the profile's own: {pipe.config.width}x{pipe.config.height})"
+        pipe.register_to_config(height=footage.SIZE[0], width=footage.SIZE[1])
     networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     count = sum(weights.numel() for network in networks for weights in network.parameters())
     print(
         f"profile {profile}: {count / 1e6:.1f} million weights on {pipe.device.type}, "
-        f"frames scaled to {pipe.config.width}x{pipe.config.height}, guidance scale {pipe.config.guidance_scale}"
+        f"frames scaled to {pipe.config.width}x{pipe.config.height}{size}, guidance scale {pipe.config.guidance_scale}"
     )
     return pipe
 

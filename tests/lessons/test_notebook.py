@@ -70,7 +70,8 @@ def test_load_pipeline_says_what_it_loaded(capsys, monkeypatch):
         )  # fmt: skip
         for x in part.parameters()
     )
-    assert f"{count / 1e6:.1f} million" in told and "448x256" in told and str(pipe.config.guidance_scale) in told
+    assert f"{count / 1e6:.1f} million" in told and str(pipe.config.guidance_scale) in told
+    assert "scaled to 448x256 (the profile's own: 560x320)" in told
     assert pipe._progress_bar_config == {"disable": True}
     with pytest.raises(FileNotFoundError):
         lesson.load_pipeline("no/such/folder/here")

@@ -11,11 +11,12 @@ from gcgkit import profiles
 from gcgkit.data import augment
 from gcgkit.guidance import GatedColorGuidance
 from gcgkit.pipeline import GCGPipeline
+from gcgkit.settings import OWN
 from gcgkit.training import log as training_log
 from gcgkit.training.mini import recipe as mini
 
 SHORT = {"steps": 2, "batch": 4}
-SETTINGS = ("guidance_scale", "height", "width", "tau", "strength", "hint_weight", "guess_strength", "noise_scale")
+SETTINGS = ("height", "width", *OWN)
 BUNDLED = json.loads((profiles.WEIGHTS / "mini/model_index.json").read_text())
 
 
