@@ -14,7 +14,10 @@ from .rows import ALL_ELSE, AS_PROFILE, RowKey, group_rows, row_differences, row
 from .run import setting
 
 # Always listed, in this order; other settings are listed where rows differ in them.
-_NAMED = ("num_inference_steps", "strength", "hint_weight", "noise_scale", "tau", "guidance_scale", "seed", "prompts")
+_NAMED = (
+    "num_inference_steps", "strength", "hint_weight", "noise_scale", "tau", "keyframe_weight", "working_size",
+    "guidance_scale", "seed", "prompts",
+)  # fmt: skip
 
 
 class Notes:
@@ -52,7 +55,11 @@ def _footnote(name: str, rows: dict[RowKey, list[dict]]) -> str:
     own: dict[RowKey, list[str]] = {key: [] for key in rows}
     all_old = all(ALL_ELSE in settings for settings in found.values())
     for option in options:
-        given = {key: str(settings[option]) for key, settings in found.items() if option in settings}
+        given = {
+            key: AS_PROFILE if settings[option] is None else str(settings[option])
+            for key, settings in found.items()
+            if option in settings
+        }
         values = {key: given.get(key, AS_PROFILE) for key in found} if all_old and given else given
         text, count = Counter(values.values()).most_common(1)[0] if values else ("", 0)
         most = text if 2 * count > len(values) else None
