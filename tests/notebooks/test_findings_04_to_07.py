@@ -35,9 +35,9 @@ def says(number, words):
     return sum(words in text for text in texts) == 1
 
 
-def test_the_gate_of_eq_4_word_for_word_stays_open_for_a_wrong_reference():
-    assert says("04", "Word for word, the gate stays open for the wrong reference too")
-    wrong, literal = printed("04", r"'wrong, extra token': ([\d.]+), 'wrong, Eq. 4 word for word': ([\d.]+)")
+def test_the_gate_without_its_extra_token_stays_open_for_a_wrong_reference():
+    assert says("04", "Without the extra token, the gate stays open for the wrong reference too")
+    wrong, literal = printed("04", r"'wrong, extra token': ([\d.]+), 'wrong, no extra token': ([\d.]+)")
     assert wrong < 0.9 and literal > 0.99
 
 

@@ -77,7 +77,7 @@ STATEMENTS = [
     ("02", "so it runs only the last steps (`guess_strength`)", lambda: mini("model_index.json")["guess_strength"] < 1),
     ("03", "the stem also reads $s$", lambda: mini("control/config.json")["guidance_config"]["semantic_width"] > 0),
     ("03", 'shared by both, gives it some (`stem="conv"`)', lambda: guided("stem") == "conv"),
-    ("04", "the mini profile is built with `null_token=True`", extra_token),
+    ("04", "adds one more token that belongs to no reference (`null_token=True`)", extra_token),
     (
         "05",
         "Here it is the mean squared difference of small gray frames unless another measure is named",
