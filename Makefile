@@ -58,7 +58,7 @@ demo: $(STAMP) ## colour two real clips; pictures, video and numbers land in fig
 	@$(PY) -m gcgkit.lessons.demo --out figures/demo
 
 test: $(STAMP) ## run the tests, then the notebooks
-	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 --dist worksteal $(PYTEST_ARGS)
 	@if ls notebooks/*.ipynb >/dev/null 2>&1; then \
 		OMP_NUM_THREADS=1 $(PY) -m pytest --nbmake --nbmake-timeout=$(CELL_TIMEOUT) notebooks -n 2; \
 	else \
@@ -66,7 +66,7 @@ test: $(STAMP) ## run the tests, then the notebooks
 	fi
 
 quick: $(STAMP) ## run the tests that take less than ten seconds each, without the notebooks
-	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 -m "not slow" $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	@mkdir -p notebooks

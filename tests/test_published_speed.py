@@ -123,7 +123,8 @@ def sentences() -> list[tuple[str, list[float]]]:
         (r"every logit built .*? at most (\d+) gray level", [CPU["first stage"]["gray_levels"]]),
         (r"under other load, ([\d.]+) s: UNet (\d+) %, guidance (\d+) %, autoencoder (\d+) %, UNet copy (\d+) %; .*? "
          r"all else ([\d.]+) %", [parts["seconds"], *(100 * parts["share"][name] for name in on_cpu)]),
-        (r"(\d+) frames took ([\d.]+) s and (\d+) took ([\d.]+) s, ([\d.]+) times what proportion .*? had ([\d.]+) times",
+        (r"(\d+) frames took ([\d.]+) s and (\d+) took ([\d.]+) s, ([\d.]+) times what proportion .*? "
+         r"had ([\d.]+) times",
          [x for pair in zip(length["frames"], length["seconds"], strict=True) for x in pair]
          + length["of_in_proportion"]),
     ]  # fmt: skip
@@ -201,7 +202,8 @@ def test_the_plan_takes_its_speeds_from_the_records():
     prepared, run = record("prepare"), record("reproduce-mini")
     for printed in re.findall(r"(?:frames|300 frames) at (\d+) a second(?: on one busy core|; the archive)", plan):
         check(printed, prepared["frames"] / prepared["wall_seconds"])
-    printed = re.search(r"The mini profile took (\d+) minutes on a shared core, (\d+) of them its own computing time", plan)
+    own = r"The mini profile took (\d+) minutes on a shared core, (\d+) of them its own computing time"
+    printed = re.search(own, plan)
     hold([*printed.groups()], [run["wall_seconds"] / 60, run["processor_seconds"] / 60])
     assert sum(run["seconds"].values()) <= run["wall_seconds"]
     assert re.search(r"every step at small size: (\d+) minutes of one core", plan)[1] == printed[2]

@@ -170,6 +170,8 @@ def test_true_colours_are_chosen_by_name_only():
 
 # --- the whole way ---------------------------------------------------------------------------------------------------
 
+SMALL = "--set num_inference_steps=1 --set working_size=[32,64]"
+
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
@@ -177,7 +179,7 @@ def toy(tmp_path_factory):
     place = tmp_path_factory.mktemp("toy")
     tiny.pipeline(place / "source", zero_control=True).save_pretrained(place / "model")
     small = f"--set model.base={place / 'model'} --set model.hidden_dim=8 --set model.condition_width=8 --cpu"
-    least = "--size 64x32 --metrics psnr_rgb colorfulness --set num_inference_steps=1 --device cpu"
+    least = f"--size 64x32 --metrics psnr_rgb colorfulness {SMALL} --device cpu"
     return ["data=--size 32 64 --format jpg", f"train={small} --set data.height=32 --set data.width=64",
             f"evaluate={least}", "figures=--steps 1"]  # fmt: skip
 
@@ -248,7 +250,7 @@ def test_the_papers_steps_run_from_archives_in_official_layout_and_a_stable_diff
         f"weights=lpips --url {tmp_path / 'ldv.zip'} --sha256 none --out {tmp_path / 'weights'}",
         f"captions=--model {blip} --device cpu",
         "train=--cpu " + " ".join(f"--set {key}={value}" for key, value in sets.items()),
-        "evaluate=--size 64x32 --metrics psnr_rgb --set num_inference_steps=1 --device cpu",
+        f"evaluate=--size 64x32 --metrics psnr_rgb {SMALL} --device cpu",
         "evaluate-ldv=--clips 336 365",
         "figures=--steps 1",
     ]

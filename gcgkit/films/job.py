@@ -35,7 +35,7 @@ from .folder import (
 from .preview import write_sheets
 from .shots import ShotPlan
 
-_MARK = "Coloured by gcgkit: "  # begins the line in a film's comment that tells how the film was made
+_MARK = "Coloured by gcgkit: "  # begins the line in a film's comment that says how the film was made
 
 
 @dataclass(frozen=True)
@@ -318,8 +318,13 @@ def _finished_frame(path: Path):
 
 
 def describe(record: JobRecord, encoding: dict, given: Path) -> str:
-    """Return a line that tells how a film was made: the job's record, the encoding, and the digest of a given list."""
+    """Return a line that says how a film was made: the job's record, the encoding, and the digest of a given list.
+
+    Folders are left out: whoever gets the film need not know them, and digests tell the weights and the source.
+    """
     facts = {"format": FORMAT, **asdict(record)}
+    if Path(record.profile).is_absolute():
+        facts["profile"] = Path(record.profile).name
     facts["source"]["path"] = Path(record.source.path).name
     facts["settings"] = {name: value for name, value in record.settings.items() if value != SETTINGS[name][2]}
     listed = file_sha256(given, progress=False) if given.exists() else ""

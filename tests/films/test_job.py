@@ -520,7 +520,9 @@ def test_a_finished_film_is_known_without_its_job(clip, model, tmp_path, capsys,
     run = [*arguments(clip, out, model, "--steps", 1, "--seed", 3), "--shots", str(listed)]
     assert cli.main([*run, "--clean"]) == 0 and not JobFolder.beside(out).path.exists()
     before = state(tmp_path)
-    for again in (run, [*run, "--clean", "--force"], ["colorize", str(clip), str(out), "--lossless"]):
+    assert str(tmp_path.parent) not in "".join(film.comments(out))  # nor the folder of the weights
+    shorter = ["colorize", str(clip), str(out), "--lossless", "--profile", str(model)]
+    for again in (run, [*run, "--clean", "--force"], shorter):
         capsys.readouterr()
         assert cli.main(again) == 0 and capsys.readouterr().out == f"Nothing is left to do: {out}\n"
     for more in (["--seed", 4], ["--profile", "mini"], ["--codec", "h264"], ["--preview", 2], ["--restart"]):
