@@ -41,7 +41,7 @@ _NUMBERS = {  # the numbers that each option may be
     "hint_weight": ("from 0 to 1", lambda x: 0 <= x <= 1),
     "guess_strength": ("above 0 and at most 1", lambda x: 0 < x <= 1),
     "noise_scale": ("from 0 to 1", lambda x: 0 <= x <= 1),
-    "keyframe_weight": ("above 0", lambda x: x > 0),
+    "keyframe_weight": ("above 0 and at most a million", lambda x: 0 < x <= 1e6),
     "eta": ("from 0 on", lambda x: x >= 0),
 }
 OWN = tuple(name for name in _NUMBERS if name != "eta")  # the options of which each profile has its own value
@@ -78,7 +78,7 @@ class Settings:
         noise_scale: standard deviation of the noise that frames start from, over the scheduler's, 0 to 1. Below 1 (the
             paper) a frame's colouring is nearer to the mean of those that fit it, less odd and less vivid.
         keyframe_weight: as how many tokens each token of a keyframe counts in CGA beside those of earlier frames, whose
-            colours hold more errors; 1 in the paper.
+            colours hold more errors; 1 in the paper. It has no effect where few steps at a large tau leave these out.
         past_window: earlier frames that are kept as possible references; None for all.
         use_srg: False guides by a single keyframe (Ours***), the one that ``single_reference`` names, "nearest" or
             "first".

@@ -92,6 +92,14 @@ def test_photographs():
     assert len(seen) == BIASED and len(listed) == 48
     printed = re.search(r"the gain is (-[\d.]+) dB, on the other 42 (\+[\d.]+) dB", text(CARD))
     check(printed[1], np.mean(seen)), check(printed[2], np.mean(others))
+    fresh = record("photos-72-others")
+    gains = [p["psnr"] - p["psnr_gray"] for p in fresh["photographs"]]
+    assert len(gains) == 72 and not {p["file"] for p in fresh["photographs"]} & {file for file, _ in listed}
+    found = re.search(r"a gain of (\+[\d.]+) dB, standard error ([\d.]+) dB, (\d+ %) .*? up to (\d+) dB", text(CARD))
+    error = np.std(gains, ddof=1) / len(gains) ** 0.5
+    values = (np.mean(gains), error, np.mean(np.array(gains) > 0), -min(gains))
+    for printed, value in zip(found.groups(), values, strict=True):
+        check(printed, value)
     short = re.search(r"colours (\d+) held-out photographs ([\d.]+) dB better than gray", text(README))
     assert int(short[1]) == 48
     check(short[2], whole["summary"]["psnr_gain"])

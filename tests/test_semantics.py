@@ -296,3 +296,9 @@ def test_bundled_profile_colours_photographs_better_than_gray(semantic):
 def test_values_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=name):
         Settings(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0, -1, float("inf"), 1e300, 10**400, "8", True])
+def test_weights_of_keyframes_out_of_range_are_refused(value):
+    with pytest.raises(ValueError, match="keyframe_weight must be a number above 0"):
+        Settings(keyframe_weight=value)

@@ -6,7 +6,7 @@ into one ``ValueError`` that names the argument. The messages are written here, 
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 
@@ -96,7 +96,7 @@ def check_choice(name: str, value, allowed: Iterable) -> None:
 def check_number(name: str, value, domain: str, holds: Callable[[float], bool]) -> None:
     """Raise ValueError unless a value is a finite number for which ``holds``; ``domain`` says in words which do."""
     is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not holds(value):
+    if not is_number or not abs(value) <= sys.float_info.max or not holds(value):  # NaN is not, either
         raise ValueError(f"{name} must be a number {domain}, not {value!r}.")
 
 
