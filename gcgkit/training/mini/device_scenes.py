@@ -38,7 +38,7 @@ class Batch:
 
 @dataclass
 class Subject:
-    """What a photograph or clip shows: nouns, and colour words of the object, its surroundings and the whole.
+    """Contents of a photograph or clip: nouns, and colour words of the object, its surroundings and the whole.
 
     ``known`` is true where a mask covers the object.
     """
