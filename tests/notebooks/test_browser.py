@@ -211,6 +211,10 @@ def lab(tmp_path_factory):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class PageChangedError(Exception):
+    """The page gave way to another one before it answered."""
+
+
 class Browser:
     """A page that is looked at with JavaScript and moved with the mouse, through Chromium's debugging protocol."""
 
@@ -229,6 +233,9 @@ class Browser:
         self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while (answer := json.loads(self.socket.recv())).get("id") != number:
             pass
+        message = answer.get("error", {}).get("message", "")
+        if "navigated or closed" in message or "context was destroyed" in message:
+            raise PageChangedError(message)
         assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]
 
@@ -237,7 +244,10 @@ class Browser:
 
     def run(self, script: str):
         """The value of a script in the page, None where the page is just changing."""
-        return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+        try:
+            return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+        except PageChangedError:
+            return None
 
     def until(self, script: str, accept=bool, seconds: float = 300):
         """Wait for a value that is accepted."""
