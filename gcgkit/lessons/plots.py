@@ -105,7 +105,7 @@ def frames(
 
     picks: positions of the frames that are shown, four evenly spread ones by default. numbers: what the columns are
     called, words or frame numbers, the positions by default. first: number of the clips' first frame in their film,
-    which is then added to the positions.
+    which is then added to the positions. A frame that is None leaves its place empty.
     """
     if not clips:
         raise ValueError("clips is empty: give at least one {label: frames}.")
@@ -124,7 +124,10 @@ def frames(
         size = min(FONT_SIZE - 1, 72 * tile * height / width / (0.6 * max(1, longest)))
         for row, (line, text, clip) in enumerate(zip(grid, texts, clips.values(), strict=True)):
             for axes, pick, number in zip(line, picks, numbers, strict=True):
-                _show(axes, clip[pick])
+                if clip[pick] is None:
+                    axes.set_axis_off()
+                else:
+                    _show(axes, clip[pick])
                 if row == 0:
                     axes.set_title(number if isinstance(number, str) else f"frame {number}")
             line[0].set_ylabel(text, fontsize=size)

