@@ -10,6 +10,7 @@ plain gray and of flow propagation, which knows the same first frame. The README
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -65,8 +66,10 @@ def side_by_side(rows: dict[str, np.ndarray], columns: int = 3) -> np.ndarray:
     for label, frames in rows.items():
         frames = frames.copy()
         for frame in frames:
-            for shade, width in ((0, 3), (255, 1)):  # white letters with a dark rim stand out on anything
-                cv2.putText(frame, label, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (shade,) * 3, width, cv2.LINE_AA)
+            # White letters with a dark rim stand out on anything. A thicker stroke would also be a longer text.
+            for x, y in (*itertools.product((7, 8, 9), (19, 20, 21)), (8, 20)):
+                shade = (255 if (x, y) == (8, 20) else 0,) * 3
+                cv2.putText(frame, label, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, shade, 1, cv2.LINE_AA)
         labelled.append(frames)
     while len(labelled) % columns:
         labelled.append(np.zeros_like(labelled[0]))
