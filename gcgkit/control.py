@@ -114,11 +114,7 @@ class GuidedControlNet(ModelMixin, ConfigMixin):
         ref_semantics: torch.Tensor | None = None,
         ref_weights: torch.Tensor | None = None,
     ) -> GuidanceOutput:
-        """ColorHint of gray latents (B, C, h, w) under a reference (B, C, h', w'), to be made once and reused.
-
-        ``semantics`` of the gray frames (B, S, h, w) and of the reference (B, S, h', w'), where the guidance reads any.
-        ``ref_weights`` (B, 1, h', w'): see ``GatedColorGuidance``.
-        """
+        """ColorHint of gray latents, to be made once and reused; shapes as for ``GatedColorGuidance.forward``."""
         given = {"semantics": semantics, "ref_semantics": ref_semantics, "ref_weights": ref_weights}
         hint = self.guidance(gray, ref_gray, ref_color, **given)
         if semantics is not None:

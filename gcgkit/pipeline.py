@@ -25,7 +25,7 @@ from .semantics import SemanticEncoder
 from .settings import Settings
 from .stages import Run, color_in_order, color_keyframes
 from .utils import hub
-from .utils.checks import check_frame, check_frames, is_whole
+from .utils.checks import check_frames, each_frame, is_whole
 from .utils.pictures import as_array, check_output_type, converted
 from .utils.weights import align_weights, chosen_dtype
 from .vae import LumaChromaAutoencoder
@@ -53,14 +53,9 @@ class GCGPipeline(DiffusionPipeline):
     Args:
         vae, text_encoder, tokenizer, unet, control, image_encoder, feature_extractor, scheduler: the components;
             ``control`` is a ``GuidedControlNet``, ``unet`` stays as it was trained.
-        guidance_scale: the profile's own scale of classifier-free guidance.
         height, width: the profile's working size in pixels, which frames are scaled to fit.
-        tau: the profile's own range of t in Eq. 10.
-        strength, hint_weight: the profile's own share of denoising steps for frames with references, and of the
-            ColorHint in each, see ``settings.Settings``.
-        guess_strength: the profile's own share of denoising steps for frames without references or prompt, see there.
-        noise_scale: the profile's own standard deviation of the noise that frames start from, see there.
-        keyframe_weight: the profile's own weight of keyframes' tokens, see there.
+        guidance_scale, tau, strength, hint_weight, guess_strength, noise_scale, keyframe_weight: the profile's own
+            values of these options, see ``settings.Settings``.
         semantic_encoder: recognises things in gray frames for the copy; None (the paper) for a copy that reads none.
     """
 
@@ -262,7 +257,8 @@ class GCGPipeline(DiffusionPipeline):
             raise ValueError(f"chunk_size must be a whole number of at least 1, not {chunk_size!r}.")
         if not isinstance(frames, Iterable):
             raise ValueError(f"frames must be an iterable of frames, not {type(frames).__name__}.")
-        return self._stream(_gray_frames(frames), int(chunk_size), reference, generator, settings)
+        gray = map(to_gray, each_frame(map(as_array, frames), color=None))
+        return self._stream(gray, int(chunk_size), reference, generator, settings)
 
     @torch.no_grad()
     def _stream(self, frames: Iterator, chunk_size: int, reference, generator, settings: Settings):
@@ -285,8 +281,6 @@ class GCGPipeline(DiffusionPipeline):
                 yield frame
             carried, offset = new, offset + len(gray)
         self.maybe_free_model_hooks()
-        if run is None:
-            raise ValueError("frames holds no frames.")
         if late := [i for i in exemplars if i >= offset]:
             raise ValueError(f"reference has the frame number {late[0]}, but the film ended after {offset} frames.")
 
@@ -322,14 +316,3 @@ def _color_remaining(
                 references[number] = record
                 bar.update()
     return GCGOutput(frames=converted(frames, output_type), keyframes=list(colored), references=references)
-
-
-def _gray_frames(frames: Iterable) -> Iterator[np.ndarray]:
-    """Yield each frame in gray ``(H, W)``; ValueError where their sizes differ."""
-    size = None
-    for number, frame in enumerate(frames):
-        gray = to_gray(check_frame(as_array(frame), f"frames[{number}]"))
-        size = size or gray.shape
-        if gray.shape != size:
-            raise ValueError(f"frames[{number}] has size {gray.shape}, those before it {size}: all must agree.")
-        yield gray

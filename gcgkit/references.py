@@ -44,6 +44,9 @@ class Reference:
     semantics: torch.Tensor | None = None
 
 
+Guides = tuple[list[Reference], list[Reference]]  # of one frame at one step: keyframes, and earlier frames
+
+
 class ReferenceRun(NamedTuple):
     """For `steps` denoising steps in a row, the numbers of the keyframes and earlier frames that guided a frame."""
 
@@ -76,18 +79,17 @@ class ReferencePool:
             return np.zeros(0)
         return keyframes.compare(descriptor, np.stack(others), self.measure, network=self.network)
 
-    def select(
-        self, distances: tuple[np.ndarray, np.ndarray], t: float, count: int
-    ) -> tuple[list[Reference], list[Reference]]:
-        """Keyframes and earlier frames that minimise Eq. 10 at the rescaled timestep `t`, nearest first each."""
-        keys, past = srg.select_references(*distances, t, count)
-        return [self.keys[i] for i in keys], [self.past[i] for i in past]
+    def choose(self, distances: tuple[np.ndarray, np.ndarray], t: float, settings: Settings) -> Guides:
+        """Keyframes and earlier frames that minimise Eq. 10 at the rescaled timestep `t`, nearest first each.
 
-    def single(self, distances: tuple[np.ndarray, np.ndarray], choice: str) -> list[Reference]:
-        """The one keyframe that guides without a sliding grid (Ours***): the nearest by D, or the first in time."""
-        if choice == "first":
-            return [min(self.keys, key=lambda r: r.frame)]
-        return [self.keys[int(np.argmin(distances[0]))]]
+        Without the sliding grid (Ours***) one keyframe guides: the nearest by D, or the first in time.
+        """
+        if settings.use_srg:
+            keys, past = srg.select_references(*distances, t, settings.grid_size)
+            return [self.keys[i] for i in keys], [self.past[i] for i in past]
+        if settings.single_reference == "first":
+            return [min(self.keys, key=lambda r: r.frame)], []
+        return [self.keys[int(np.argmin(distances[0]))]], []
 
 
 def join_references(

@@ -1,12 +1,12 @@
 """The two stages of colouring, on latents: keyframes jointly (§3.3), then every other frame with references (§3.4).
 
 The stages come first, then ``Run`` with the steps that both take, in their order: encode, gather references, guide,
-denoise, put the colours on. Frames go through one at a time, or a few, so that memory does not grow with the clip.
+put the colours on. Between the last two the frames are denoised (``denoising``). Frames go through one at a time, or a
+few, so that memory does not grow with the clip.
 """
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,13 +15,14 @@ from contextlib import nullcontext
 
 import numpy as np
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 
 from . import attention, encoders, keyframes, srg
 from .color import merge_luminance, to_gray
-from .guidance import GuidanceOutput, toward_hint
+from .denoising import Denoiser
+from .guidance import GuidanceOutput
 from .references import (
     OUTSIDE,
+    Guides,
     Reference,
     ReferencePool,
     ReferenceRun,
@@ -33,9 +34,7 @@ from .references import (
 )  # fmt: skip
 from .settings import Settings
 from .utils import compilation
-from .utils.solvers import scheduler_for
 
-Guides = tuple[list[Reference], list[Reference]]  # of one frame at one step: keyframes, and earlier frames
 TOGETHER = 8  # frames that go through the autoencoder at once on a GPU
 PICTURES = 32  # through the image encoder, whose pictures are small: launching its kernels takes longer than they do
 
@@ -84,10 +83,10 @@ def color_jointly(
         for (references, _), image, latent in zip(nearest, gray, latents, strict=True):
             order = np.argsort(pool.distance(run.describe(image, latent[None]), exemplars), kind="stable")
             references += [exemplars[i] for i in order[: settings.grid_size if settings.use_srg else 1]]
-    timesteps = run.timesteps(guided)
+    timesteps = run.denoiser.timesteps(guided)
     guidance = run.guidance(latents, semantics, [nearest] * len(timesteps))
     with attention.joint_self_attention(run.pipe.unet, len(frames)) if len(frames) > 1 else nullcontext():
-        clean = run.denoise(latents, frames, "keyframes", timesteps, guidance, guided, bar)
+        clean = run.denoiser(latents, frames, "keyframes", timesteps, guidance, guided, bar)
     used = [tuple(reference.frame for reference in references) for references, _ in nearest]
     record = {frame: [ReferenceRun(len(timesteps), u, ())] for frame, u in zip(frames, used, strict=True) if guided}
     return run.finish(clean, gray), record
@@ -149,25 +148,14 @@ def denoise_with_references(
     descriptors = [run.describe(image, latent[None]) for image, latent in zip(gray, latents, strict=True)]
     distances = [pool.distances(descriptor) for descriptor in descriptors]
     guided = not run.settings.reference_mask and bool(pool.keys or pool.past)
-    timesteps, steps = run.timesteps(guided), []
+    timesteps, steps = run.denoiser.timesteps(guided), []
     for timestep in timesteps:
-        t = srg.rescale_timestep(float(timestep), run.scheduler.config.num_train_timesteps, run.settings.tau)
-        steps.append([_choose_references(run.settings, pool, distance, t) for distance in distances])
+        t = srg.rescale_timestep(float(timestep), run.denoiser.scheduler.config.num_train_timesteps, run.settings.tau)
+        steps.append([pool.choose(distance, t, run.settings) if guided else ([], []) for distance in distances])
     guidance = run.guidance(latents, run.recognise(*gray), steps)
-    clean = run.denoise(latents, frames, "remaining", timesteps, guidance, guided)
+    clean = run.denoiser(latents, frames, "remaining", timesteps, guidance, guided)
     numbers = [[tuple(tuple(r.frame for r in part) for part in of_frame) for of_frame in chosen] for chosen in steps]
     return clean, descriptors, [run_lengths(of_frame) for of_frame in zip(*numbers, strict=True)]
-
-
-def _choose_references(
-    settings: Settings, pool: ReferencePool, distances: tuple[np.ndarray, np.ndarray], t: float
-) -> Guides:
-    """Keyframes and earlier frames that guide a frame at the t of Eq. 10, equally many for each frame of a batch."""
-    if settings.reference_mask:
-        return [], []
-    if settings.use_srg:
-        return pool.select(distances, t, settings.grid_size)
-    return pool.single(distances, settings.single_reference), []
 
 
 def _batches(frames: Iterable, keys: dict[int, np.ndarray], stretches: int) -> Iterator[tuple[list, list]]:
@@ -187,13 +175,10 @@ def _batches(frames: Iterable, keys: dict[int, np.ndarray], stretches: int) -> I
 
 
 class Run:
-    """One call's canvas, text embeddings, noise and settings, and the steps that both stages share."""
+    """One call's settings, canvas and denoiser, and the steps that both stages share."""
 
     def __init__(self, pipe, frame_size: tuple[int, int], settings: Settings, generator: torch.Generator | None):
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise ValueError(f"generator must be one torch.Generator or None, not {type(generator).__name__}.")
-        settings = settings.completed(pipe)
-        self.pipe, self.settings = pipe, settings
+        self.pipe, self.settings = pipe, settings.completed(pipe)
         self.device, self.dtype = pipe._execution_device, pipe.unet.dtype
         size = settings.working_size
         if size is None:
@@ -201,24 +186,11 @@ class Run:
             upright = (frame_size[0] - frame_size[1]) * (size[0] - size[1]) < 0
             size = size[::-1] if upright else size
         self.canvas = encoders.fit_canvas(frame_size, tuple(size), encoders.canvas_multiple(pipe.vae, pipe.unet))
-        # Text: (2, N, D) [negative, prompt], or (1, N, D) where guidance would change nothing.
-        text = pipe.encode_prompt([settings.negative_prompt, settings.prompt]).to(self.device, self.dtype)
-        if settings.guidance_scale == 1 or torch.equal(text[0], text[1]):
-            text = text[1:]
-        networks = pipe.unet, pipe.control.unet_copy
-        self.projected = settings.shortcuts.keys and all(map(attention.usable, networks))
-        self.text = attention.keys_and_values(pipe.unet, text) if self.projected else text
-        self._reading = attention.ReadingProjected(*networks) if self.projected else nullcontext()
+        self.latent_size = encoders.latent_size(pipe.vae, self.canvas)
+        self.denoiser = Denoiser(pipe, self.settings, self.latent_size, generator)
+        self.seed = self.denoiser.seed
         for layer in filter(None, (pipe.control.guidance.cga, pipe.control.guidance.cdga)):
             layer.padded_values = settings.shortcuts.values
-        # Everything random follows from these two draws: both stages of one seed share them, called together or apart.
-        shape = (1, pipe.unet.config.in_channels, *encoders.latent_size(pipe.vae, self.canvas))
-        self._noise = randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)
-        self.noise_device = generator.device if generator is not None else torch.device("cpu")
-        self.seed = int(torch.randint(2**62, (1,), generator=generator, device=self.noise_device))
-        self.scheduler = scheduler_for(pipe.scheduler, settings.solver)
-        # The colour guess knows no words, so with some a frame starts from noise.
-        self.starts_from_guess = None not in (pipe.semantic_encoder, pipe.control.pyramid) and not settings.prompt
 
     @property
     def keeps_past(self) -> bool:
@@ -245,11 +217,10 @@ class Run:
 
     def recognise(self, *gray: np.ndarray) -> torch.Tensor | None:
         """Semantic features of n gray frames ``(H, W)``: ``(n, S, h, w)``; None for a copy that reads none."""
-        parts, size = [], encoders.latent_size(self.pipe.vae, self.canvas)
-        networks = self.pipe.semantic_encoder, self.pipe.control
+        networks, parts = (self.pipe.semantic_encoder, self.pipe.control), []
         for some in self._in_parts(gray):
             canvases = [self.canvas.place(frame) for frame in some]
-            parts.append(encoders.semantics(*networks, canvases, size, self.device))
+            parts.append(encoders.semantics(*networks, canvases, self.latent_size, self.device))
         return None if parts[0] is None else torch.cat(parts)
 
     def tokens(self, *colored: np.ndarray) -> torch.Tensor:
@@ -326,14 +297,20 @@ class Run:
         for guides in steps:
             numbers = [[reference.frame for reference in keys + past] for keys, past in guides]
             if numbers != before or not self.settings.shortcuts.hints:
-                before, masked = numbers, not any(guides[0])
-                given = self.mask(gray, semantics) if masked else self.guide(gray, guides, semantics)
+                before, given = numbers, self.guide(gray, guides, semantics)
             yield given
 
     def guide(
         self, gray: torch.Tensor, guides: list[Guides], semantics: torch.Tensor | None = None
     ) -> tuple[GuidanceOutput, torch.Tensor]:
-        """ColorHint of m frames ``(m, C, h, w)``, each under its references, and the tokens that the copy reads."""
+        """ColorHint of m frames ``(m, C, h, w)``, each under its references, and the tokens that the copy reads.
+
+        Without references they are under the reference mask, g_ref = z_ref = 0 (§3.2).
+        """
+        if not any(guides[0]):
+            empty = torch.zeros_like(gray)
+            hint = self.pipe.control.hint(gray, empty, empty, semantics)
+            return hint, self._read(self.tokens()).expand(len(gray), -1, -1)
         grids, weight = [], self.settings.keyframe_weight
         mixed = weight != 1 and any(keys and past for keys, past in guides)  # equal weights change nothing
         for keys, past in guides:
@@ -347,129 +324,9 @@ class Run:
         )
         return self.pipe.control.hint(gray, ref_gray, ref_color, semantics, ref_semantics, ref_weights), tokens
 
-    def mask(self, gray: torch.Tensor, semantics: torch.Tensor | None = None) -> tuple[GuidanceOutput, torch.Tensor]:
-        """Guide as ``guide`` does, under the reference mask, g_ref = z_ref = 0 (§3.2): for gray ``(m, C, h, w)``."""
-        empty = torch.zeros_like(gray)
-        hint = self.pipe.control.hint(gray, empty, empty, semantics)
-        return hint, self._read(self.tokens()).expand(len(gray), -1, -1)
-
     def _read(self, tokens: torch.Tensor) -> torch.Tensor:
         """Image tokens ``(n, N, D)`` as the copy's cross-attention reads them: their keys and values, made once."""
-        return self.pipe.control.keys_and_values(tokens) if self.projected else tokens
-
-    # --- denoise -----------------------------------------------------------------------------------------------------
-
-    def timesteps(self, guided: bool) -> torch.Tensor:
-        """Set the scheduler, and return its timesteps, the last ones by ``strength`` or ``guess_strength``.
-
-        They are on the CPU: asking a GPU for them would wait until it has caught up. Raises ValueError for more steps
-        than the scheduler was trained with.
-        """
-        count, scheduler = self.settings.num_inference_steps, self.scheduler
-        scheduler.set_timesteps(count, device="cpu")
-        most = scheduler.config.num_train_timesteps
-        if float(scheduler.timesteps.max()) >= most:  # as diffusers' steps_offset makes of the last few
-            raise ValueError(f"num_inference_steps must be below the scheduler's {most} training steps, not {count}.")
-        share = self.settings.guess_strength if self.starts_from_guess else 1.0
-        skipped = count - max(1, round((self.settings.strength if guided else share) * count))
-        if hasattr(scheduler, "set_begin_index"):  # a multistep solver would look a timestep up that may come twice
-            scheduler.set_begin_index(skipped)
-        return scheduler.timesteps[skipped:]
-
-    def noise(self, frames: tuple[int, ...]) -> tuple[torch.Tensor, list[torch.Generator]]:
-        """Starting noise ``(m, C, h, w)`` of some frames, and a generator for each one's later draws."""
-        generators = [torch.Generator(self.noise_device).manual_seed(self.seed + frame) for frame in frames]
-        if self.settings.noise == "shared":
-            return self._noise.expand(len(frames), -1, -1, -1).clone(), generators
-        noise = [randn_tensor(self._noise.shape, generator=g, device=self.device, dtype=self.dtype) for g in generators]
-        return torch.cat(noise), generators
-
-    def denoise(
-        self,
-        gray: torch.Tensor,
-        frames: tuple[int, ...],
-        stage: str,
-        timesteps: torch.Tensor,
-        guidance: Iterable[tuple[GuidanceOutput, torch.Tensor]],
-        guided: bool,
-        bar=None,
-    ) -> torch.Tensor:
-        """Denoise m frames together: gray latents ``(m, C, h, w)`` -> clean latents ``(m, C, h, w)``.
-
-        timesteps, guidance: one per step, of the methods of these names.
-        guided: the frames have references. Frames that skip steps start from their ColorHints, or without references
-        from the copy's colour guess, noised as far.
-        Classifier-free guidance is on text only: the copy sees no text, so it runs once per step and its residuals
-        serve both halves.
-        """
-        settings, scheduler, count, halves = self.settings, self.scheduler, len(frames), len(self.text)
-        text = self.text.repeat_interleave(count, 0)  # (halves*m, N, D or W), a half's frames side by side
-        noise, generators = self.noise(frames)
-        noise = noise * settings.noise_scale
-        accepted = inspect.signature(scheduler.step).parameters
-        options = {"eta": settings.eta, "generator": generators if count > 1 else generators[0]}
-        options = {name: value for name, value in options.items() if name in accepted}
-        latents = noise * scheduler.init_noise_sigma
-        skipped = len(scheduler.timesteps) - len(timesteps)
-        if bar is not None:
-            bar.update(skipped)
-        steps = zip(timesteps, timesteps.to(self.device), guidance, strict=True)
-        for step, (now, timestep, (hint, tokens)) in enumerate(steps):
-            if step == 0 and skipped:
-                start = hint.hint if guided else self.pipe.control.guess(gray, hint.semantics)
-                latents = scheduler.add_noise(start, noise, now.expand(count))
-            sample = scheduler.scale_model_input(latents, now)
-            with self._reading:
-                output = self.predict(sample, timestep, text, gray, hint, tokens, self.projected)
-            if halves == 2:
-                negative, positive = output.chunk(2)
-                output = negative + settings.guidance_scale * (positive - negative)
-            if guided and settings.hint_weight:
-                output = toward_hint(scheduler, output, latents, now, hint, settings.hint_weight)
-            latents = scheduler.step(output, now, latents, **options).prev_sample
-            latents = self._call_back(step, timestep, latents, stage, frames)
-            if bar is not None:
-                bar.update()
-            if self.pipe.interrupt:
-                break
-        return latents
-
-    def predict(self, sample, timestep, text, gray, hint, tokens, projected: bool = False) -> torch.Tensor:
-        """Predict as the UNet does for m samples under n texts each, ``(n*m, N, D)``, text by text: ``(n*m, C, h, w)``.
-
-        projected: of text and image tokens the keys and values are given, ``(n*m, N, W)`` and ``(m, N, W')``.
-        """
-        pipe, shortcuts, halves = self.pipe, self.settings.shortcuts, len(text) // len(sample)
-        compilation.begin_step(pipe)
-        repeat = lambda x: x.repeat(halves, *[1] * (x.ndim - 1))  # noqa: E731  (m, ...) -> (halves*m, ...)
-        if shortcuts.copy:
-            residuals = pipe.control(sample, timestep, tokens, gray, hint=hint, projected=projected)
-            down, mid = [repeat(r) for r in residuals.down_block_res_samples], repeat(residuals.mid_block_res_sample)
-        else:
-            hint = GuidanceOutput(**{name: repeat(part) for name, part in hint.items()})
-            given = [repeat(part) for part in (tokens, gray)]
-            residuals = pipe.control(repeat(sample), timestep, *given, hint=hint, projected=projected)
-            down, mid = residuals.down_block_res_samples, residuals.mid_block_res_sample
-        size = len(text) if shortcuts.halves else len(sample)
-        outputs, samples = [], repeat(sample)
-        for part in (slice(i, i + size) for i in range(0, len(text), size)):
-            added = {"down_block_additional_residuals": [r[part] for r in down]}
-            added["mid_block_additional_residual"] = mid[part]
-            outputs.append(pipe.unet(samples[part], timestep, encoder_hidden_states=text[part], **added).sample)
-        return torch.cat(outputs)
-
-    def _call_back(self, step: int, timestep, latents: torch.Tensor, stage: str, frames: tuple[int, ...]):
-        callback = self.settings.callback_on_step_end
-        if callback is None:
-            return latents
-        changed = callback(self.pipe, step, timestep, {"latents": latents, "stage": stage, "frames": frames})
-        if changed is not None and not isinstance(changed, dict):
-            raise ValueError(f"callback_on_step_end must return None or a dict, not {type(changed).__name__}.")
-        changed = (changed or {}).get("latents", latents)
-        if not isinstance(changed, torch.Tensor) or changed.shape != latents.shape:
-            wanted, given = tuple(latents.shape), tuple(getattr(changed, "shape", ())) or type(changed).__name__
-            raise ValueError(f"callback_on_step_end must return latents of shape {wanted}, not {given}.")
-        return changed
+        return self.pipe.control.keys_and_values(tokens) if self.denoiser.projected else tokens
 
     # --- colours -----------------------------------------------------------------------------------------------------
 

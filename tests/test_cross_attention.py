@@ -126,10 +126,10 @@ def test_networks_say_the_same_of_keys_and_values_as_of_tokens(pipe):
     text, tokens = some(4, 8, tiny.WIDTH), some(2, 16, tiny.WIDTH)
     with torch.no_grad():
         hint = pipe.control.hint(gray, reference, reference)
-        wanted = run.predict(sample, torch.tensor(500), text, gray, hint, tokens)
+        wanted = run.denoiser.predict(sample, torch.tensor(500), text, gray, hint, tokens)
         words, read = keys_and_values(pipe.unet, text), pipe.control.keys_and_values(tokens)
         with ReadingProjected(pipe.unet, pipe.control.unet_copy):
-            result = run.predict(sample, torch.tensor(500), words, gray, hint, read, projected=True)
+            result = run.denoiser.predict(sample, torch.tensor(500), words, gray, hint, read, projected=True)
     torch.testing.assert_close(result, wanted, rtol=0, atol=1e-5)
     assert wanted.std() > 0.1
 

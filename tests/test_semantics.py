@@ -213,7 +213,7 @@ def test_frames_start_from_the_noised_guess_unless_words_say_more(semantic):
         gray, seen = run.encode(FILM[0]), run.recognise(FILM[0])
         guess = gray.clone()
         guess[:, 2:] = seen[:, :2]
-    noise, scheduler = run.noise((0,))[0] * semantic.config.noise_scale, semantic.scheduler
+    noise, scheduler = run.denoiser.noise((0,))[0] * semantic.config.noise_scale, semantic.scheduler
     scheduler.set_timesteps(4)
     make = lambda **more: semantic(FILM[:1], generator=torch.Generator().manual_seed(3), **options, **more)  # noqa: E731
     for more, calls, start in (

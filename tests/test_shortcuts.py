@@ -122,15 +122,15 @@ def test_side_by_side_without_earlier_frames_is_the_same_clip(pipe, clip, stretc
 
 
 def test_side_by_side_is_guided_by_finished_frames_only(pipe, clip, usual, monkeypatch):
-    order, select_usually = [], references.ReferencePool.select
+    order, choose_usually = [], references.ReferencePool.choose
 
-    def select(self, distances, t, count):
+    def choose(self, distances, t, settings):
         held = {r.frame for r in (*self.keys, *self.past)}
         assert not order or order[-1] <= held  # what was there stays
         order.append(held)
-        return select_usually(self, distances, t, count)
+        return choose_usually(self, distances, t, settings)
 
-    monkeypatch.setattr(references.ReferencePool, "select", select)
+    monkeypatch.setattr(references.ReferencePool, "choose", choose)
     output, calls, samples = counted(pipe, clip, side_by_side=2)
     keys = set(output.keyframes)
     others = [i for i in range(len(clip)) if i not in keys]

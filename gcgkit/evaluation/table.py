@@ -166,9 +166,8 @@ def _weight_reasons(records: Sequence[dict]) -> list[str]:
 
 def _columns(shown: list[str]) -> list[tuple[str, str, str]]:
     """Return the paper's metrics in its order, with ours where they are the same, then those that only we have."""
-    printed = paper()["metrics"]
     columns = []
-    for name, about in printed.items():
+    for name, about in paper()["metrics"].items():
         label = "PSNR as printed" if name == PRINTED_PSNR else METRICS[name].label
         columns.append((name, label, about["better"]))
         if name == PRINTED_PSNR:
@@ -299,20 +298,18 @@ def _mark_best(rows: list[Row], columns: list[tuple[str, str, str]]) -> None:
 
 def _explain(records: list[dict], level: float, marked: bool) -> list[str]:
     """Explain the table in sentences."""
-    texts = [f"Paper: {paper()['source']}. " + "; ".join(f"{k}: {v}" for k, v in paper()["notes"].items()) + "."]
+    source = f"Paper: {paper()['source']}. " + "; ".join(f"{k}: {v}" for k, v in paper()["notes"].items()) + "."
     if not records:
-        return texts
+        return [source]
     first = sorted({r["first"] for r in records if "first" in r})
-    texts.append(
+    ours = (
         f"Ours: means over clips of means over seeds and frames, with {level:.0%} bootstrap intervals over clips; from "
         f"frame {', '.join(map(str, first))} on (frame 0 is the exemplar). FID and FD-EfficientNet are one number for "
         "all frames. ST-LPIPS is not LPIPS, FD-EfficientNet is not FID. The truth and gray are scales, no "
         "competitors: gray or frozen output is steady for free. Bold: best of the group."
     )
-    texts += footnotes(records)
-    if marked:
-        texts.append(f"{DAGGER} not at the paper's scale, and not to be compared with its numbers.")
-    return texts
+    warning = [f"{DAGGER} not at the paper's scale, and not to be compared with its numbers."] if marked else []
+    return [source, ours, *footnotes(records), *warning]
 
 
 def _write(table: Table, form: Mapping) -> str:

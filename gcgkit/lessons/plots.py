@@ -1,14 +1,12 @@
 """Pictures that several notebooks draw: frames, maps, curves, bars, a roofline, distances and reference timelines.
 
-Each function returns a `Picture`, which a notebook shows with its caption: drawings as PNG, photographs as JPEG.
-Colours are Okabe and Ito's and maps are cividis, which colour-blind readers can tell apart; lines differ in their marks
-too. Letters are large enough to be read at half size.
+Each function returns a `Picture`, which a notebook shows with its caption. Colours are Okabe and Ito's and maps are
+cividis, which colour-blind readers can tell apart; lines differ in their marks too. Letters are large enough to be
+read at half size.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..training.log import read_log
+from .picture import FONT_SIZE, WIDTH, Picture, captioned  # noqa: F401 (captioned is for notebooks)
 
 # Okabe and Ito (2008), without their yellow, which is faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -24,77 +23,6 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")  # one more than colours, so th
 DASHES = ("-", "--", "-.", ":")
 CMAP = "cividis"
 ORANGE = (255, 170, 0)  # RGB of attention on a gray picture
-WIDTH = 8.0  # inches of every picture: a notebook's column
-FONT_SIZE = 13
-LARGEST = 900_000  # bytes of a PNG
-LIGHT = 80_000  # bytes up to which a notebook keeps the PNG; larger pictures are photographs, which suit JPEG
-_JPEG = {"quality": 80, "subsampling": 0, "optimize": True}  # colours at full resolution, because they matter here
-_DPI = (120, 100, 84, 70, 58, 48)
-_LETTERS_PER_LINE = 92
-
-
-class Picture:
-    """A matplotlib figure outside pyplot's state that a notebook shows with its caption as text.
-
-    What is not found here is the figure's own, such as ``subplots`` and ``axes``.
-
-    Args:
-        height: inches, without the caption, for which room is added.
-        caption: a self-contained description, printed below the picture.
-    """
-
-    def __init__(self, height: float = 4.0, caption: str = "", width: float = WIDTH):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        self.figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(self.figure)
-        self._add_caption(caption)
-
-    def _add_caption(self, caption: str) -> None:
-        """Write the caption below the figure and enlarge the figure by its lines."""
-        self.caption = " ".join(caption.split())
-        width, height = self.figure.get_size_inches()
-        if lines := _wrapped(self.caption, width):
-            self.figure.set_size_inches(width, height + 0.24 * len(lines))
-            self.figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=FONT_SIZE - 1)
-
-    def __getattr__(self, name: str):
-        if name == "figure":  # not made yet
-            raise AttributeError(name)
-        return getattr(self.figure, name)
-
-    def png(self) -> bytes:
-        """Return the picture as PNG of at most `LARGEST` bytes, drawn smaller if it is too detailed."""
-        for dpi in _DPI:
-            buffer = io.BytesIO()
-            self.figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
-            if buffer.tell() <= LARGEST:
-                break
-        return buffer.getvalue()
-
-    def stored(self) -> tuple[str, bytes]:
-        """Return media type and bytes for a notebook's output: PNG up to `LIGHT` bytes, JPEG beyond."""
-        png = self.png()
-        if len(png) <= LIGHT:
-            return "image/png", png
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="jpeg", dpi=_DPI[0], facecolor="white", pil_kwargs=_JPEG)
-        return "image/jpeg", buffer.getvalue()
-
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        kind, data = self.stored()
-        text = self.caption or "a picture"
-        return {kind: base64.b64encode(data).decode(), "text/plain": text}, {kind: {"alt": text}}
-
-
-def captioned(figure, caption: str) -> Picture:
-    """Add a caption below a matplotlib figure from elsewhere, such as ``dataset.show_batch``."""
-    picture = Picture.__new__(Picture)
-    picture.figure = figure
-    figure.set_layout_engine("constrained")
-    picture._add_caption(caption)
-    return picture
 
 
 def frames(
@@ -425,18 +353,6 @@ def as_rgb(image) -> np.ndarray:
     """Return a frame ``(H, W)`` or ``(H, W, 3)`` as ``(H, W, 3)``."""
     image = _array(image)
     return np.repeat(image[..., None], 3, -1) if image.ndim == 2 else image
-
-
-def _wrapped(caption: str, width: float) -> list[str]:
-    """Break a caption into lines that fit into a figure of ``width`` inches."""
-    from matplotlib.textpath import TextPath
-
-    for letters in range(int(_LETTERS_PER_LINE * width / WIDTH), 0, -1):  # fewer where letters are wide
-        lines = textwrap.wrap(caption, letters)
-        extents = [TextPath((0, 0), line, size=FONT_SIZE - 1).get_extents() for line in lines]
-        if all(extent.width <= 0.97 * 72 * width for extent in extents):
-            break
-    return lines
 
 
 def _style():

@@ -65,24 +65,24 @@ def frame_pairs(
         yield a, b
 
 
-def each_frame(frames: Iterable, name: str = "frames", *, color: bool = True) -> Iterator[np.ndarray]:
-    """Yield the frames of an array or of any iterable of frames, each checked: RGB ``(H, W, 3)``, or gray ``(H, W)``.
+def each_frame(frames: Iterable, name: str = "frames", *, color: bool | None = True) -> Iterator[np.ndarray]:
+    """Yield the frames of an array or of any iterable of frames, each checked: color as in `check_frame`.
 
     Raises ValueError for no iterable, for a frame of another type or shape, for frames of several sizes, and for none.
     """
     if isinstance(frames, np.ndarray):
         frames = check_frames(frames, name, color=color)
     elif not isinstance(frames, Iterable):
-        shape = "(T, H, W, 3)" if color else "(T, H, W)"
-        raise ValueError(f"{name} must be an array {shape} or an iterable of frames, not {type(frames).__name__}.")
-    shape = None
+        kind = type(frames).__name__
+        raise ValueError(f"{name} must be an array {_wanted(color)} or an iterable of frames, not {kind}.")
+    size = None
     for index, frame in enumerate(frames):
         frame = check_frame(frame, f"{name}[{index}]", color=color)
-        if shape is not None and frame.shape != shape:
-            raise ValueError(f"{name}[{index}] has size {frame.shape[:2]}, those before it {shape[:2]}; use one size.")
-        shape = frame.shape
+        size = size or frame.shape[:2]
+        if frame.shape[:2] != size:
+            raise ValueError(f"{name}[{index}] has size {frame.shape[:2]}, those before it {size}; use one size.")
         yield frame
-    if shape is None:
+    if size is None:
         raise ValueError(f"{name} holds no frames.")
 
 

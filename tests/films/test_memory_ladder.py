@@ -72,7 +72,7 @@ def one_frame(ladder, gray) -> np.ndarray:
 def keyframes(ladder, gray, group=None) -> list[np.ndarray]:
     """Joint colouring in groups of what ``ladder`` allows."""
     run = Run(ladder.pipe, gray.shape[1:], Settings(num_inference_steps=1, prompt="red"), torch.Generator())
-    run._noise = torch.zeros_like(run._noise)
+    run.denoiser._noise = torch.zeros_like(run.denoiser._noise)
 
     @torch.no_grad()
     def work(group):

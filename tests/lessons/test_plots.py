@@ -8,6 +8,7 @@ import pytest
 
 from gcgkit.color import rgb_to_lab
 from gcgkit.lessons import plots
+from gcgkit.lessons.picture import LARGEST
 
 RNG = np.random.default_rng(0)
 FRAMES = RNG.integers(0, 256, (5, 32, 56, 3), dtype=np.uint8)
@@ -21,7 +22,7 @@ def pixels(picture):
 def test_a_picture_too_rich_for_a_notebook_is_drawn_smaller():
     noise = RNG.integers(0, 256, (1400, 1400, 3), dtype=np.uint8)
     rich = plots.gallery({"noise": noise}, columns=1)
-    assert len(rich.png()) <= plots.LARGEST
+    assert len(rich.png()) <= LARGEST
     plain = plots.gallery({"plain": np.full_like(noise, 128)}, columns=1)
     assert pixels(plain).shape[1] == round(plots.WIDTH * 120) > pixels(rich).shape[1]
 

@@ -148,5 +148,5 @@ def test_the_readme_has_the_map_of_the_series():
 
 def test_the_readme_states_the_settings_of_the_profiles():
     text, own, steps = " ".join(README.split()), mini("model_index.json"), colored("num_inference_steps")
-    assert f"| denoising | {steps} DDIM steps | {steps} DDIM steps |" in text
+    assert f"Both denoise in {steps} DDIM steps" in text
     assert f"| guidance scale | {own['guidance_scale']:g} | {PAPER_GUIDANCE_SCALE} |" in text
