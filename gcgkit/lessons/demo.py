@@ -46,6 +46,7 @@ SCENES = (
 STRIDE = 2  # every second frame of a clip
 STEPS = 16  # denoising steps: 32 look the same and take half as long again
 WORDS = ("from words", "from other words")  # rows of the prompts
+_RIM = [(dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy]  # pixels around a letter's own
 
 
 def measure(frames: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -63,8 +64,9 @@ def side_by_side(rows: dict[str, np.ndarray], columns: int = 3) -> np.ndarray:
     for label, frames in rows.items():
         frames = frames.copy()
         for frame in frames:
-            for shade, width in ((0, 3), (255, 1)):  # white letters with a dark rim stand out on anything
-                cv2.putText(frame, label, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (shade,) * 3, width, cv2.LINE_AA)
+            for dx, dy in (*_RIM, (0, 0)):  # white letters with a dark rim stand out on anything
+                shade = (0 if dx or dy else 255,) * 3
+                cv2.putText(frame, label, (8 + dx, 20 + dy), cv2.FONT_HERSHEY_SIMPLEX, 0.5, shade, 1, cv2.LINE_AA)
         labelled.append(frames)
     while len(labelled) % columns:
         labelled.append(np.zeros_like(labelled[0]))
