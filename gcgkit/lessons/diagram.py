@@ -55,7 +55,7 @@ BOXES: dict[str, tuple[Box, ...]] = {
         Box(50.5, 41.5, 19.5, 7, "noisy latents $z_t$\n{latents}"),
         Box(56, 1.5, 24, 7, "scheduler (DDIM)\n$z_t$ becomes $z_{t-1}$"),
     ),
-    "merge": (Box(0, 1.5, 20, 7, "LAB merge: AB of it,\n$L^*$ of the gray frame"),),
+    "merge": (Box(0, 1.5, 20, 7, "LAB merge: $L^*$ of the\ngray frame, AB of the\ndecoded picture"),),
 }  # fmt: skip
 # From, to, label, place of the label beside the arrow's middle, part.
 ARROWS: tuple[tuple, ...] = (

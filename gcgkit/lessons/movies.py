@@ -16,7 +16,7 @@ from . import plots
 from .demo import side_by_side
 
 WIDTH = 800  # pixels of the page that a movie fills at most
-CRF = 23
+CRF = 26  # of H.264: small enough for a page, and colours are still true
 
 
 class Movie:

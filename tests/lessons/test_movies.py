@@ -64,3 +64,11 @@ def test_the_still_counts_frames_as_the_film_does():
 def test_no_clip_is_refused():
     with pytest.raises(ValueError, match="rows is empty"):
         Movie({})
+
+
+def test_labels_have_a_rim_as_wide_as_their_letters():
+    gray = np.full((2, 60, 300, 3), 128, np.uint8)
+    shown = Movie({"the profile's own settings": gray}, columns=1).frames()[0, ..., 0].astype(int)
+    bright, dark = (np.flatnonzero(where.any(0)) for where in (shown > 200, shown < 60))
+    assert len(bright) > 100
+    assert abs(dark[0] - bright[0]) <= 2 and abs(dark[-1] - bright[-1]) <= 2

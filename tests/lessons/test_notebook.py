@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import types
 import venv
 import zipfile
 from pathlib import Path
@@ -90,6 +91,17 @@ def wheel(folder: Path, name: str, version: str, files: dict[str, str], requires
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
         for path, text in {**texts, f"{info}/RECORD": record}.items():
             archive.writestr(path, text)
+
+
+def test_set_up_installs_missing_clips_as_their_own_commands_say(monkeypatch):
+    commands = ["pip install --no-deps one==1.0", 'pip install --no-deps --target "a b/clips" two==2.0']
+    names = {command[-8:]: types.SimpleNamespace(install_command=command) for command in commands}
+    monkeypatch.setattr(lesson.clips, "NAMES", names)
+    monkeypatch.setattr(lesson.clips, "find", lambda name: (_ for _ in ()).throw(FileNotFoundError(name)))
+    asked = []
+    monkeypatch.setattr(lesson, "pip_install", lambda *arguments: asked.append(arguments))
+    lesson.ready()
+    assert sorted(asked) == [("--no-deps", "--target", "a b/clips", "two==2.0"), ("--no-deps", "one==1.0")]
 
 
 @pytest.mark.slow
