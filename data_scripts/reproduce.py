@@ -166,7 +166,7 @@ def _mini(out: Path, data: Path, true_colors: bool, seeds: tuple[str, ...]) -> l
     ]  # fmt: skip
     return [
         Step(
-            "data", "prepare the installed clips: two to train, two to test",
+            "data", "prepare the installed clips: three to train, two to test",
             (("python", "data_scripts/prepare.py", "installed", "--clips", "installed", "--out", str(data)),),
             0.2, 0.01, BUSY, ("clips",),
         ),

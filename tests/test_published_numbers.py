@@ -113,6 +113,18 @@ def test_the_picture_of_the_readme():
         check(printed, numbers["flow propagation"]["psnr_rgb"])
 
 
+def test_the_keyframe_weight_and_the_size_on_three_clips():
+    found = re.search(
+        r"without the weight those three have ([\d.]+) dB, with the weight ([\d.]+), at 560x320 ([\d.]+), with both ([\d.]+)",
+        text(CARD),
+    )
+    records = ("three-clips-448x256-weight-1", "three-clips-448x256", "three-clips-weight-1")
+    values = [record(f"exemplar-{name}")["mean"]["ours"] for name in records]
+    both = np.mean([record("exemplar")[clip]["ours"] for clip in ("blackswan", "dog", "soapbox")])
+    for printed, value in zip(found.groups(), [*values, both], strict=True):
+        check(printed, value)
+
+
 def test_films_from_a_coloured_frame():
     own, papers = record("exemplar"), record("exemplar-paper-settings")
     rows = table(CARD, "mean AB of frame 0")
