@@ -43,7 +43,7 @@ from gcgkit.lessons import flops
 from gcgkit.lessons.random_networks import SHAPES, random_pipeline
 from gcgkit.lessons.timing import clock, compare, line, load, machine, now, peak_memory
 from gcgkit.settings import NO_SHORTCUTS, Shortcuts
-from gcgkit.training.config import OF_PRECISION
+from gcgkit.training.loss import OF_PRECISION
 from gcgkit.utils import compilation, files
 from gcgkit.utils.commands import best_device
 

@@ -201,9 +201,10 @@ def lacks(need: str) -> str | None:
     """Return what is missing of a step's need, None if it is there."""
     kind, _, what = need.partition(":")
     if kind == "network":
-        from gcgkit.utils.hub import reachable
+        from gcgkit.utils.download import unreachable
 
-        return None if reachable(f"https://{what}") else f"a network that reaches {what}"
+        reason = unreachable(f"https://{what}")
+        return f"a network that reaches {what} ({reason})" if reason else None
     elif kind == "gpu":
         import torch
 
