@@ -15,9 +15,8 @@ from ..data import latent_cache
 from ..data.augment import join_references
 from ..data.dataset import Batch, References
 from ..guidance import GuidanceOutput
+from ..utils.weights import OF_PRECISION
 from .config import TrainConfig
-
-OF_PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Denoiser(nn.Module):
