@@ -11,7 +11,6 @@ describes it. ``words`` and ``keyframes`` look at the six measuring clips and th
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from ..data import footage
 from ..pipeline import GCGPipeline
 from ..utils.commands import parse_size, run_reporting_errors
 from .methods import load_pipeline
-from .model_card import WORDS, color_first, part_parser, spread, toward, write_result
+from .model_card import WORDS, color_first, part_parser, report, spread, toward
 
 THINGS = {
     "blackswan": "swan", "cows": "cow", "dog": "dog", "drift-straight": "car", "horsejump-high": "horse",
@@ -234,13 +233,11 @@ def _run(args: argparse.Namespace) -> None:
         result, pictures = word_quality(pipe, args.data, seed=args.seed, **options)
     else:
         result = keyframe_quality(pipe, args.data, **options)
-    print(json.dumps(result["summary"], indent=1))
     if args.sheet and pictures:
         sheet = contact_sheet(spread(pictures, 24), columns=4 if args.part == "photos" else 1)
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(args.sheet), sheet[..., ::-1])
-    if args.json:
-        write_result(args.json, {"settings": {**options, "weights": args.weights, "seed": args.seed}, **result})
+    report(result, args.json, **options, weights=args.weights, seed=args.seed)
 
 
 if __name__ == "__main__":

@@ -98,12 +98,12 @@ def tint(gray: np.ndarray, ab: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(lab_to_rgb(lab) * 255), 0, 255).astype(np.uint8)
 
 
-def gate_quality(pipe: GCGPipeline, data: str | Path, pairs: int = 30) -> dict[str, float]:
-    """Return the mean of the trained gate for masked, matching and unrelated references, over pairs of frames."""
+def gate_quality(pipe: GCGPipeline, data: str | Path) -> dict[str, float]:
+    """Return the mean of the trained gate for masked, matching and unrelated references, over 30 pairs of frames."""
     clips = list(footage.measuring_clips(data, 40))
     sums = {"masked": [], "matching": [], "wrong": []}
     rng = np.random.default_rng(0)
-    for i in range(pairs):
+    for i in range(30):
         clip, other = clips[i % len(clips)][1], clips[(i + 1 + i // len(clips)) % len(clips)][1]
         if other is clip:
             other = clips[(i + 1) % len(clips)][1]
@@ -121,27 +121,27 @@ def gate_quality(pipe: GCGPipeline, data: str | Path, pairs: int = 30) -> dict[s
     return {kind: float(torch.stack(values).mean()) for kind, values in sums.items()}
 
 
-def memory_quality(weights: str = "mini", counts: tuple[int, int] = (40, 400), steps: int = 2) -> dict[str, float]:
+def memory_quality(weights: str) -> dict[str, float]:
     """Return peak memory in MB for clips of two lengths, each in a process of its own, and the ratio.
 
     ``peak_N`` is the process's peak resident size, ``beyond_frames_N`` the same less the input and output frames.
-    Memory does not depend on ``steps``.
     """
-    result = {}
+    result, counts = {}, (40, 400)
     for count in counts:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            peak = pool.submit(_peak_memory, weights, count, steps).result()
+            peak = pool.submit(_peak_memory, weights, count).result()
         frames = count * footage.SIZE[0] * footage.SIZE[1] * (1 + 3) / 1e6  # gray in, RGB out
         result |= {f"peak_{count}": peak, f"beyond_frames_{count}": peak - frames}
     few, many = (result[f"beyond_frames_{count}"] for count in counts)
     return {**result, "ratio": many / few}
 
 
-def _peak_memory(weights: str, count: int, steps: int) -> float:
+def _peak_memory(weights: str, count: int) -> float:
     """Return this process's peak resident size in MB after colouring ``count`` frames of a moving pattern."""
     x, y = np.arange(footage.SIZE[1]), np.arange(footage.SIZE[0])[:, None]
     gray = np.stack([np.uint8(127 + 60 * np.sin(x / 30 + t / 9) + 60 * np.cos(y / 20)) for t in range(count)])
-    load_pipeline(weights, "cpu")(gray, num_inference_steps=steps, generator=torch.Generator().manual_seed(0))
+    # Two steps: memory does not depend on their number.
+    load_pipeline(weights, "cpu")(gray, num_inference_steps=2, generator=torch.Generator().manual_seed(0))
     return provenance.peak_memory("cpu")["process"]  # not on Windows
 
 
@@ -175,10 +175,12 @@ def part_parser(about: str, parts: Sequence[str] = ()) -> argparse.ArgumentParse
     return parser
 
 
-def write_result(path: Path, result: dict) -> None:
-    """Write figures as JSON; make the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(result, indent=1) + "\n")
+def report(result: dict, path: Path | None, **settings) -> None:
+    """Print figures, or the summary of many, and write all of them as JSON to a path, with their settings."""
+    print(json.dumps(result.get("summary", result), indent=1))
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({"settings": settings, **result} if settings else result, indent=1) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -218,9 +220,7 @@ def _run(args: argparse.Namespace) -> None:
         result = gate_quality(pipe, args.data)
     else:
         result = memory_quality(args.weights)
-    print(json.dumps(result, indent=1))
-    if args.json:
-        write_result(args.json, result)
+    report(result, args.json)
 
 
 if __name__ == "__main__":
