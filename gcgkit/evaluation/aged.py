@@ -26,7 +26,7 @@ from ..pipeline import GCGPipeline
 from ..utils.commands import read_options, run_reporting_errors
 from ..video import flicker
 from .methods import load_pipeline
-from .model_card import part_parser, report
+from .model_card import part_parser, pipeline_options, report
 
 
 def films(clip: np.ndarray, wear: Wear, seed: int = 0) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     wear = Wear(**read_options(args.wear))
-    settings = {"num_inference_steps": args.steps, "num_keyframes": 4}
+    settings = {"num_keyframes": 4, **pipeline_options(args)}
     result = aged_quality(load_pipeline(args.weights, "cpu"), args.data, args.frames, wear, args.seed, **settings)
     given = {"weights": args.weights, "frames": args.frames, "seed": args.seed, "wear": asdict(wear)}
     report(result, args.json, **settings, **given)

@@ -24,9 +24,9 @@ from .. import metrics
 from ..color import rgb_to_lab, to_gray
 from ..data import footage
 from ..pipeline import GCGPipeline
-from ..utils.commands import parse_size, run_reporting_errors
+from ..utils.commands import run_reporting_errors
 from .methods import load_pipeline
-from .model_card import WORDS, color_first, part_parser, report, spread, toward
+from .model_card import WORDS, color_first, part_parser, pipeline_options, report, spread, toward
 
 THINGS = {
     "blackswan": "swan", "cows": "cow", "dog": "dog", "drift-straight": "car", "horsejump-high": "horse",
@@ -205,10 +205,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = part_parser(__doc__, ("photos", "words", "keyframes"))
     parser.add_argument("--photos", type=Path, help="photos: any folder of photographs")
     parser.add_argument("--count", type=int, default=48, help="photos: how many, evenly spread")
-    parser.add_argument("--guess-strength", type=float)
-    parser.add_argument("--noise-scale", type=float)
-    parser.add_argument("--guidance-scale", type=float)
-    parser.add_argument("--size", type=parse_size, help="WxH that the model works at (the profile's own)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-perceptual", action="store_true", help="photos: without ST-LPIPS")
     parser.add_argument("--sheet", type=Path, help="photos, words: write a sheet of the pictures here, 24 at most")
@@ -217,12 +213,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    pipe = load_pipeline(args.weights, "cpu")
-    options = {
-        "num_inference_steps": args.steps, "guess_strength": args.guess_strength, "noise_scale": args.noise_scale,
-        "guidance_scale": args.guidance_scale, "working_size": args.size,
-    }  # fmt: skip
-    pictures = []
+    pipe, options, pictures = load_pipeline(args.weights, "cpu"), pipeline_options(args), []
     if args.part == "photos":
         if args.photos:
             paths = list_photos(args.photos, args.count)

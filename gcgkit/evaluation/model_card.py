@@ -1,6 +1,6 @@
 """Quality of the weights: the figures of the model card, each from one call.
 
-    python -m gcgkit.evaluation.model_card PART --data DIR [--weights mini] [--json FILE]
+    python -m gcgkit.evaluation.model_card PART --data DIR [--weights mini] [--set tau=4] [--json FILE]
 
 PART is ``vae``, ``exemplar``, ``gate`` or ``memory``; ``automatic`` has the others. The data folder is the one that
 ``footage`` describes; only its six measuring clips are looked at (``memory`` needs none of it).
@@ -24,12 +24,13 @@ from .. import baselines, encoders, metrics
 from ..color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
 from ..data import footage, naming
 from ..pipeline import GCGPipeline
-from ..utils.commands import parse_size, run_reporting_errors
+from ..utils.commands import read_options, run_reporting_errors
 from ..utils.files import write_text
 from . import provenance
 from .methods import load_pipeline
 
 WORDS = ("red", "orange", "yellow", "green", "blue", "purple")
+SET = "option of the pipeline, in place of the profile's own, such as tau=4 or working_size=[256,448]; repeatable"
 
 
 def vae_quality(pipe: GCGPipeline, data: str | Path, frames: int = 40) -> dict[str, float]:
@@ -49,7 +50,7 @@ def exemplar_quality(
     pipe: GCGPipeline,
     data: str | Path,
     frames: int = 40,
-    clips: tuple[str, ...] | None = None,
+    clips: Sequence[str] | None = None,
     seed: int = 0,
     **options,
 ) -> dict[str, dict[str, float]]:
@@ -171,8 +172,14 @@ def part_parser(about: str, parts: Sequence[str] = ()) -> argparse.ArgumentParse
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id")
     parser.add_argument("--steps", type=int, default=32, help="denoising steps")
+    parser.add_argument("--set", metavar="K=V", dest="options", action="append", default=[], help=SET)
     parser.add_argument("--json", type=Path, help="write the result here too")
     return parser
+
+
+def pipeline_options(args: argparse.Namespace) -> dict:
+    """Return the pipeline's options that a command of `part_parser` was given."""
+    return {"num_inference_steps": args.steps, **read_options(args.options)}
 
 
 def report(result: dict, path: Path | None, **settings) -> None:
@@ -187,35 +194,20 @@ def main(argv: list[str] | None = None) -> int:
     parser = part_parser(__doc__, ("vae", "exemplar", "gate", "memory"))
     parser.add_argument("--clips", nargs="*", help="exemplar: only these measuring clips")
     parser.add_argument("--frames", type=int, default=40)
-    parser.add_argument("--mask", action="store_true", help="exemplar: with the reference masked")
-    parser.add_argument("--keyframes", type=int, default=4, help="exemplar: m, the exemplar among them (4)")
-    parser.add_argument("--tau", type=float, help="exemplar: how fast the grid slides (the profile's own)")
-    parser.add_argument("--strength", type=float, help="exemplar: share of the steps, 1 from noise (the profile's own)")
-    parser.add_argument("--hint-weight", type=float, help="exemplar: ColorHint blended in, 0 to 1 (the profile's own)")
-    parser.add_argument("--size", type=parse_size, help="exemplar: WxH that the model works at (the profile's own)")
-    parser.add_argument("--noise-scale", type=float, help="exemplar: of the starting noise (the profile's own)")
-    parser.add_argument("--keyframe-weight", type=float, help="exemplar: of keyframes' tokens (the profile's own)")
     parser.add_argument("--without-unet", action="store_true", help="exemplar: with zeros for all the UNet says")
-    parser.add_argument("--exemplar-alone", action="store_true", help="exemplar: nothing else guides, no sliding grid")
     args = parser.parse_args(argv)
     return run_reporting_errors(lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> None:
     pipe = None if args.part == "memory" else load_pipeline(args.weights, "cpu")
-    steps = {"num_inference_steps": args.steps}
     if args.part == "vae":
         result = vae_quality(pipe, args.data, args.frames)
     elif args.part == "exemplar":
-        clips = tuple(args.clips) if args.clips else None
-        own = {
-            name: getattr(args, name) for name in ("tau", "strength", "hint_weight", "noise_scale", "keyframe_weight")
-        }
         if args.without_unet:
             silence(pipe.unet)
-        guiding = {"num_keyframes": 1, "use_srg": False} if args.exemplar_alone else {"num_keyframes": args.keyframes}
-        options = {**guiding, **own, **steps, "reference_mask": args.mask, "working_size": args.size}
-        result = exemplar_quality(pipe, args.data, args.frames, clips, **options)
+        options = {"num_keyframes": 4, **pipeline_options(args)}
+        result = exemplar_quality(pipe, args.data, args.frames, args.clips, **options)
     elif args.part == "gate":
         result = gate_quality(pipe, args.data)
     else:
