@@ -80,14 +80,6 @@ class Table:
     sections: list[tuple[str, list[Group]]]
     notes: list[str] = field(default_factory=list)
 
-    def markdown(self) -> str:
-        """Return GitHub's Markdown."""
-        return _write(self, _FORMS["markdown"])
-
-    def latex(self) -> str:
-        """Return a ``tabular`` for each section, with booktabs rules."""
-        return _write(self, _FORMS["latex"])
-
     def html(self) -> str:
         """Return HTML tables, without scripts."""
         return _write(self, _FORMS["html"])
@@ -124,10 +116,13 @@ def build(results: Iterable[dict], *, level: float = 0.95, metrics: Sequence[str
 
 
 def render(results: Iterable[dict], form: str = "markdown", *, level: float = 0.95) -> str:
-    """Return the table as text in one of `FORMATS`. Raises ValueError for another."""
+    """Return the table in GitHub's Markdown, as LaTeX (a ``tabular`` for each section, with booktabs), or as HTML.
+
+    Raises ValueError for a form that is none of `FORMATS`.
+    """
     if form not in FORMATS:
         raise ValueError(f"form must be one of {', '.join(FORMATS)}, not {form!r}.")
-    return getattr(build(results, level=level), form)()
+    return _write(build(results, level=level), _FORMS[form])
 
 
 def below_paper_scale(records: Sequence[dict]) -> list[str]:
