@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,9 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..settings import Settings
 from .columns import METRICS
-from .run import bootstrap_interval, setting
+from .run import setting
 
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)} | {"reference": "first"}
 RowKey = tuple[str, str]  # a method's name and the key of its lowest seed
 
 
@@ -40,7 +43,8 @@ def group_rows(records: Iterable[dict]) -> dict[RowKey, list[dict]]:
 
 def row_settings(records: Sequence[dict]) -> dict:
     """Return all settings of a row, from its records: the pipeline's, "seed", "reference", and "prompts", in words."""
-    identity, options = records[0]["identity"], records[0]["provenance"].get("settings", {})
+    identity, completed = records[0]["identity"], records[0]["provenance"].get("settings", {})
+    options = {**identity.get("options", {}), **completed}  # some options, such as chunk, are no settings
     prompts, clips = identity.get("prompts", {}), {record["clip"] for record in records}
     bare = sum(not prompts.get(clip) for clip in clips)
     if bare == len(clips):
@@ -52,6 +56,12 @@ def row_settings(records: Sequence[dict]) -> dict:
     return {**options, "seed": seeds, "reference": identity.get("reference"), "prompts": words}
 
 
+def setting_in_words(settings: Mapping, option: str) -> str:
+    """Return a setting of a row as text: the default if no record has it, "not set" for what is no setting."""
+    value = settings[option] if option in settings else DEFAULTS.get(option, "not set")
+    return "as the profile has it" if value is None else str(value)
+
+
 def row_differences(rows: Mapping[RowKey, list[dict]]) -> dict[RowKey, list[str]]:
     """Return how each row differs from others of its name: its settings, or its key where these do not tell them apart.
 
@@ -61,7 +71,9 @@ def row_differences(rows: Mapping[RowKey, list[dict]]) -> dict[RowKey, list[str]
     found = {}
     for row, own in settings.items():
         others = [other for one, other in settings.items() if one[0] == row[0]]
-        found[row] = [f"{k} {v}" for k, v in own.items() if any(other.get(k) != v for other in others)]
+        words = {k: setting_in_words(own, k) for k in dict.fromkeys(k for other in (own, *others) for k in other)}
+        apart = [k for k, text in words.items() if any(setting_in_words(other, k) != text for other in others)]
+        found[row] = [f"{k} {words[k]}" for k in apart]
     several, told = Counter(name for name, _ in rows), Counter((row[0], *texts) for row, texts in found.items())
     for row, texts in found.items():
         if several[row[0]] > 1 and (not texts or told[row[0], *texts] > 1):
@@ -90,7 +102,7 @@ def paired_differences(first: Iterable[dict], second: Iterable[dict], metric: st
 
 
 class Difference(NamedTuple):
-    """The mean difference of two rows over clips, its 95 % interval, and whether the first is better.
+    """The mean difference of two rows over clips, its 95 % t interval, and whether the first is better.
 
     verdict: "yes" where the whole interval lies on the better side, "no" where it lies on the worse one, "not decided"
     where it holds zero.
@@ -102,6 +114,22 @@ class Difference(NamedTuple):
     verdict: str
 
 
+def t_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float] | None:
+    """Return Student's t interval of the mean over clips, which allows for few of them; None below two values."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, not {level}.")
+    if len(values) < 2:
+        return None
+    freedom = len(values) - 1
+    # With t = sqrt(freedom) tan(angle), the density of |t| is proportional to cos(angle) ** (freedom - 1).
+    angles = np.linspace(0, np.pi / 2, 200_001)
+    density = np.cos(angles) ** (freedom - 1)
+    below = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
+    bound = np.sqrt(freedom) * np.tan(np.interp(level * below[-1], below, angles))
+    mean, half = np.mean(values), bound * np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(mean - half), float(mean + half)
+
+
 def difference(first: Iterable[dict], second: Iterable[dict], metric: str) -> Difference:
     """Compare two rows by a metric on the clips that both measured: first minus second, in the table's unit.
 
@@ -111,7 +139,7 @@ def difference(first: Iterable[dict], second: Iterable[dict], metric: str) -> Di
     values = [about.factor * value for value in paired_differences(first, second, metric)]
     if len(values) < 2:
         raise ValueError(f"The rows share {len(values)} clip(s) with {about.label}; an interval needs two or more.")
-    low, high = bootstrap_interval(values)
+    low, high = t_interval(values)
     gains = (low, high) if about.better == "more" else (-high, -low)
     verdict = "yes" if gains[0] > 0 else "no" if gains[1] < 0 else "not decided"
     return Difference(float(np.mean(values)), low, high, verdict)
