@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 DPI = 200
 # What decides a colouring: the pipeline's modules, and those that take frames and settings.
 CODE = (
-    "attention", "color", "control", "data.clips", "data.footage", "encoders",
+    "attention", "color", "control", "data.clips", "data.footage", "denoising", "encoders",
     "evaluation.ablations", "guidance", "keyframes", "lessons.demo", "pipeline", "profiles", "references", "semantics",
     "settings", "srg", "stages", "utils.checks", "utils.compilation", "utils.download", "utils.files", "utils.hub",
     "utils.pictures", "utils.solvers", "utils.weights", "vae", "video.__init__", "video.codecs",

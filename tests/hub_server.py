@@ -40,6 +40,12 @@ class HubServer:
     """``repositories`` by id; ``asked``: (method, path) of every request; ``sent``: (repository, file) of bodies."""
 
     def __init__(self):
+        self.lock = threading.Lock()
+        self.address = ""
+        self.reset()
+
+    def reset(self) -> None:
+        """Become the empty hub that answers at once."""
         self.repositories: dict[str, Repository] = {}
         self.asked: list[tuple[str, str]] = []
         self.sent: list[tuple[str, str]] = []
@@ -47,8 +53,6 @@ class HubServer:
         self.delay = 0.0  # seconds before each large file
         self.broken = False  # answer 503 to everything
         self.before = lambda path: None  # called with the path of each request
-        self.lock = threading.Lock()
-        self.address = ""
 
     def add(self, repo: str, files: dict[str, bytes], **options) -> Repository:
         """Make a repository with one commit on main."""

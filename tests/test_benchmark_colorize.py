@@ -1,12 +1,13 @@
 """The colouring benchmark runs on small shapes, and its cases do what they are compared for."""
 
+import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import reimport
 import tiny
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -155,13 +156,8 @@ def test_solvers_are_told_in_the_mean_and_go_on(weights, tmp_path, capsys):
     assert row[0] == "2" and float(row[1]) == pytest.approx(cases["ddim 2"]["psnr"] + 1, abs=0.006)
 
 
-def test_random_networks_are_measured_without_a_video_library():
+def test_random_networks_are_measured_without_a_video_library(capsys):
     """A rented GPU's image may have PyTorch and diffusers, but no PyAV."""
-    program = (
-        "import runpy, sys; from diffusers import ControlNetModel, StableDiffusionControlNetPipeline;"
-        "sys.modules['av'] = None; del sys.argv[0];"
-        "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    command = [sys.executable, "-c", program, colorize.__file__, "operations", *TOY]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 0 and "diffusers" in run.stdout, run.stderr
+    with reimport.fresh("av", also=("colorize", "peers", "plot")):
+        importlib.import_module("colorize").main(["operations", *TOY])
+    assert "diffusers" in capsys.readouterr().out

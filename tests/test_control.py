@@ -1,8 +1,5 @@
 """The UNet copy against diffusers' own UNet and ControlNet."""
 
-import subprocess
-import sys
-
 import pytest
 import tiny
 import torch
@@ -186,30 +183,17 @@ def test_dtype_follows_the_unet():
     assert {p.dtype for p in control.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.slow
 @torch.no_grad()
-def test_save_and_load_in_a_fresh_process(unet, tmp_path):
+def test_saved_and_loaded(unet, tmp_path):
     torch.manual_seed(2)
     options = {**OPTIONS, "image_tokens_dim": 24, "null_token": True, "dilations": (1, 2)}
     control = tiny.trained(GuidedControlNet.from_unet(unet, **options).eval())
     control.save_pretrained(tmp_path / "control")
     assert {p.suffix for p in (tmp_path / "control").iterdir()} == {".json", ".safetensors"}
+    loaded = GuidedControlNet.from_pretrained(tmp_path / "control")
+    weights, got = control.state_dict(), loaded.state_dict()
+    assert weights.keys() == got.keys()
+    assert all(torch.equal(weights[name], got[name]) for name in weights)
     given = {**inputs(tokens=24), **reference()}
-    torch.save(given, tmp_path / "given.pt")
-    code = """
-import sys, torch
-from pathlib import Path
-from gcgkit.control import GuidedControlNet
-folder = Path(sys.argv[1])
-control = GuidedControlNet.from_pretrained(folder / "control")
-with torch.no_grad():
-    out = control(**torch.load(folder / "given.pt", weights_only=True), return_dict=False)
-torch.save({"weights": control.state_dict(), "out": [*out[0], out[1]]}, folder / "got.pt")
-"""
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=300)
-    got = torch.load(tmp_path / "got.pt", weights_only=True)
-    weights = control.state_dict()
-    assert weights.keys() == got["weights"].keys()
-    assert all(torch.equal(weights[name], got["weights"][name]) for name in weights)
-    for a, b in zip(flat(control(**given)), got["out"], strict=True):
+    for a, b in zip(flat(control(**given)), flat(loaded(**given)), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)  # mapped weights lie askew: the last bits may differ

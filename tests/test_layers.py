@@ -1,11 +1,13 @@
 """Which part of the library imports which: the contracts in pyproject.toml hold, and colouring loads nothing else."""
 
+import importlib
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import reimport
 
 ROOT = Path(__file__).resolve().parents[1]
 LINT = "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache', '--no-logo'])"
@@ -50,24 +52,18 @@ def test_a_wrong_import_is_found_inside_a_function_too(copied, module, line, tol
     assert told is None or told in said
 
 
-@pytest.mark.slow
 def test_colouring_a_film_loads_neither_training_nor_evaluation_nor_lessons(tmp_path):
     import tiny
 
     from gcgkit import video
 
     video.write(tmp_path / "in.mp4", tiny.clip(3, 64, 64), 25)
-    program = (
-        "import sys; from gcgkit.cli import main; code = main(sys.argv[1:]); "
-        "print(code, *sorted(m for m in sys.modules if m.startswith('gcgkit.')))"
-    )
     options = ["--steps", "1", "--keyframes", "2", "--device", "cpu"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, "colorize", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4"), *options],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    code, *loaded = done.stdout.split("\n")[-2].split()
-    assert code == "0" and "gcgkit.films.shot" in loaded and "gcgkit.pipeline" in loaded
+    with reimport.fresh():
+        command = importlib.import_module("gcgkit.cli")
+        assert command.main(["colorize", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4"), *options]) == 0
+        loaded = reimport.loaded()
+    assert "gcgkit.films.shot" in loaded and "gcgkit.pipeline" in loaded
     assert (tmp_path / "out.mp4").exists()
     others = ("training", "evaluation", "lessons", "data", "metrics")
     assert [name for name in loaded if name.split(".")[1] in others] == []

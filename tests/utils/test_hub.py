@@ -1,4 +1,7 @@
-"""Pipelines from the hub and onto it: real clients in processes of their own, against a small hub of our own."""
+"""Pipelines from the hub and onto it: real clients in processes of their own, against a small hub of our own.
+
+The clients share one cache, so each test has repositories of its own.
+"""
 
 import hashlib
 import json
@@ -19,12 +22,13 @@ from gcgkit.utils.hub import choose_files, reachable
 
 ROOT = Path(__file__).parents[2]
 
-# Do each task in turn and print a line of JSON for it: the error, or the digest of what was coloured.
+# Do each task that is told and print a line of JSON for it: the error, or the digest of what was coloured.
 _CHILD = """
 import json, sys, hashlib
 import numpy as np, torch
 from gcgkit.pipeline import GCGPipeline
-for task in json.loads(sys.argv[1]):
+print("RESULT", json.dumps("ready"), flush=True)
+for task in map(json.loads, sys.stdin):
     push = task.pop("push", None)
     try:
         pipe = GCGPipeline.from_pretrained(task.pop("name"), **task)
@@ -33,7 +37,7 @@ for task in json.loads(sys.argv[1]):
             pipe.push_to_hub(**push)
         else:
             pipe.set_progress_bar_config(disable=True)
-            frames = pipe(np.load(sys.argv[2]), prompt="red car", num_keyframes=2, num_inference_steps=2,
+            frames = pipe(np.load(sys.argv[1]), prompt="red car", num_keyframes=2, num_inference_steps=2,
                           generator=torch.Generator().manual_seed(0)).frames
             result["frames"] = hashlib.sha256(frames.tobytes()).hexdigest()
     except Exception as error:
@@ -72,34 +76,74 @@ def wanted(saved, clip) -> str:
     return hashlib.sha256(frames.tobytes()).hexdigest()
 
 
-@pytest.fixture
-def hub():
+@pytest.fixture(scope="module")
+def server():
     with hub_server.serving() as server:
         yield server
 
 
-def start(address: str, home: Path, clip: Path, tasks: list[dict], **environment: str) -> subprocess.Popen:
-    """Start a process that does the tasks with the hub at ``address`` and its cache under ``home``."""
-    kept = {key: os.environ[key] for key in ("PATH", "PYTHONPATH", "OMP_NUM_THREADS") if key in os.environ}
-    own = {"HF_HOME": str(home), "HF_ENDPOINT": address, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-c", _CHILD, json.dumps(tasks), str(clip)]
-    return subprocess.Popen(
-        command, cwd=ROOT, env={**kept, **own, **environment}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+@pytest.fixture
+def hub(server):
+    """The hub, empty."""
+    server.reset()
+    return server
 
 
-def finish(child: subprocess.Popen) -> list[dict]:
-    out, err = child.communicate(timeout=600)
-    assert child.returncode == 0, err
-    return [json.loads(line.removeprefix("RESULT ")) for line in out.splitlines() if line.startswith("RESULT ")]
+class Client:
+    """A process that does tasks with the hub at ``address`` and the cache under ``home``."""
+
+    def __init__(self, address: str, home: Path, clip: Path, **environment: str):
+        kept = {key: os.environ[key] for key in ("PATH", "PYTHONPATH", "OMP_NUM_THREADS") if key in os.environ}
+        own = {"HF_HOME": str(home), "HF_ENDPOINT": address, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        command = [sys.executable, "-c", _CHILD, str(clip)]
+        self.process = subprocess.Popen(command, cwd=ROOT, env={**kept, **own, **environment}, text=True, **pipes)
+        assert self.receive() == "ready"
+
+    def send(self, task: dict) -> None:
+        self.process.stdin.write(json.dumps(task) + "\n")
+        self.process.stdin.flush()
+
+    def receive(self):
+        for line in self.process.stdout:
+            if line.startswith("RESULT "):
+                return json.loads(line.removeprefix("RESULT "))
+        raise AssertionError(f"the client ended with {self.process.wait()}")
+
+    def do(self, *tasks: dict) -> list[dict]:
+        results = []
+        for task in tasks:
+            self.send(task)
+            results.append(self.receive())
+        return results
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.process.kill()
+        self.process.communicate()
 
 
-def run(*arguments, **environment) -> list[dict]:
-    return finish(start(*arguments, **environment))
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
 
 
-@pytest.mark.slow  # three fresh processes import torch and diffusers
-def test_loading_by_id_colours_as_the_folder_does(hub, files, clip, wanted, tmp_path):
+@pytest.fixture(scope="module")
+def client(server, home, clip):
+    with Client(server.address, home, clip) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def offline(server, home, clip):
+    with Client(server.address, home, clip, HF_HUB_OFFLINE="1") as client:
+        yield client
+
+
+@pytest.mark.slow  # fresh processes import torch and diffusers
+def test_loading_by_id_colours_as_the_folder_does(hub, files, client, offline, wanted, tmp_path):
     """From main, a tag and a commit; only the files that are needed come, once, and the cache does without the hub."""
     others = {"README.md": b"card", "unet/diffusion_pytorch_model.bin": b"pickle", "step_9/optimizer.bin": b"state"}
     others |= {"unet/diffusion_pytorch_model.fp16.safetensors": b"half", "unet/evil.py": b"raise SystemExit"}
@@ -109,25 +153,24 @@ def test_loading_by_id_colours_as_the_folder_does(hub, files, clip, wanted, tmp_
     repository.refs["v1"] = old
     repository.commit({"README.md": b"moved away"})
     name = {"name": "owner/name"}
-    results = run(hub.address, tmp_path, clip, [
+    results = client.do(
         {**name, "revision": "v1"}, {**name, "revision": old, "local_files_only": True},
         {**name, "revision": "v1", "cache_dir": str(tmp_path / "other")}, name,
-    ])  # fmt: skip
+    )  # fmt: skip
     assert results[:3] == [{"named": "owner/name", "frames": wanted}] * 3
     assert results[3]["error"] == "ValueError" and "holds no model_index.json" in results[3]["text"]
     assert sorted(hub.sent) == sorted([("owner/name", file) for file in files] * 2)  # once for each cache
     hub.sent.clear()
     repository.refs["main"] = old
     again = [name, {**name, "force_download": True}, {**name, "local_files_only": True}]
-    assert run(hub.address, tmp_path, clip, again) == [{"named": "owner/name", "frames": wanted}] * 3
+    assert client.do(*again) == [{"named": "owner/name", "frames": wanted}] * 3
     assert sorted(hub.sent) == sorted(("owner/name", file) for file in files)  # for force_download
     hub.asked.clear()
-    offline = run(hub.address, tmp_path, clip, [name], HF_HUB_OFFLINE="1")
-    assert offline == [{"named": "owner/name", "frames": wanted}] and not hub.asked
+    assert offline.do(name) == [{"named": "owner/name", "frames": wanted}] and not hub.asked
 
 
-def test_every_refusal_is_one_sentence(hub, files, clip, wanted, tmp_path):
-    hub.add("owner/name", files)
+def test_every_refusal_is_one_sentence(hub, files, client, wanted):
+    hub.add("owner/fine", files)
     hub.add("owner/gated", files, token="mine", gated=True)
     hub.add("owner/private", files, token="mine")
     other = json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]})
@@ -140,17 +183,17 @@ def test_every_refusal_is_one_sentence(hub, files, clip, wanted, tmp_path):
         ({"name": "owner/private", "token": "yours"}, "FileNotFoundError", "owner/private is not on the hub"),
         ({"name": "owner/gated"}, "FileNotFoundError", "owner/gated asks for its terms to be accepted"),
         ({"name": "owner/gated", "token": "yours"}, "FileNotFoundError", "owner/gated asks for its terms"),
-        ({"name": "owner/name", "token": "wrong"}, "FileNotFoundError", "does not give owner/name to this token (401)"),
-        ({"name": "owner/name", "revision": "v9"}, "FileNotFoundError", "owner/name has no revision 'v9' on the hub"),
+        ({"name": "owner/fine", "token": "wrong"}, "FileNotFoundError", "does not give owner/fine to this token (401)"),
+        ({"name": "owner/fine", "revision": "v9"}, "FileNotFoundError", "owner/fine has no revision 'v9' on the hub"),
         ({"name": "owner/other"}, "ValueError", "owner/other on the hub holds a StableDiffusionPipeline, not a GCGPip"),
         ({"name": "owner/broken"}, "ValueError", "owner/broken on the hub holds a model_index.json that is no pipe"),
         ({"name": "owner/model"}, "ValueError", "owner/model on the hub holds no model_index.json"),
         ({"name": "owner/a--b"}, "ValueError", "'owner/a--b' is no id of a model"),
-        ({"name": "owner/name", "local_files_only": True}, "FileNotFoundError", "is not in the hub's cache on this"),
-        ({"name": "owner/name", "local_files_only": True, "force_download": True}, "ValueError", "give only one"),
+        ({"name": "owner/fine", "local_files_only": True}, "FileNotFoundError", "is not in the hub's cache on this"),
+        ({"name": "owner/fine", "local_files_only": True, "force_download": True}, "ValueError", "give only one"),
     ]
     good = [{"name": name, "token": "mine"} for name in ("owner/private", "owner/gated")]
-    results = run(hub.address, tmp_path / "hf", clip, [task for task, _, _ in cases] + good)
+    results = client.do(*(task for task, _, _ in cases), *good)
     for (task, kind, words), result in zip(cases, results, strict=False):
         assert result.get("error") == kind and words in result["text"] and "\n" not in result["text"], (task, result)
     assert [result.get("frames") for result in results[-2:]] == [wanted] * 2
@@ -158,37 +201,38 @@ def test_every_refusal_is_one_sentence(hub, files, clip, wanted, tmp_path):
 
 
 @pytest.mark.slow
-def test_no_network_is_told_in_one_sentence(hub, files, clip, wanted, tmp_path):
+def test_no_network_is_told_in_one_sentence(hub, files, client, offline, home, clip, wanted):
     """The client asks six times before it gives up, so each case takes a while."""
-    hub.add("owner/name", files)
-    tasks = [{"name": "owner/name"}, {"name": "owner/name", "force_download": True}]
-    cached = [{"name": "owner/name", "local_files_only": True}]
-    for address, environment, words in (
-        ("http://127.0.0.1:9", {}, "owner/name cannot be fetched from the hub"),
-        (hub.address, {"HF_HUB_OFFLINE": "1"}, "owner/name cannot be fetched while HF_HUB_OFFLINE is set: unset it."),
-    ):
-        for result in run(address, tmp_path, clip, tasks, **environment):
-            assert result.get("error") == "FileNotFoundError", result
-            assert words in result["text"] and "\n" not in result["text"]
+    hub.add("owner/far", files)
+    name = {"name": "owner/far"}
+    with Client("http://127.0.0.1:9", home, clip) as lost:
+        for here, words in (
+            (lost, "owner/far cannot be fetched from the hub"),
+            (offline, "owner/far cannot be fetched while HF_HUB_OFFLINE is set: unset it."),
+        ):
+            for result in here.do(name, {**name, "force_download": True}):
+                assert result.get("error") == "FileNotFoundError", result
+                assert words in result["text"] and "\n" not in result["text"]
     # the index came and the network went: the cache holds no whole pipeline
     hub.before = lambda path: setattr(hub, "broken", "/tree/" in path)
-    for again, words in (
-        (tasks[:1], "owner/name cannot be fetched from the hub now (control/config.json is missing): check"),
-        (cached, "owner/name lies in the hub's cache without its control: load it once without local_files_only."),
-    ):
-        (result,) = run(hub.address, tmp_path, clip, again)
+    for task, words in (
+        (name, "owner/far cannot be fetched from the hub now (control/config.json is missing): check"),
+        ({**name, "local_files_only": True},
+         "owner/far lies in the hub's cache without its control: load it once without local_files_only."),
+    ):  # fmt: skip
+        (result,) = client.do(task)
         assert result["error"] == "FileNotFoundError" and words in result["text"] and "\n" not in result["text"]
     # with a whole pipeline in the cache, a hub that does not answer is no harm
     hub.before, hub.broken = lambda path: None, False
-    fetched = run(hub.address, tmp_path, clip, tasks[:1])
+    fetched = client.do(name)
     hub.broken = True
-    assert run(hub.address, tmp_path, clip, tasks[:1]) == fetched == [{"named": "owner/name", "frames": wanted}]
+    assert client.do(name) == fetched == [{"named": "owner/far", "frames": wanted}]
 
 
 @pytest.mark.slow
-def test_all_files_are_of_one_commit(hub, files, clip, wanted, tmp_path):
+def test_all_files_are_of_one_commit(hub, files, client, wanted):
     """Somebody pushes other weights while the pipeline is fetched."""
-    repository = hub.add("owner/name", files)
+    repository = hub.add("owner/moving", files)
     moved = {n: b"newer" if n.endswith(".safetensors") else data for n, data in files.items()}
 
     def push(path: str) -> None:
@@ -196,31 +240,33 @@ def test_all_files_are_of_one_commit(hub, files, clip, wanted, tmp_path):
             repository.commit(moved)
 
     hub.before = push
-    assert run(hub.address, tmp_path, clip, [{"name": "owner/name"}]) == [{"named": "owner/name", "frames": wanted}]
+    assert client.do({"name": "owner/moving"}) == [{"named": "owner/moving", "frames": wanted}]
     assert len(repository.commits) == 2
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_share_an_empty_cache(hub, files, clip, wanted, tmp_path):
-    hub.add("owner/name", files)
+def test_two_processes_at_once_share_an_empty_cache(hub, files, client, home, clip, wanted):
+    hub.add("owner/both", files)
     hub.delay = 0.5  # each waits for weights that the other is fetching
-    children = [start(hub.address, tmp_path, clip, [{"name": "owner/name"}]) for _ in range(2)]
-    assert [finish(child) for child in children] == [[{"named": "owner/name", "frames": wanted}]] * 2
-    assert not list(tmp_path.rglob("*.incomplete"))
+    with Client(hub.address, home, clip) as other:
+        for here in (client, other):
+            here.send({"name": "owner/both"})
+        assert [here.receive() for here in (client, other)] == [{"named": "owner/both", "frames": wanted}] * 2
+    assert not list(home.rglob("*.incomplete"))
 
 
 @pytest.mark.slow
-def test_pushing_and_loading_again(hub, saved, clip, wanted, tmp_path):
+def test_pushing_and_loading_again(hub, saved, client, home, wanted):
     """As push_to_hub does it, plainly and as a variant, with the writer's token; no path of this machine goes along."""
     push = {"repo_id": "owner/mine", "token": "writer"}
     task = {"name": str(saved)}
-    results = run(hub.address, tmp_path, clip, [
+    results = client.do(
         {**task, "push": push}, {**task, "push": push},
         {**task, "push": {**push, "repo_id": "owner/v", "variant": "x"}},
         {"name": "owner/mine"}, {"name": "owner/v", "variant": "x"},
         {"name": "owner/mine", "push": {**push, "repo_id": "owner/again"}}, {**task, "push": {"repo_id": "owner/no"}},
         {"name": "owner/again"},
-    ])  # fmt: skip
+    )  # fmt: skip
     assert [r.get("error") for r in results] == [None] * 6 + ["HfHubHTTPError", None], results
     assert [results[i]["frames"] for i in (3, 4, 7)] == [wanted] * 3
     for repo in ("owner/mine", "owner/again"):
@@ -228,7 +274,7 @@ def test_pushing_and_loading_again(hub, saved, clip, wanted, tmp_path):
         pushed = found.commits[found.refs["main"]]
         assert "README.md" in pushed and "control/diffusion_pytorch_model.safetensors" in pushed
         small = b"".join(data for name, data in pushed.items() if name.endswith(".json"))
-        assert str(tmp_path).encode() not in small and str(saved).encode() not in small
+        assert str(home).encode() not in small and str(saved).encode() not in small
 
 
 def test_saving_with_push_to_hub_takes_a_path(hub, saved, tmp_path, monkeypatch):
