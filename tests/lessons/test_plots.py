@@ -20,7 +20,7 @@ def pixels(picture):
 
 
 def test_a_picture_too_rich_for_a_notebook_is_drawn_smaller():
-    noise = RNG.integers(0, 256, (1400, 1400, 3), dtype=np.uint8)
+    noise = RNG.integers(0, 256, (700, 1400, 3), dtype=np.uint8)
     rich = plots.gallery({"noise": noise}, columns=1)
     assert len(rich.png()) <= LARGEST
     plain = plots.gallery({"plain": np.full_like(noise, 128)}, columns=1)
