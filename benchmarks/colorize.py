@@ -43,9 +43,9 @@ from gcgkit.lessons import flops
 from gcgkit.lessons.random_networks import SHAPES, random_pipeline
 from gcgkit.lessons.timing import clock, compare, line, load, machine, now, peak_memory
 from gcgkit.settings import NO_SHORTCUTS, Shortcuts
-from gcgkit.training.config import OF_PRECISION
 from gcgkit.utils import compilation, files
 from gcgkit.utils.commands import best_device
+from gcgkit.utils.weights import OF_PRECISION
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import plot  # noqa: E402

@@ -123,24 +123,12 @@ def prepare_sets(args: argparse.Namespace, names: list[str], clips: Path | None 
         if args.captions != "none":
             caption(args, folder, args.captions)
     if args.show and not args.dry_run:
-        show_batch(args, names)
+        from gcgkit.training import show_batch
 
-
-def show_batch(args: argparse.Namespace, names: list[str], count: int = 8) -> None:
-    """Draw a training batch of prepared sets as the paper's configuration does, and write a picture of it."""
-    import dataclasses
-
-    from gcgkit.data.dataset import FrameDataset, collate, show_batch
-    from gcgkit.training.recipes import load
-
-    height, width = args.size or (256, 448)
-    data = dataclasses.replace(load("paper").data, sets=tuple(names), height=height, width=width)
-    dataset = FrameDataset(args.out / "prepared", data)
-    batch = collate([dataset[i] for i in range(count)])
-    args.show.parent.mkdir(parents=True, exist_ok=True)
-    show_batch(batch).savefig(args.show, dpi=150)
-    kinds = ", ".join(f"{len(group.rows)} {group.kind}" for group in batch.references)
-    print(f"{args.show}: a training batch, targets {tuple(batch.target.shape)}, references: {kinds}.")
+        height, width = args.size or (256, 448)
+        values = {"data.sets": ",".join(names), "data.height": height, "data.width": width}
+        changes = [text for key, value in values.items() for text in ("--set", f"{key}={value}")]
+        show_batch.main([str(args.out / "prepared"), *changes, "--out", str(args.show)])
 
 
 def caption(args, folder: Path, by: str, name: str | None = None, dry_run: bool = False) -> None:

@@ -32,6 +32,8 @@ def plan_model(
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     with hub.one_sentence(repo, revision):
+        if reason := hub.hub_unreachable(endpoint):
+            raise ConnectionError(reason)
         info = HfApi(endpoint=endpoint).model_info(repo, revision=revision, files_metadata=True)
     listed = {sibling.rfilename: sibling for sibling in info.siblings or []}
     for name in listed:

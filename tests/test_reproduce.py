@@ -117,6 +117,11 @@ def test_a_dry_run_prints_the_plan_and_does_nothing(monkeypatch, tmp_path, capsy
     ):  # fmt: skip
         assert text in told
     assert not (tmp_path / "out").exists() and not (ROOT / "never").exists()
+    half = shutil.disk_usage(tmp_path).free / 1e9 * 0.6  # each step has room, both together have not
+    steps = [reproduce.replace(step, disk=half) for step in 2 * steps]
+    assert attempt(monkeypatch, steps, tmp_path / "out", "--dry-run") == 0
+    told = capsys.readouterr().out
+    assert "missing: disk" not in told and re.search(r"0\.2 h; only [\d.]+ GB of disk are free\.", told)
     assert attempt(monkeypatch, steps, tmp_path / "out", "--dry-run", "--add", "b=x") == 1
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.color import lab2rgb, rgb2lab
 
-from gcgkit.training.mini.lab import tensor_lab_to_rgb, tensor_rgb_to_lab
+from gcgkit.training.mini.encoders import tensor_lab_to_rgb, tensor_rgb_to_lab
 from gcgkit.vae import LumaChromaAutoencoder, luma_chroma_to_rgb, rgb_to_luma_chroma
 
 WEIGHTS = np.array([0.299, 0.587, 0.114])  # Rec. 601

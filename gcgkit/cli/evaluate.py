@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from ..utils.commands import read_options, read_size
+from ..utils.hub import require
 from .common import run_standalone
 
 ABOUT = "Measure methods and write Table 1; the same command goes on where it was."
@@ -77,6 +78,8 @@ def run(args: argparse.Namespace) -> None:
             methods = table1_methods(weights=args.weights, seed=seed, **shared)
         if seed != args.seed[0]:  # the others give the same with every seed
             methods = [method for method in methods if hasattr(method, "seed")]
+        for profile in filter(None, (getattr(method, "profile", None) for method in methods)):
+            require(profile, "try again with a network, or give a folder")
         _give_prompts(methods, args.prompts, evalset)
         try:
             found += evaluate(

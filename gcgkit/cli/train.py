@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from ..utils.commands import read_pairs
+from ..utils.hub import require
 from .common import run_standalone
 
 ABOUT = "Train on prepared data, or go on with a run that was cut off."
@@ -29,6 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train as the options say. Raises ValueError, FileNotFoundError and OSError as ``training.run.train`` does."""
+    from ..data import prepare
     from ..training import config as configs
     from ..training import recipes
 
@@ -39,7 +41,12 @@ def run(args: argparse.Namespace) -> None:
         print(f"The configuration: {args.write}")
         return
     out = args.out or Path("runs") / config.name
-
+    # Bad input is told before torch and diffusers load, which takes seconds.
+    for name in config.data.sets:
+        prepare.read_manifest(args.data / name)
+    for part in ("base", "image_encoder"):
+        remedy = f"run python data_scripts/weights.py with a network, or give a folder with --set model.{part}=FOLDER"
+        require(getattr(config.model, part), remedy)
     from ..training.run import train
 
     try:

@@ -19,6 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..color import to_gray
+from ..utils import hub
 from ..utils.commands import best_device
 from . import prepare
 from .color_words import remove_color_words
@@ -197,10 +198,11 @@ class Blip:
         self.model = self.processor = None
 
     def __call__(self, frames: Sequence[np.ndarray], clips: Sequence[str] = ()) -> list[str]:
+        if self.model is None:
+            hub.require(self.name, "run python data_scripts/weights.py blip where there is a network")
+            self._load()
         import torch
 
-        if self.model is None:
-            self._load()
         with torch.inference_mode():
             pixels = self.processor(images=list(frames), return_tensors="pt").pixel_values  # (B, 3, 384, 384)
             tokens = self.model.generate(

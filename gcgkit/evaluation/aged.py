@@ -10,7 +10,6 @@ coloured, so that only their AB differ; the truth's AB are those of the clean cl
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -27,7 +26,7 @@ from ..pipeline import GCGPipeline
 from ..utils.commands import read_options, run_reporting_errors
 from ..video import flicker
 from .methods import load_pipeline
-from .model_card import part_parser, write_result
+from .model_card import part_parser, pipeline_options, report
 
 
 def films(clip: np.ndarray, wear: Wear, seed: int = 0) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -82,12 +81,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     wear = Wear(**read_options(args.wear))
-    settings = {"num_inference_steps": args.steps, "num_keyframes": 4}
+    settings = {"num_keyframes": 4, **pipeline_options(args)}
     result = aged_quality(load_pipeline(args.weights, "cpu"), args.data, args.frames, wear, args.seed, **settings)
-    print(json.dumps(result["summary"], indent=1))
-    if args.json:
-        settings |= {"weights": args.weights, "frames": args.frames, "seed": args.seed, "wear": asdict(wear)}
-        write_result(args.json, {"settings": settings, **result})
+    given = {"weights": args.weights, "frames": args.frames, "seed": args.seed, "wear": asdict(wear)}
+    report(result, args.json, **settings, **given)
 
 
 if __name__ == "__main__":

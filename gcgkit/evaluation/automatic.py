@@ -11,7 +11,6 @@ describes it. ``words`` and ``keyframes`` look at the six measuring clips and th
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +24,9 @@ from .. import metrics
 from ..color import rgb_to_lab, to_gray
 from ..data import footage
 from ..pipeline import GCGPipeline
-from ..utils.commands import parse_size, run_reporting_errors
+from ..utils.commands import run_reporting_errors
 from .methods import load_pipeline
-from .model_card import WORDS, color_first, part_parser, spread, toward, write_result
+from .model_card import WORDS, color_first, part_parser, pipeline_options, report, spread, toward
 
 THINGS = {
     "blackswan": "swan", "cows": "cow", "dog": "dog", "drift-straight": "car", "horsejump-high": "horse",
@@ -206,10 +205,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = part_parser(__doc__, ("photos", "words", "keyframes"))
     parser.add_argument("--photos", type=Path, help="photos: any folder of photographs")
     parser.add_argument("--count", type=int, default=48, help="photos: how many, evenly spread")
-    parser.add_argument("--guess-strength", type=float)
-    parser.add_argument("--noise-scale", type=float)
-    parser.add_argument("--guidance-scale", type=float)
-    parser.add_argument("--size", type=parse_size, help="WxH that the model works at (the profile's own)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-perceptual", action="store_true", help="photos: without ST-LPIPS")
     parser.add_argument("--sheet", type=Path, help="photos, words: write a sheet of the pictures here, 24 at most")
@@ -218,12 +213,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    pipe = load_pipeline(args.weights, "cpu")
-    options = {
-        "num_inference_steps": args.steps, "guess_strength": args.guess_strength, "noise_scale": args.noise_scale,
-        "guidance_scale": args.guidance_scale, "working_size": args.size,
-    }  # fmt: skip
-    pictures = []
+    pipe, options, pictures = load_pipeline(args.weights, "cpu"), pipeline_options(args), []
     if args.part == "photos":
         if args.photos:
             paths = list_photos(args.photos, args.count)
@@ -234,13 +224,11 @@ def _run(args: argparse.Namespace) -> None:
         result, pictures = word_quality(pipe, args.data, seed=args.seed, **options)
     else:
         result = keyframe_quality(pipe, args.data, **options)
-    print(json.dumps(result["summary"], indent=1))
     if args.sheet and pictures:
         sheet = contact_sheet(spread(pictures, 24), columns=4 if args.part == "photos" else 1)
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(args.sheet), sheet[..., ::-1])
-    if args.json:
-        write_result(args.json, {"settings": {**options, "weights": args.weights, "seed": args.seed}, **result})
+    report(result, args.json, **options, weights=args.weights, seed=args.seed)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def _distance_key(ours: list[str], truth: list[str]) -> str:
     return hashlib.sha256(json.dumps([ours, truth]).encode()).hexdigest()[:32]
 
 
-def scores(pred, truth, names: Iterable[str] | None = None, device=None) -> dict[str, float | None]:
+def scores(pred, truth, names: Iterable[str] | None = None) -> dict[str, float | None]:
     """Measure one clip against the true one, ``(T, H, W, 3)`` both, by every metric, in the tables' units.
 
     A metric that is not available is None (`reasons` explains it). names: only these. Nothing is cached.
@@ -127,7 +127,7 @@ def scores(pred, truth, names: Iterable[str] | None = None, device=None) -> dict
     found: dict[str, float | None] = {}
     for metric in choose(names):
         absent = metric.network and networks.missing(metric.network)
-        found[metric.label] = None if absent else metric.of(pred, truth, device) * metric.factor
+        found[metric.label] = None if absent else metric.of(pred, truth) * metric.factor
     return found
 
 

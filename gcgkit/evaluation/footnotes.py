@@ -10,7 +10,7 @@ import string
 from collections import Counter
 from collections.abc import Iterable
 
-from .rows import ALL_ELSE, AS_PROFILE, RowKey, group_rows, row_differences, row_label, row_settings
+from .rows import RowKey, group_rows, row_differences, row_label, row_settings
 from .run import setting
 
 # Always listed, in this order; other settings are listed where rows differ in them.
@@ -53,17 +53,12 @@ def _footnote(name: str, rows: dict[RowKey, list[dict]]) -> str:
     options = [*_NAMED, *sorted({option for settings in found.values() for option in settings} - {*_NAMED})]
     shared: list[str] = []
     own: dict[RowKey, list[str]] = {key: [] for key in rows}
-    all_old = all(ALL_ELSE in settings for settings in found.values())
     for option in options:
-        given = {
-            key: AS_PROFILE if settings[option] is None else str(settings[option])
-            for key, settings in found.items()
-            if option in settings
-        }
-        values = {key: given.get(key, AS_PROFILE) for key in found} if all_old and given else given
+        own_words = {key: settings[option] for key, settings in found.items() if option in settings}
+        values = {key: "as the profile has it" if it is None else str(it) for key, it in own_words.items()}
         text, count = Counter(values.values()).most_common(1)[0] if values else ("", 0)
         most = text if 2 * count > len(values) else None
-        if most is not None and option in (*_NAMED, ALL_ELSE):
+        if most is not None and option in _NAMED:
             shared.append(f"{option} {most}")
         for key, value in values.items():
             if value != most:

@@ -1,6 +1,6 @@
 """Quality of the weights: the figures of the model card, each from one call.
 
-    python -m gcgkit.evaluation.model_card PART --data DIR [--weights mini] [--json FILE]
+    python -m gcgkit.evaluation.model_card PART --data DIR [--weights mini] [--set tau=4] [--json FILE]
 
 PART is ``vae``, ``exemplar``, ``gate`` or ``memory``; ``automatic`` has the others. The data folder is the one that
 ``footage`` describes; only its six measuring clips are looked at (``memory`` needs none of it).
@@ -24,12 +24,13 @@ from .. import baselines, encoders, metrics
 from ..color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
 from ..data import footage, naming
 from ..pipeline import GCGPipeline
-from ..utils.commands import parse_size, run_reporting_errors
+from ..utils.commands import read_options, run_reporting_errors
 from ..utils.files import write_text
 from . import provenance
 from .methods import load_pipeline
 
 WORDS = ("red", "orange", "yellow", "green", "blue", "purple")
+SET = "option of the pipeline, in place of the profile's own, such as tau=4 or working_size=[256,448]; repeatable"
 
 
 def vae_quality(pipe: GCGPipeline, data: str | Path, frames: int = 40) -> dict[str, float]:
@@ -49,7 +50,7 @@ def exemplar_quality(
     pipe: GCGPipeline,
     data: str | Path,
     frames: int = 40,
-    clips: tuple[str, ...] | None = None,
+    clips: Sequence[str] | None = None,
     seed: int = 0,
     **options,
 ) -> dict[str, dict[str, float]]:
@@ -98,12 +99,12 @@ def tint(gray: np.ndarray, ab: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(lab_to_rgb(lab) * 255), 0, 255).astype(np.uint8)
 
 
-def gate_quality(pipe: GCGPipeline, data: str | Path, pairs: int = 30) -> dict[str, float]:
-    """Return the mean of the trained gate for masked, matching and unrelated references, over pairs of frames."""
+def gate_quality(pipe: GCGPipeline, data: str | Path) -> dict[str, float]:
+    """Return the mean of the trained gate for masked, matching and unrelated references, over 30 pairs of frames."""
     clips = list(footage.measuring_clips(data, 40))
     sums = {"masked": [], "matching": [], "wrong": []}
     rng = np.random.default_rng(0)
-    for i in range(pairs):
+    for i in range(30):
         clip, other = clips[i % len(clips)][1], clips[(i + 1 + i // len(clips)) % len(clips)][1]
         if other is clip:
             other = clips[(i + 1) % len(clips)][1]
@@ -121,27 +122,27 @@ def gate_quality(pipe: GCGPipeline, data: str | Path, pairs: int = 30) -> dict[s
     return {kind: float(torch.stack(values).mean()) for kind, values in sums.items()}
 
 
-def memory_quality(weights: str = "mini", counts: tuple[int, int] = (40, 400), steps: int = 2) -> dict[str, float]:
+def memory_quality(weights: str) -> dict[str, float]:
     """Return peak memory in MB for clips of two lengths, each in a process of its own, and the ratio.
 
     ``peak_N`` is the process's peak resident size, ``beyond_frames_N`` the same less the input and output frames.
-    Memory does not depend on ``steps``.
     """
-    result = {}
+    result, counts = {}, (40, 400)
     for count in counts:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            peak = pool.submit(_peak_memory, weights, count, steps).result()
+            peak = pool.submit(_peak_memory, weights, count).result()
         frames = count * footage.SIZE[0] * footage.SIZE[1] * (1 + 3) / 1e6  # gray in, RGB out
         result |= {f"peak_{count}": peak, f"beyond_frames_{count}": peak - frames}
     few, many = (result[f"beyond_frames_{count}"] for count in counts)
     return {**result, "ratio": many / few}
 
 
-def _peak_memory(weights: str, count: int, steps: int) -> float:
+def _peak_memory(weights: str, count: int) -> float:
     """Return this process's peak resident size in MB after colouring ``count`` frames of a moving pattern."""
     x, y = np.arange(footage.SIZE[1]), np.arange(footage.SIZE[0])[:, None]
     gray = np.stack([np.uint8(127 + 60 * np.sin(x / 30 + t / 9) + 60 * np.cos(y / 20)) for t in range(count)])
-    load_pipeline(weights, "cpu")(gray, num_inference_steps=steps, generator=torch.Generator().manual_seed(0))
+    # Two steps: memory does not depend on their number.
+    load_pipeline(weights, "cpu")(gray, num_inference_steps=2, generator=torch.Generator().manual_seed(0))
     return provenance.peak_memory("cpu")["process"]  # not on Windows
 
 
@@ -171,56 +172,47 @@ def part_parser(about: str, parts: Sequence[str] = ()) -> argparse.ArgumentParse
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id")
     parser.add_argument("--steps", type=int, default=32, help="denoising steps")
+    parser.add_argument("--set", metavar="K=V", dest="options", action="append", default=[], help=SET)
     parser.add_argument("--json", type=Path, help="write the result here too")
     return parser
 
 
-def write_result(path: Path, result: dict) -> None:
-    """Write figures as JSON; make the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(result, indent=1) + "\n")
+def pipeline_options(args: argparse.Namespace) -> dict:
+    """Return the pipeline's options that a command of `part_parser` was given."""
+    return {"num_inference_steps": args.steps, **read_options(args.options)}
+
+
+def report(result: dict, path: Path | None, **settings) -> None:
+    """Print figures, or the summary of many, and write all of them as JSON to a path, with their settings."""
+    print(json.dumps(result.get("summary", result), indent=1))
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({"settings": settings, **result} if settings else result, indent=1) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = part_parser(__doc__, ("vae", "exemplar", "gate", "memory"))
     parser.add_argument("--clips", nargs="*", help="exemplar: only these measuring clips")
     parser.add_argument("--frames", type=int, default=40)
-    parser.add_argument("--mask", action="store_true", help="exemplar: with the reference masked")
-    parser.add_argument("--keyframes", type=int, default=4, help="exemplar: m, the exemplar among them (4)")
-    parser.add_argument("--tau", type=float, help="exemplar: how fast the grid slides (the profile's own)")
-    parser.add_argument("--strength", type=float, help="exemplar: share of the steps, 1 from noise (the profile's own)")
-    parser.add_argument("--hint-weight", type=float, help="exemplar: ColorHint blended in, 0 to 1 (the profile's own)")
-    parser.add_argument("--size", type=parse_size, help="exemplar: WxH that the model works at (the profile's own)")
-    parser.add_argument("--noise-scale", type=float, help="exemplar: of the starting noise (the profile's own)")
-    parser.add_argument("--keyframe-weight", type=float, help="exemplar: of keyframes' tokens (the profile's own)")
     parser.add_argument("--without-unet", action="store_true", help="exemplar: with zeros for all the UNet says")
-    parser.add_argument("--exemplar-alone", action="store_true", help="exemplar: nothing else guides, no sliding grid")
     args = parser.parse_args(argv)
     return run_reporting_errors(lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> None:
     pipe = None if args.part == "memory" else load_pipeline(args.weights, "cpu")
-    steps = {"num_inference_steps": args.steps}
     if args.part == "vae":
         result = vae_quality(pipe, args.data, args.frames)
     elif args.part == "exemplar":
-        clips = tuple(args.clips) if args.clips else None
-        own = {
-            name: getattr(args, name) for name in ("tau", "strength", "hint_weight", "noise_scale", "keyframe_weight")
-        }
         if args.without_unet:
             silence(pipe.unet)
-        guiding = {"num_keyframes": 1, "use_srg": False} if args.exemplar_alone else {"num_keyframes": args.keyframes}
-        options = {**guiding, **own, **steps, "reference_mask": args.mask, "working_size": args.size}
-        result = exemplar_quality(pipe, args.data, args.frames, clips, **options)
+        options = {"num_keyframes": 4, **pipeline_options(args)}
+        result = exemplar_quality(pipe, args.data, args.frames, args.clips, **options)
     elif args.part == "gate":
         result = gate_quality(pipe, args.data)
     else:
         result = memory_quality(args.weights)
-    print(json.dumps(result, indent=1))
-    if args.json:
-        write_result(args.json, result)
+    report(result, args.json)
 
 
 if __name__ == "__main__":

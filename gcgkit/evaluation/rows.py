@@ -12,7 +12,6 @@ import numpy as np
 from .columns import METRICS
 from .run import bootstrap_interval, setting
 
-ALL_ELSE, AS_PROFILE = "all else", "as the profile has it"  # in older records, which hold only the given options
 RowKey = tuple[str, str]  # a method's name and the key of its lowest seed
 
 
@@ -41,7 +40,7 @@ def group_rows(records: Iterable[dict]) -> dict[RowKey, list[dict]]:
 
 def row_settings(records: Sequence[dict]) -> dict:
     """Return all settings of a row, from its records: the pipeline's, "seed", "reference", and "prompts", in words."""
-    identity, recorded = records[0]["identity"], records[0]["provenance"].get("settings")
+    identity, options = records[0]["identity"], records[0]["provenance"].get("settings", {})
     prompts, clips = identity.get("prompts", {}), {record["clip"] for record in records}
     bare = sum(not prompts.get(clip) for clip in clips)
     if bare == len(clips):
@@ -50,7 +49,6 @@ def row_settings(records: Sequence[dict]) -> dict:
         words = identity.get("prompts_source", "of unknown source")
         words += f" (none for {bare} of {len(clips)} clips)" if bare else ""
     seeds = " ".join(dict.fromkeys(str(record["identity"].get("seed")) for record in records))
-    options = {**identity.get("options", {}), ALL_ELSE: AS_PROFILE} if recorded is None else recorded
     return {**options, "seed": seeds, "reference": identity.get("reference"), "prompts": words}
 
 

@@ -44,6 +44,7 @@ from .methods import Method, Request
 TRUTH = "truth"
 NO_COLOR = "the frames hold no colour"
 SCHEMA = 1
+RESAMPLES = 10_000  # of the bootstrap
 
 
 def evaluate(
@@ -153,16 +154,14 @@ def read_results(path: str | Path) -> list[dict]:
     return records
 
 
-def bootstrap_interval(
-    values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float] | None:
-    """Return the percentile bootstrap interval of the mean over clips; None below two clips. A seed repeats it."""
+def bootstrap_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float] | None:
+    """Return the percentile bootstrap interval of the mean over clips, always of the same draws; None below two."""
     values = np.asarray(values, np.float64)
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, not {level}.")
     if len(values) < 2:
         return None
-    picks = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))  # (R, N)
+    picks = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))  # (R, N)
     low, high = np.quantile(values[picks].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

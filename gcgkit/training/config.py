@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
@@ -28,7 +27,6 @@ from ..utils import files
 
 # Of ModelConfig's fields, those that make a guidance; GatedColorGuidance has them by the same names.
 GUIDANCE_OPTIONS = ("mode", "stem", "hidden_dim", "heads", "gate_bias", "null_token", "dilations")
-OF_PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, config=FORM)

@@ -79,8 +79,6 @@ def fit(
     )
     learner = Learner(network, settings, accelerator, steps, seconds=seconds, rates=rates, data=data)
     first = learner.resume(folder / "checkpoints")
-    if not first and (folder / "state.pt").exists():
-        raise ValueError(f"{folder} holds a run of an earlier version, which cannot go on: give another folder.")
     if first < steps:
         device, world, rank = accelerator.device.type, accelerator.num_processes, accelerator.process_index
         # Not accelerate's own mixed precision, which is one for the whole process: networks differ in theirs.

@@ -15,7 +15,8 @@ from ..data import latent_cache
 from ..data.augment import join_references
 from ..data.dataset import Batch, References
 from ..guidance import GuidanceOutput
-from .config import OF_PRECISION, TrainConfig
+from ..utils.weights import OF_PRECISION
+from .config import TrainConfig
 
 
 class Denoiser(nn.Module):

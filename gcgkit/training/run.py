@@ -43,16 +43,15 @@ def train(
     data: str | Path,
     out: str | Path,
     *,
-    pipe: GCGPipeline | None = None,
     cache: str | Path | None = None,
     cpu: bool = False,
     on_step: Callable[[int], None] | None = None,
 ) -> Path:
     """Train as configured on the prepared sets in ``data`` and return the folder of the finished pipeline.
 
-    out: the run's folder; a run of the same configuration in it is resumed. pipe: trained in place of the
-    pipeline that the configuration names. cache: where latents are kept, ``data`` by default. cpu: do without the GPU.
-    on_step(step) is called after each step. Raises ValueError, FileNotFoundError and OSError with one sentence.
+    out: the run's folder; a run of the same configuration in it is resumed. cache: where latents are kept, ``data`` by
+    default. cpu: do without the GPU. on_step(step) is called after each step. Raises ValueError,
+    FileNotFoundError and OSError with one sentence.
     """
     data, out, run = Path(data), Path(out), config.run
     _check_folder(config, out)
@@ -66,7 +65,7 @@ def train(
     accelerator.print(_describe_clips(config, data, clips))
     passes = Positions(0, 0, run.batch_size, run.micro_batch, 0, world).passes
     accelerator.gradient_accumulation_steps = passes
-    pipe = pipe or build_pipeline(config)
+    pipe = build_pipeline(config)
     multiple = encoders.canvas_multiple(pipe.vae, pipe.unet)
     if config.data.height % multiple or config.data.width % multiple:
         raise ValueError(f"data.height and data.width must be multiples of {multiple} for this model.")

@@ -15,12 +15,14 @@ import hashlib
 import json
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
+from urllib.request import getproxies, proxy_bypass, url2pathname
 
 from .files import BLOCK, bytes_bar, file_sha256, require_space, size_text, write_error, write_text
 
@@ -31,10 +33,6 @@ _BUSY = {408, 425, 429, 500, 502, 503, 504}  # answers after which another try m
 
 class _Broken(Exception):
     """A transfer ended early; another try may continue where it stopped."""
-
-
-class _Unreached(_Broken):
-    """No server answered, as without a network."""
 
 
 def fetch(
@@ -54,8 +52,7 @@ def fetch(
     source: address, ``file://`` address or local path. size: bytes, and sha256: digest (64 hexadecimal digits, or the
     first 8 or more), where known. room: disk space to keep for the file's content, as a multiple of the file's size.
     check: raises ValueError for content that cannot be used. attempts: tries in a row without progress before giving
-    up, with ``pause`` seconds after the first and twice as many after each next; two where no server answers and
-    nothing has come yet. timeout: seconds of silence.
+    up, with ``pause`` seconds after the first and twice as many after each next. timeout: seconds of silence.
     An existing file is checked and never fetched again. Errors: see the module.
     """
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{8,64}", sha256 := sha256.lower()):
@@ -84,6 +81,8 @@ def remote_size(url: str, timeout: float = 30.0) -> int | None:
         return here.stat().st_size
     import requests
 
+    if reason := unreachable(url):
+        raise ConnectionError(_broken_message(url, 0, None, reason))
     with _request_errors(url):
         with requests.head(url, headers=_PLAIN, timeout=timeout, allow_redirects=True) as answer:
             if answer.status_code in (403, 405, 501):  # some servers only answer GET
@@ -108,6 +107,34 @@ def local_path(source: str | Path) -> Path | None:
     return path
 
 
+def unreachable(url: str, seconds: float = 2.0) -> str | None:
+    """Return in a few words why no connection to an address's server can be made, None if one can.
+
+    Behind a proxy, the proxy is tried. Clients try again for a minute and more before they give up.
+    """
+    server = urlsplit(url)
+    proxy = getproxies().get(server.scheme)
+    if proxy and not proxy_bypass(server.hostname or ""):
+        server = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    found: list[str | None] = ["no answer in time"]
+
+    def connect() -> None:
+        try:
+            port = server.port or (443 if server.scheme == "https" else 80)
+            socket.create_connection((server.hostname, port), timeout=seconds).close()
+            found[0] = None
+        except OSError as error:
+            found[0] = _reason(error)
+        except ValueError:  # no address at all: the client says so
+            found[0] = None
+
+    # In a thread, because the look-up of a name takes as long as it likes, and a name may stand for several addresses.
+    thread = Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0]
+
+
 # --- one file ---------------------------------------------------------------------------------------------------------
 
 
@@ -118,16 +145,18 @@ def _download(url, path, size, sha256, room, check, attempts, pause, timeout) ->
     partial, state = path.with_name(path.name + ".partial"), path.with_name(path.name + ".partial.json")
     exact = sha256 is not None and len(sha256) == 64
     best, failures = -1, 0
+    if reason := unreachable(url):
+        raise ConnectionError(_broken_message(url, _size(partial), _read_state(state).get("total"), reason))
     with requests.Session() as session, bytes_bar(size, path.name) as bar:
         while True:
             try:
                 digest = _transfer(session, url, partial, state, size, room, timeout, exact, bar)
                 break
             except _Broken as error:
-                reached = partial.stat().st_size if partial.exists() else 0
+                reached = _size(partial)
                 failures = 1 if reached > best else failures + 1
                 best = max(best, reached)
-                if failures >= (min(attempts, 2) if isinstance(error, _Unreached) and not reached else attempts):
+                if failures >= attempts:
                     total = _read_state(state).get("total")
                     raise ConnectionError(_broken_message(url, reached, total, str(error))) from None
                 time.sleep(pause * 2 ** (failures - 1))
@@ -171,7 +200,7 @@ def _transfer(session, url, partial, state, size, room, timeout, exact, bar):
     known = _read_state(state)
     same = known.get("url") == url
     # Another mirror may give the rest if the complete file will be checked; its ETag means nothing here.
-    have = partial.stat().st_size if partial.exists() and (same or exact) else 0
+    have = _size(partial) if same or exact else 0
     headers = dict(_PLAIN)
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -301,19 +330,17 @@ def _request_errors(url: str, retry: bool = False) -> Iterator[None]:
         raise ValueError(f"{url} is not an address that can be fetched ({_reason(error)}).") from None
     except requests.RequestException as error:
         if retry:
-            raise (_Unreached if _reason(error) in _NO_SERVER else _Broken)(_reason(error)) from None
+            raise _Broken(_reason(error)) from None
         raise ConnectionError(_broken_message(url, 0, None, _reason(error))) from None
 
 
 _REASONS = {
     "timed out": "no answer in time", "timeout": "no answer in time",
     "name or service": "the host is unknown or there is no network",
-    "nameresolution": "the host is unknown or there is no network",
+    "resolution": "the host is unknown or there is no network",
+    "unreachable": "the host is unknown or there is no network",
     "refused": "connection refused", "certificate": "the certificate is not trusted", "ssl": "no secure connection",
 }  # fmt: skip
-
-
-_NO_SERVER = ("the host is unknown or there is no network", "connection refused")
 
 
 def _reason(error: BaseException) -> str:
@@ -361,6 +388,10 @@ def _ledger(folder: Path) -> dict[str, str]:
 def _record(path: Path, digest: str) -> None:
     known = {**_ledger(path.parent), path.name: digest}
     write_text(path.parent / LEDGER, "".join(f"{found}  {name}\n" for name, found in known.items()))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _read_state(state: Path) -> dict:

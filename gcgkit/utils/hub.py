@@ -9,15 +9,12 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-from .download import check_and_rename
+from .download import check_and_rename, unreachable
 from .files import bytes_bar, file_sha256, require_space, size_text
 
 # Weights under the names that the libraries look for; others in a repository (fp16, ema, one-file) are left there.
@@ -75,13 +72,15 @@ def _fetch_snapshot(repo: str, kind: str, variant: str | None, options: dict) ->
     place = {key: options[key] for key in ("cache_dir", "token") if key in options}
     revision, fresh, offline = (options.get(key) for key in ("revision", "force_download", "local_files_only"))
     failing = partial(one_sentence, repo, revision or "main", cached_only=bool(offline))
-    api, unreachable = HfApi(token=options.get("token")), None
+    api, unreached = HfApi(token=options.get("token")), None
     if not offline:
         try:
             with failing():
-                found = api.model_info(repo, revision=revision, timeout=30)
+                if reason := hub_unreachable():
+                    raise ConnectionError(reason)
+                found = api.model_info(repo, revision=revision, timeout=10)
         except ConnectionError as error:
-            offline, unreachable = True, error
+            offline, unreached = True, error
             if fresh:
                 raise
     try:
@@ -98,12 +97,12 @@ def _fetch_snapshot(repo: str, kind: str, variant: str | None, options: dict) ->
                 f"{repo} lies in the hub's cache without its {lacking[0]}: load it once without local_files_only."
             )
     except ConnectionError as error:
-        raise (unreachable or error) from None
+        raise (unreached or error) from None
     if offline:
         return root
     with failing():
         if commit != found.sha:  # somebody has pushed since
-            found = api.model_info(repo, revision=commit, timeout=30)
+            found = api.model_info(repo, revision=commit, timeout=10)
         listed = [sibling.rfilename for sibling in found.siblings or []]
         names = choose_files(listed, parts, variant=variant, pickle=options.get("use_safetensors") is not True)
         if names:
@@ -135,24 +134,33 @@ def pipeline_parts(what: str, index: Path, kind: str) -> list[str]:
     return [name for name, value in lists.items() if len(value) == 2 and value[1] is not None]
 
 
-def reachable(url: str | None = None, seconds: float = 2.0) -> bool:
-    """Return False if no connection to a server can be made, the hub by default; True behind a proxy, unasked.
+def hub_unreachable(endpoint: str | None = None) -> str | None:
+    """Return in a few words why the hub, or a mirror, cannot be asked, None if it can.
 
     The hub's client tries again for a minute and more before it says so.
     """
-    if url is None:
-        from huggingface_hub import constants
+    from huggingface_hub import constants
 
-        url = constants.ENDPOINT
-    server = urlsplit(url)
-    if server.scheme in getproxies() and not proxy_bypass(server.hostname or ""):
-        return True
-    try:
-        port = server.port or (80 if server.scheme == "http" else 443)
-        socket.create_connection((server.hostname, port), timeout=seconds).close()
-    except OSError:
-        return False
-    return True
+    return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else unreachable(endpoint or constants.ENDPOINT)
+
+
+def require(source: str, remedy: str) -> None:
+    """Raise FileNotFoundError for a hub id that neither the hub's cache nor the hub has, or ConnectionError.
+
+    Call it before the imports that loading needs, which take seconds. Other sources pass unchecked. remedy: what to do
+    without a network.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    if source.count("/") != 1 or Path(source).exists():
+        return
+    if Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=source, repo_type="model"), "snapshots").is_dir():
+        return
+    if reason := hub_unreachable():
+        raise FileNotFoundError(f"{source} is not on this machine, and the hub cannot be reached ({reason}): {remedy}.")
+    with one_sentence(source, "main"):
+        HfApi().model_info(source, timeout=10)
 
 
 @contextmanager
@@ -199,7 +207,8 @@ def _translated(error: Exception, repo: str, revision: str, cached_only: bool) -
          f"{repo} cannot be fetched from the hub now: check the network and run the same again."),
         (type(error) is OSError and error.errno is not None, OSError,
          f"{repo} cannot be written: {getattr(error, 'strerror', '')}."),
-        (True, ConnectionError, f"{repo} cannot be fetched from the hub ({text}): run the same again."),
+        (True, ConnectionError,
+         f"{repo} cannot be fetched from the hub ({text}): check the network and run the same again."),
     ):  # fmt: skip
         if applies:
             return kind(sentence)
@@ -228,7 +237,7 @@ def fetch_drive(
         if check is not None:
             check(path)
         return path
-    gdown = _gdown()
+    gdown = _gdown(url)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.drive")  # gdown's own partial file has this name and eight more letters
     found = drive_id(url)
@@ -241,19 +250,21 @@ def fetch_drive(
 
 def fetch_drive_folder(url: str, folder: Path) -> list[Path]:
     """Download the files of a Google Drive folder into ``folder``; keep those there. Errors as `fetch_drive`."""
-    gdown = _gdown()
+    gdown = _gdown(url)
     folder.mkdir(parents=True, exist_ok=True)
     with _drive_sentence(gdown, url):
         return [Path(p) for p in gdown.download_folder(url, output=str(folder), quiet=True, resume=True, retries=3)]
 
 
-def _gdown():
+def _gdown(url: str):
     try:
         import gdown
     except ImportError:
         raise FileNotFoundError(
             "Google Drive needs the package gdown, which is not installed: run pip install 'gdown>=6.5'."
         ) from None
+    if reason := unreachable(url):
+        raise ConnectionError(f"{url} cannot be reached: {reason}; check the network, or try a mirror with --url.")
     return gdown
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+OF_PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # as accelerate names them
+
 
 def align_weights(pipe, boundary: int = 64) -> None:
     """Copy unaligned weights, such as those mapped from a file, to addresses as aligned as PyTorch's own.

@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import prepared
 import pytest
 import tiny
 from skimage.color import rgb2lab
@@ -239,6 +240,23 @@ def test_wrong_usage_has_code_2(wrong, capsys):
         cli.main(wrong)
     assert stop.value.code == 2
     assert "usage: gcgkit" in capsys.readouterr().err
+
+
+# --- without a network -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["train"], ["evaluate", "--method", "gcg:owner/name"]], ids=["train", "evaluate"])
+def test_without_a_network_it_stops_before_torch_loads(tmp_path, words):
+    for name in ("davis-train", "davis-val", "ldv-train"):
+        prepared.write_set(tmp_path / "data", name, {"bear": tiny.clip(1, 32, 64)})
+    data = ["--data", str(tmp_path / "data")] if words == ["train"] else []
+    words = [*words, *data, "--out", str(tmp_path / "out")]
+    code = f"import sys; from gcgkit.cli.__main__ import main; print(main({words}), 'torch' in sys.modules)"
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "False"], done.stderr
+    assert "the hub cannot be reached (connection refused): " in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 # --- doctor and help -------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ def record(method, clip, settings=SETTINGS, prompts=None, source="BLIP, gray fra
         "schema": 1, "set": {"name": "clips", "size": [256, 448], "limit": None, "clips": 2, "chosen": False},
         "method": method, "identity": identity, "key": method.ljust(64), "clip": clip, "frames": 10, "first": 1,
         "contents": {}, "metrics": {"psnr_rgb": 1.0}, "not_measured": {}, "notes": [], "folder": ".",
-        "provenance": {"settings": dict(settings)} if settings else {}, **more,
+        "provenance": {"settings": dict(settings)}, **more,
     }  # fmt: skip
 
 
@@ -48,15 +48,6 @@ def test_clips_without_a_prompt_and_other_sources_are_told():
     (note,) = footnotes.footnotes(rows)
     assert "Ours: prompts BLIP, gray frames (none for 1 of 2 clips)." in note
     assert "Ours*: prompts BLIP, true." in note
-
-
-def test_older_records_without_settings_say_what_they_hold():
-    srg = [record("Ours***", "a", settings=None)]
-    srg[0]["identity"]["options"] = {"use_srg": False}
-    rows = [record("Ours", "a", settings=None), record("Ours*", "a", settings=None), *srg]
-    (note,) = footnotes.footnotes(rows)
-    assert note.startswith("Ours on clips: seed 0, prompts none, all else as the profile has it.")
-    assert note.endswith("Ours***: use_srg False.")
 
 
 @pytest.fixture(scope="module")

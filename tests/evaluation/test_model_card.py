@@ -3,6 +3,7 @@
 import pytest
 
 from gcgkit.evaluation import aged, automatic, model_card
+from gcgkit.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -16,3 +17,11 @@ def test_a_folder_without_the_clips_is_refused_in_one_sentence(command, part, tm
     told = capsys.readouterr().err
     assert "holds none of the measuring clips: put DAVIS/JPEGImages/480p" in told and told.count("\n") == 1
     assert not (tmp_path / "out.json").exists()
+
+
+def test_any_option_of_the_pipeline_is_set_by_name():
+    words = ["--steps", "8", "--set", "tau=4", "--set", "working_size=[256,448]", "--set", "use_srg=false"]
+    options = model_card.pipeline_options(model_card.part_parser("about").parse_args(words))
+    settings = Settings.of(**options)
+    assert (settings.num_inference_steps, settings.tau, settings.use_srg) == (8, 4, False)
+    assert tuple(settings.working_size) == (256, 448)

@@ -229,12 +229,6 @@ def test_a_checkpoint_that_was_being_written_does_not_count(tmp_path, monkeypatc
     assert same(weights(run(tmp_path / "whole")), weights(resumed))
 
 
-def test_a_run_of_the_earlier_trainer_is_not_begun_anew(tmp_path):
-    (tmp_path / "state.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match="holds a run of an earlier version"):
-        run(tmp_path)
-
-
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     run(tmp_path, 3)
     other = torch.nn.Linear(3, 1)

@@ -5,6 +5,7 @@ import io
 import os
 import random
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -305,6 +306,32 @@ def test_without_a_network_it_gives_up_within_seconds(tmp_path):
     with pytest.raises(ConnectionError, match="check the network, or try a mirror"):
         download.fetch("http://127.0.0.1:9/a.bin", tmp_path / "a.bin")
     assert time.monotonic() - began < 4
+
+
+def test_a_server_that_cannot_be_reached(monkeypatch):
+    """Refused, silent, behind a proxy, and with a name that is looked up for long; each is told in time."""
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as listening, socket.socket() as first, socket.socket() as second:
+        listening.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/a.bin"
+        assert download.unreachable(url) == "connection refused"  # bound, but nobody listens
+        listening.listen(0)
+        assert download.unreachable(url) is None
+        for waiting in (first, second):  # no room is left for another connection
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        assert download.unreachable(url, 0.2) == "no answer in time"
+    with serving() as server:
+        monkeypatch.setenv("http_proxy", server.address)
+        assert download.unreachable("http://nowhere.invalid/a.bin") is None  # a proxy may know the way
+    assert download.unreachable("http://nowhere.invalid/a.bin") == "connection refused"
+    monkeypatch.delenv("http_proxy")
+    assert download.unreachable("http://nowhere.invalid/a.bin") == "the host is unknown or there is no network"
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(2) or [])
+    began = time.monotonic()
+    assert download.unreachable("http://nowhere.invalid/a.bin", 0.2) == "no answer in time"
+    assert time.monotonic() - began < 1
 
 
 def test_content_that_is_refused_leaves_nothing(server, tmp_path):

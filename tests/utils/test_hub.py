@@ -6,7 +6,6 @@ The clients share one cache, so each test has repositories of its own.
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +15,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from huggingface_hub import constants
 
 from gcgkit.pipeline import GCGPipeline
-from gcgkit.utils.hub import choose_files, reachable
+from gcgkit.utils.hub import choose_files, require
 
 ROOT = Path(__file__).parents[2]
 
@@ -202,7 +202,7 @@ def test_every_refusal_is_one_sentence(hub, files, client, wanted):
 
 @pytest.mark.slow
 def test_no_network_is_told_in_one_sentence(hub, files, client, offline, home, clip, wanted):
-    """The client asks six times before it gives up, so each case takes a while."""
+    """A hub that is not there is told at once; one that breaks off is asked six times before the client gives up."""
     hub.add("owner/far", files)
     name = {"name": "owner/far"}
     with Client("http://127.0.0.1:9", home, clip) as lost:
@@ -299,16 +299,21 @@ def test_files_chosen_for_a_pipeline():
     assert choose_files(names, ["b"], pickle=False) == ["b/config.json"]
 
 
-def test_whether_a_server_can_be_reached(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        assert not reachable(url)  # bound, but nobody listens
-        listening.listen()
-        assert reachable(url)
-    assert not reachable(url)
-    monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
-    monkeypatch.setenv("no_proxy", "")
-    assert reachable(url)  # a proxy may know the way
+def test_a_model_that_cannot_be_had_is_refused_before_anything_loads(hub, tmp_path, monkeypatch):
+    """The address, a folder, and the cache decide; a name without a slash is none of the hub's."""
+    hub.add("owner/name", {"config.json": b"{}"})
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+    require("owner/name", "unused")
+    with pytest.raises(FileNotFoundError, match="owner/absent is not on the hub, or is private"):
+        require("owner/absent", "unused")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(FileNotFoundError, match=r"owner/name .* cannot be reached \(connection refused\): do this"):
+        require("owner/name", "do this")
+    require("mini", "unused"), require(str(tmp_path), "unused")
+    (tmp_path / "models--owner--name" / "snapshots").mkdir(parents=True)
+    require("owner/name", "unused")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="HF_HUB_OFFLINE is set"):
+        require("owner/other", "unused")

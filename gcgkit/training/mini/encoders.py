@@ -29,9 +29,11 @@ from ...utils.commands import best_device
 from ...vae import LumaChromaAutoencoder
 from ..loop import fit
 from ..recipes import MINI
-from .lab import tensor_lab_to_rgb, tensor_rgb_to_lab
 
 WIDTH = 96  # of text and image tokens
+# In the rounding that the bundled autoencoder was trained with.
+_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+_TENSOR_WHITE = (0.950456, 1.0, 1.088754)  # D65
 
 
 def save(model: ModelMixin, folder: Path) -> None:
@@ -95,6 +97,28 @@ def train_vae(data: Path, out: Path, steps: int = 2100, batch: int = 8, width: i
         raw = torch.cat([vae.encode(x.to(device)).latent_dist.mode() for x in to_tensor(sample).split(8)])
     vae.register_to_config(latent_std=[round(float(s), 4) for s in raw.std((0, 2, 3))])
     vae.save_pretrained(out / "parts/vae")
+
+
+def tensor_rgb_to_lab(x: torch.Tensor) -> torch.Tensor:
+    """LAB of sRGB frames: ``(B, 3, H, W)`` in [0, 1] -> ``(B, 3, H, W)``, L in 0..100, D65 white.
+
+    Differentiable, for losses; arrays go through ``color.rgb_to_lab``.
+    """
+    x = x.float().clamp(1e-4, 1)
+    linear = torch.where(x > 0.04045, ((x + 0.055) / 1.055) ** 2.4, x / 12.92)
+    xyz = torch.einsum("ij,bjhw->bihw", x.new_tensor(_TO_XYZ), linear) / x.new_tensor(_TENSOR_WHITE).view(1, 3, 1, 1)
+    f = torch.where(xyz > 0.008856, xyz.clamp(min=1e-6) ** (1 / 3), 7.787 * xyz + 16 / 116)
+    fx, fy, fz = f.unbind(1)
+    return torch.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], 1)
+
+
+def tensor_lab_to_rgb(lab: torch.Tensor) -> torch.Tensor:
+    """sRGB of LAB frames: ``(B, 3, H, W)`` -> ``(B, 3, H, W)``, not clipped to [0, 1]."""
+    fy = (lab[:, :1] + 16) / 116
+    f = torch.cat([fy + lab[:, 1:2] / 500, fy, fy - lab[:, 2:] / 200], 1)
+    xyz = torch.where(f > 0.206893, f**3, (f - 16 / 116) / 7.787) * f.new_tensor(_TENSOR_WHITE).view(1, 3, 1, 1)
+    linear = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(f.new_tensor(_TO_XYZ)), xyz)
+    return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=1e-6) ** (1 / 2.4) - 0.055, 12.92 * linear)
 
 
 # --- stage 2: tokenizer, text encoder, image encoder ----------------------------------------------------------------
