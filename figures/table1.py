@@ -22,5 +22,5 @@ def write(results: Path, out: Path) -> list[Path]:
     built, paths = table.build(records), []
     for form in table.FORMATS:
         paths.append(out / f"table1.{SUFFIXES[form]}")
-        write_text(paths[-1], getattr(built, form)())
+        write_text(paths[-1], built.text(form))
     return paths

@@ -64,7 +64,7 @@ def texts(picture):
 
 @needs_clips
 @pytest.mark.parametrize("number", make.FIGURES)
-def test_each_figure_is_drawn_and_saved_as_png_and_pdf(maker, number):
+def test_each_figure_is_saved_as_png_and_pdf_and_a_second_drawing_makes_nothing_anew(maker, number):
     seconds = make.make(maker, [number], Path("none"))
     assert list(seconds) == [number] and seconds[number] > 0
     name = make.FIGURES[number][0]
@@ -73,6 +73,15 @@ def test_each_figure_is_drawn_and_saved_as_png_and_pdf(maker, number):
     assert not [path for path in maker.out.iterdir() if path.name.startswith(".")]
     height, width = cv2.imread(str(maker.out / f"{name}.png")).shape[:2]
     assert width == 12 * studio.DPI and 200 < height < 750
+    before = {path: path.stat().st_mtime_ns for path in (maker.out / "cache").glob("*")}
+    maker._pipes.clear()
+    picture = make.FIGURES[number][1].draw(maker)
+    assert not maker._pipes and before  # nothing was loaded, and nothing made
+    assert before == {path: path.stat().st_mtime_ns for path in (maker.out / "cache").glob("*")}
+    for part in ("Profile toy", studio.weights_of(maker.profile)[:12], "seed 0", "1 steps", gcgkit.__version__):
+        assert part in picture.caption
+    assert picture.caption.startswith(f"Figure {number}.")
+    assert "bigbuckbunny" in picture.caption and "CC BY 3.0" in picture.caption
 
 
 @needs_clips
@@ -81,22 +90,6 @@ def test_trained_variants_join_figure_5(maker, weights):
     mine = studio.Studio(maker.profile, maker.out, steps=1, shots=SMALL, variants=variants)
     assert "Ours*, trained" in texts(fig5_gcg.draw(mine))
     assert "Ours*" not in texts(fig5_gcg.draw(maker))
-
-
-@needs_clips
-@pytest.mark.parametrize("number", make.FIGURES)
-def test_captions_say_profile_clip_seed_and_commit_and_a_second_drawing_makes_nothing_anew(maker, number):
-    module = make.FIGURES[number][1]
-    module.draw(maker)  # here too: another process may have run the test above
-    before = {path: path.stat().st_mtime_ns for path in (maker.out / "cache").glob("*")}
-    maker._pipes.clear()
-    picture = module.draw(maker)
-    assert not maker._pipes and before  # nothing was loaded, and nothing made
-    assert before == {path: path.stat().st_mtime_ns for path in (maker.out / "cache").glob("*")}
-    for part in ("Profile toy", studio.weights_of(maker.profile)[:12], "seed 0", "1 steps", gcgkit.__version__):
-        assert part in picture.caption
-    assert picture.caption.startswith(f"Figure {number}.")
-    assert "bigbuckbunny" in picture.caption and "CC BY 3.0" in picture.caption
 
 
 @needs_clips

@@ -186,8 +186,12 @@ def toy(tmp_path_factory):
     tiny.pipeline(place / "source", zero_control=True).save_pretrained(place / "model")
     small = f"--set model.base={place / 'model'} --set model.hidden_dim=8 --set model.condition_width=8 --cpu"
     least = f"--size 64x32 --metrics psnr_rgb colorfulness {SMALL} --device cpu"
-    return ["data=--size 32 64 --format jpg", f"train={small} --set data.height=32 --set data.width=64",
-            f"evaluate={least}", "figures=--steps 1"]  # fmt: skip
+    return [
+        "data=--size 32 64 --format jpg",
+        f"train={small} --set data.height=32 --set data.width=64",
+        f"evaluate={least}",
+        "figures=--steps 1 --only 5",  # the one that needs all three models
+    ]
 
 
 def go(additions, out, *options, until=None):
@@ -213,7 +217,7 @@ def test_the_mini_profile_killed_three_times_gives_the_same_numbers(toy, tmp_pat
     assert {path.stem for path in (broken / "steps").iterdir()} == {
         s.name for s in reproduce.plan("mini", *[broken] * 2)
     }
-    assert {f"fig{i}.png" for i in range(1, 7)} | {"table1.md"} <= {p.name for p in (broken / "figures").iterdir()}
+    assert {"fig5.png", "table1.md"} <= {p.name for p in (broken / "figures").iterdir()}
 
     shutil.copytree(broken, whole)  # and once more without a kill, the steps that were killed
     for folder in ("data", "concat", "results"):
@@ -250,7 +254,7 @@ def test_the_papers_steps_run_from_archives_in_official_layout_and_a_stable_diff
     blip = tiny.blip(tmp_path / "blip")
     sets = {
         "model.base": tmp_path / "base", "model.image_encoder": tmp_path / "clip", "model.hidden_dim": 8,
-        "model.condition_width": 8, "data.height": 32, "data.width": 64, "data.cache_variants": 2,
+        "model.condition_width": 8, "data.height": 32, "data.width": 64, "data.cache_variants": 1,
         "data.cache_views": 2, "run.max_steps": 1, "run.batch_size": 2, "run.micro_batch": 2, "run.precision": "no",
         "run.workers": 0, "validation.frames": 2, "validation.steps": 1,
     }  # fmt: skip
@@ -262,7 +266,7 @@ def test_the_papers_steps_run_from_archives_in_official_layout_and_a_stable_diff
         "train=--cpu " + " ".join(f"--set {key}={value}" for key, value in sets.items()),
         f"evaluate=--size 64x32 --metrics psnr_rgb {SMALL} --device cpu",
         "evaluate-ldv=--clips 336 365",
-        "figures=--steps 1 --only 2",  # the mini profile draws all
+        "figures=--steps 1 --only 2",
     ]
     out, data = tmp_path / "out", tmp_path / "data"
     code = go(additions, out, "--profile", "paper", "--data", str(data), "--seeds", "0", "1", "--anyway")

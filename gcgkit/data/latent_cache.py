@@ -186,16 +186,11 @@ class LatentDataset(SampleDataset):
             frames = file.get_slice("frames")[variant]
             own = json.loads(file.metadata()["captions"])[variant]
         with safe_open(_file(self.folder, self.clips[draw.source]), "pt") as file:
-            names = ["color", "gray", "tokens", *seen]
-            references = [[file.get_slice(name)[source_variant, view] for view in draw.references] for name in names]
+            ref_color, ref_gray, tokens, *ref_semantics = (
+                _views(file.get_slice(name), source_variant, draw.references)
+                for name in ("color", "gray", "tokens", *seen)
+            )
             source_frames = file.get_slice("frames")[source_variant]
-            width = file.get_slice("tokens").get_shape()[-2:]
-        stacked = [torch.stack(found) if found else None for found in references]
-        shapes = [target.shape, target.shape, width, *(found.shape for found in semantics)]
-        ref_color, ref_gray, tokens, *ref_semantics = (
-            torch.zeros(0, *shape, dtype=target.dtype) if found is None else found
-            for shape, found in zip(shapes, stacked, strict=True)
-        )
         clip, source = self.clips[draw.clip], self.clips[draw.source]
         text = own if self.data.captions == "own" else clip.caption(int(frames[draw.target]))
         shown = [(clip, frames[draw.target]), *((source, source_frames[view]) for view in draw.references)]
@@ -205,6 +200,12 @@ class LatentDataset(SampleDataset):
             caption=caption_of(text, draw), seed=draw.seed,
             labels=tuple(c.label_of(int(number)) for c, number in shown),
         )  # fmt: skip
+
+
+def _views(part, variant: int, views: Sequence[int]) -> torch.Tensor:
+    """Read some views of a variant from a slice ``(K, V, ...)`` of a cache file, and nothing else: ``(n, ...)``."""
+    found = [part[variant, view] for view in views]
+    return torch.stack(found) if found else torch.zeros(0, *part.get_shape()[2:], dtype=torch.float16)
 
 
 def _file(folder: Path, clip: Clip) -> Path:

@@ -86,17 +86,6 @@ SETTINGS: tuple[Setting, ...] = (
 GROUPS = tuple(dict.fromkeys(setting.group for setting in SETTINGS))
 
 
-class ConstantGate(torch.nn.Module):
-    """A stand-in for CDGA (Eq. 4) that trusts every token equally: ``forward(gray, ref_gray)`` -> (B, N, C)."""
-
-    def __init__(self, channels: int, value: float):
-        super().__init__()
-        self.channels, self.value = channels, value
-
-    def forward(self, gray: torch.Tensor, ref_gray: torch.Tensor) -> torch.Tensor:
-        return gray.new_full((*gray.shape[:2], self.channels), self.value)
-
-
 @contextmanager
 def fixed_gate(guidance, value: float) -> Iterator[None]:
     """Fix a ``GatedColorGuidance``'s gate at a value in [0, 1] within a ``with`` block.
@@ -107,12 +96,11 @@ def fixed_gate(guidance, value: float) -> Iterator[None]:
         raise ValueError(f"A gate is fixed at a value from 0 to 1, not {value}.")
     if guidance.cdga is None:
         raise ValueError(f"The guidance has no gate to hold: its mode is '{guidance.config.mode}'.")
-    trained = guidance.cdga
-    guidance.cdga = ConstantGate(guidance.config.latent_channels, float(value))
+    hook = guidance.cdga.register_forward_hook(lambda gate, given, found: torch.full_like(found, value))
     try:
         yield
     finally:
-        guidance.cdga = trained
+        hook.remove()
 
 
 def color_with(pipe, truth: np.ndarray, setting: Setting, seed: int = 0, **options):

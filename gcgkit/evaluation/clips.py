@@ -125,10 +125,9 @@ def open_set(
     if clips is not None:
         if unknown := [clip for clip in clips if clip not in paths]:
             raise ValueError(f"{source} has no clip called {unknown[0]!r}; it has {', '.join(paths)}.")
-        chosen = len(set(clips)) < len(paths)
+    chosen = clips is not None and len(set(clips)) < len(paths)
+    if chosen:
         paths = {clip: path for clip, path in paths.items() if clip in clips}
-    else:
-        chosen = False
     title = name or (f"{root.name}-{split}" if split else root.name)
     if not title or set(title) & set('/\\:*?"<>|'):
         raise ValueError(f"name must be fit for a folder, not {title!r}.")

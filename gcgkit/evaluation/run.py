@@ -102,13 +102,25 @@ def evaluate(
 
 
 def merge(out: str | Path) -> Path:
-    """Write ``results.jsonl`` from the records of a folder of results, and return its path."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(out).glob("records/*/*/*.json"))]
-    records.sort(key=lambda r: (r["set"]["name"], r["method"], r["key"], r["clip"] or ""))
+    """Write ``results.jsonl`` from the records of a folder of results, and return its path.
+
+    Measurements that only the file has stay: a published folder comes without its records.
+    """
     path = Path(out) / "results.jsonl"
+    found = {}
+    with suppress(FileNotFoundError, ValueError):
+        earlier = [record for record in read_results(path) if record["clip"]]
+        found = {_place(record): {k: v for k, v in record.items() if k != "folder"} for record in earlier}
+    here = [json.loads(file.read_text(encoding="utf-8")) for file in Path(out).glob("records/*/*/*.json")]
+    found |= {_place(record): record for record in here}
+    records = [found[place] for place in sorted(found)]
     write_text(path, "".join(json.dumps(record, sort_keys=True) + "\n" for record in records))
     columns.keep_distances(Path(out), _feature_files(records))
     return path
+
+
+def _place(record: dict) -> tuple[str, str, str, str]:
+    return record["set"]["name"], record["method"], record["key"], record["clip"] or ""
 
 
 def setting(record: dict) -> tuple:

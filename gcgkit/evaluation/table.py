@@ -33,17 +33,22 @@ from ..utils.files import write_text
 from .columns import METRICS, Metric, set_distance
 from .footnotes import Notes, footnotes
 from .rows import (
-    RowKey, clip_values, group_rows, paired_differences, row_differences, row_label, side_by_side, t_interval,
-)  # fmt: skip
+    RowKey,
+    clip_values,
+    group_rows,
+    paired_differences,
+    row_differences,
+    row_label,
+    side_by_side,
+    t_interval,
+)
 from .run import NO_COLOR, TRUTH, bootstrap_interval, read_results
 
 DAGGER = "†"
 FORMATS = ("markdown", "latex", "html")
 PRINTED_PSNR = "psnr"  # the paper does not define its PSNR, so it has its own column
 SCALES = (TRUTH, "gray")
-_ORDER = (TRUTH, "gray", "transfer", "flow")
 _SETS = {"davis": "DAVIS", "davis-test-dev": "DAVIS", "ldv3": "LDV3", "ldv-test": "LDV3", "ldv": "LDV3"}
-_PAPER_SIZE = [256, 448]
 _PAPER_PARAMETERS = 800_000_000  # a UNet below that is not Stable Diffusion 2.1's
 
 
@@ -83,9 +88,18 @@ class Table:
     sections: list[tuple[str, list[Group]]]
     notes: list[str] = field(default_factory=list)
 
+    def text(self, form: str = "markdown") -> str:
+        """Return GitHub's Markdown, LaTeX (a ``tabular`` for each section, with booktabs), or HTML without scripts.
+
+        Raises ValueError for a form that is none of `FORMATS`.
+        """
+        if form not in FORMATS:
+            raise ValueError(f"form must be one of {', '.join(FORMATS)}, not {form!r}.")
+        return _write(self, _FORMS[form])
+
     def html(self) -> str:
-        """Return HTML tables, without scripts."""
-        return _write(self, _FORMS["html"])
+        """Return HTML tables, for a notebook."""
+        return self.text("html")
 
     _repr_html_ = html
 
@@ -96,7 +110,7 @@ def paper() -> dict:
     return json.loads(resources.files(__package__).joinpath("table1.json").read_text(encoding="utf-8"))
 
 
-def build(results: Iterable[dict], *, level: float = 0.95, metrics: Sequence[str] | None = None) -> Table:
+def build(results: Iterable[dict], *, metrics: Sequence[str] | None = None) -> Table:
     """Build the table from records of `run.read_results`, beside the paper's two halves.
 
     metrics: names of the columns to show; all by default.
@@ -111,21 +125,16 @@ def build(results: Iterable[dict], *, level: float = 0.95, metrics: Sequence[str
     names = [ours[0]["set"]["name"] for ours in together]
     for name, ours in zip(names, together, strict=True):
         half = _SETS.get(name.lower(), next((h for s, h in _SETS.items() if name.lower().startswith(s)), ""))
-        groups[half] += _our_groups(ours, columns, notes, level, name_first=names.count(name) > 1)
+        groups[half] += _our_groups(ours, columns, notes, name_first=names.count(name) > 1)
     titles = {key: about["label"] for key, about in paper()["datasets"].items()}
     sections = [(titles.get(key, "Other clips"), found) for key, found in groups.items() if found]
     marked = any(row.marked for _, found in sections for group in found for row in group.rows)
-    return Table(columns, sections, [*_explain(records, level, marked), *notes.texts])
+    return Table(columns, sections, [*_explain(records, marked), *notes.texts])
 
 
-def render(results: Iterable[dict], form: str = "markdown", *, level: float = 0.95) -> str:
-    """Return the table in GitHub's Markdown, as LaTeX (a ``tabular`` for each section, with booktabs), or as HTML.
-
-    Raises ValueError for a form that is none of `FORMATS`.
-    """
-    if form not in FORMATS:
-        raise ValueError(f"form must be one of {', '.join(FORMATS)}, not {form!r}.")
-    return _write(build(results, level=level), _FORMS[form])
+def render(results: Iterable[dict], form: str = "markdown") -> str:
+    """Return the table as text in one of `FORMATS`. Raises ValueError for another."""
+    return build(results).text(form)
 
 
 def below_paper_scale(records: Sequence[dict]) -> list[str]:
@@ -145,7 +154,7 @@ def _set_reasons(records: Iterable[dict]) -> list[str]:
         f"{count} instead of {wanted['clips']}": len(clips) != wanted["clips"],
         f"{count} chosen by name": half and about["chosen"] and len(clips) == wanted["clips"],
         f"{frames} frames instead of all": half and (about["limit"] is not None or frames != wanted["frames"]),
-        "another size than 448x256": about["size"] != _PAPER_SIZE,
+        "another size than 448x256": about["size"] != [256, 448],
     }
     return [reason for reason, holds in found.items() if holds]
 
@@ -184,7 +193,7 @@ def _paper_group(half: str, columns: list[tuple[str, str, str]]) -> Group:
     return Group("The paper, as printed", rows)
 
 
-def _our_groups(records: list[dict], columns, notes: Notes, level: float, name_first: bool) -> list[Group]:
+def _our_groups(records: list[dict], columns, notes: Notes, name_first: bool) -> list[Group]:
     """Return our rows on one set, each method with the configuration of its measurement, and the paired differences.
 
     name_first: True if the title names the first measured frame, to distinguish groups of one set.
@@ -196,7 +205,7 @@ def _our_groups(records: list[dict], columns, notes: Notes, level: float, name_f
     labels = {row: row_label(row, apart) for row, apart in row_differences(by_row).items()}
     names = {name for name, _ in by_row}
     absent = {(r["method"], ""): r["absent"] for r in records if r.get("absent") and r["method"] not in names}
-    order = [*_ORDER, *paper()["methods"]]
+    order = [*SCALES, "transfer", "flow", *paper()["methods"]]
     rank = lambda row: (order.index(row[0]) if row[0] in order else len(order), row)  # noqa: E731
     weights = {row: _weight_reasons(own) for row, own in by_row.items() if own[0]["identity"].get("kind") == "gcg"}
     common = next(iter(weights.values()), []) if len(set(map(tuple, weights.values()))) == 1 else []
@@ -210,7 +219,7 @@ def _our_groups(records: list[dict], columns, notes: Notes, level: float, name_f
         own, title = by_row[row], labels[row]
         count, seeds = len({r["clip"] for r in own}), len({r["key"] for r in own})
         marked = bool(below_paper_scale(own))
-        cells = [_our_cell(column, own, truth, notes, level, marked) for column in shown]
+        cells = [_our_cell(column, own, truth, notes, marked) for column in shown]
         title += f" ({count} of {len(clips)} clips)" if count < len(clips) else ""
         title += f" ({len(own)} of {count * seeds} runs)" if len(own) < count * seeds else ""
         title += f" {DAGGER}" if marked else ""
@@ -227,25 +236,23 @@ def _our_groups(records: list[dict], columns, notes: Notes, level: float, name_f
     title = f"Measured here on {about['name']}: {len(clips)} clips, {sum(frames)} frames, {size}"
     title += f", from frame {', '.join(sorted({str(n) for n in first}))} on" if name_first else ""
     title += f". {DAGGER} not at the paper's scale: {'; '.join(reasons)}" if reasons else ""
-    return [Group(title, rows), *_paired_groups(by_row, labels, shown, level)]
+    return [Group(title, rows), *_paired_groups(by_row, labels, shown)]
 
 
-def _paired_groups(by_row: Mapping[RowKey, list[dict]], labels, shown: list[str], level: float) -> list[Group]:
+def _paired_groups(by_row: Mapping[RowKey, list[dict]], labels, shown: list[str]) -> list[Group]:
     """Return a group with the mean difference of Ours from each ablation on the same clips, or nothing without both."""
     ours, *ablations = [name for name in paper()["methods"] if name.startswith("Ours")]
     rows = []
     for mine, other in ((a, b) for a in by_row if a[0] == ours for b in by_row if b[0] in ablations):
         pair, marked = (by_row[mine], by_row[other]), any(below_paper_scale(by_row[row]) for row in (mine, other))
         values = {n: paired_differences(*pair, n) for n in shown if n in METRICS and METRICS[n].kind != "set"}
-        cells = [
-            _mean_cell(values[n], METRICS[n], level, marked, paired=True) if values.get(n) else Cell() for n in shown
-        ]
+        cells = [_mean_cell(values[n], METRICS[n], marked, paired=True) if values.get(n) else Cell() for n in shown]
         rows.append(Row(f"{labels[mine]} − {labels[other]}{f' {DAGGER}' if marked else ''}", cells, marked, False))
-    title = f"Ours minus each ablation on the same clips: mean difference, {level:.0%} t interval over clips"
+    title = "Ours minus each ablation on the same clips: mean difference, 95% t interval over clips"
     return [Group(title, rows)] if rows else []
 
 
-def _our_cell(name: str, records: list[dict], truth: dict, notes: Notes, level: float, marked: bool) -> Cell:
+def _our_cell(name: str, records: list[dict], truth: dict, notes: Notes, marked: bool) -> Cell:
     """Return mean and interval of a metric over a method's clips, or the note with the reason for none."""
     if name == PRINTED_PSNR:
         return Cell()
@@ -260,7 +267,7 @@ def _our_cell(name: str, records: list[dict], truth: dict, notes: Notes, level: 
         where = f" on {len(lacking)} of {len({r['clip'] for r in records})} clips" if having else ""
         return Cell("not measured", note=notes.letter(f"not measured{where}: {reason}"))
     if metric.kind != "set":
-        return _mean_cell(list(clip_values(having, name).values()), metric, level, marked)
+        return _mean_cell(list(clip_values(having, name).values()), metric, marked)
     distances = []
     try:
         for key in dict.fromkeys(r["key"] for r in having):  # a seed's own frames against the truth
@@ -272,10 +279,10 @@ def _our_cell(name: str, records: list[dict], truth: dict, notes: Notes, level: 
     return Cell(f"{np.mean(distances):.{metric.digits}f}{DAGGER if marked else ''}")
 
 
-def _mean_cell(values: list[float], metric: Metric, level: float, marked: bool, paired: bool = False) -> Cell:
+def _mean_cell(values: list[float], metric: Metric, marked: bool, paired: bool = False) -> Cell:
     """Return the mean over clips with its bootstrap interval; of paired differences with signs and the t interval."""
     scaled, form = [value * metric.factor for value in values], f"{'+' if paired else ''}.{metric.digits}f"
-    interval = (t_interval if paired else bootstrap_interval)(scaled, level=level)
+    interval = (t_interval if paired else bootstrap_interval)(scaled)
     bounds = f"[{', '.join(f'{bound:{form}}' for bound in interval)}]" if interval else ""
     return Cell(f"{np.mean(scaled):{form}}{DAGGER if marked else ''}", bounds)
 
@@ -296,15 +303,16 @@ def _mark_best(rows: list[Row], columns: list[tuple[str, str, str]]) -> None:
                 rows[i].cells[index] = replace(rows[i].cells[index], best=True)
 
 
-def _explain(records: list[dict], level: float, marked: bool) -> list[str]:
+def _explain(records: list[dict], marked: bool) -> list[str]:
     """Explain the table in sentences."""
     source = f"Paper: {paper()['source']}. " + "; ".join(f"{k}: {v}" for k, v in paper()["notes"].items()) + "."
     if not records:
         return [source]
     first = sorted({r["first"] for r in records if "first" in r})
     ours = (
-        f"Ours: means over clips of means over seeds and frames, with {level:.0%} bootstrap intervals over clips, which "
-        f"are too narrow for few clips; from frame {', '.join(map(str, first))} on (frame 0 is the exemplar). FID and FD-EfficientNet are one number for "
+        "Ours: means over clips of means over seeds and frames, with 95% bootstrap intervals over clips, which are too "
+        f"narrow for few clips; from frame {', '.join(map(str, first))} on (frame 0 is the exemplar). FID and "
+        "FD-EfficientNet are one number for "
         "all frames. ST-LPIPS is not LPIPS, FD-EfficientNet is not FID. The truth and gray are scales, no "
         "competitors: gray or frozen output is steady for free. Bold: best of the group."
     )

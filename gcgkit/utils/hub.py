@@ -78,7 +78,7 @@ def _fetch_snapshot(repo: str, kind: str, variant: str | None, options: dict) ->
             with failing():
                 if reason := hub_unreachable():
                     raise ConnectionError(reason)
-                found = api.model_info(repo, revision=revision, timeout=30)
+                found = api.model_info(repo, revision=revision, timeout=10)
         except ConnectionError as error:
             offline, unreached = True, error
             if fresh:
@@ -102,7 +102,7 @@ def _fetch_snapshot(repo: str, kind: str, variant: str | None, options: dict) ->
         return root
     with failing():
         if commit != found.sha:  # somebody has pushed since
-            found = api.model_info(repo, revision=commit, timeout=30)
+            found = api.model_info(repo, revision=commit, timeout=10)
         listed = [sibling.rfilename for sibling in found.siblings or []]
         names = choose_files(listed, parts, variant=variant, pickle=options.get("use_safetensors") is not True)
         if names:

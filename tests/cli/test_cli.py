@@ -266,11 +266,11 @@ def advice(text: str) -> list[str]:
     return [line[4:] for line in text.splitlines() if line.startswith("  - ")]
 
 
-@pytest.mark.slow
-def test_doctor_says_what_is_here():
-    done = command("doctor")
-    assert done.returncode == 0 and done.stderr == ""
-    rows = dict(line.split(maxsplit=1) for line in done.stdout.split("\n\n")[0].splitlines()[1:])
+def test_doctor_says_what_is_here(capsys):
+    assert cli.main(["doctor"]) == 0
+    told, errors = capsys.readouterr()
+    assert errors == ""
+    rows = dict(line.split(maxsplit=1) for line in told.split("\n\n")[0].splitlines()[1:])
     assert rows["Python"] == platform.python_version() and rows["gcgkit"] == gcgkit.__version__
     for name in ("torch", "diffusers", "transformers"):
         assert rows[name] == version(name)
@@ -282,7 +282,7 @@ def test_doctor_says_what_is_here():
     assert [rows["Weights"]] == [", ".join(profiles.available()) or "none found"]
     gpu = tiny.torch.cuda.get_device_name() if tiny.torch.cuda.is_available() else "colouring runs on the CPU"
     assert gpu in rows["GPU"]
-    missing = any("mini weights are missing" in sentence for sentence in advice(done.stdout))
+    missing = any("mini weights are missing" in sentence for sentence in advice(told))
     assert missing == ("mini" not in rows["Weights"].split(", "))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,17 @@ def test_two_runs_give_the_same_numbers_and_a_second_one_does_nothing(clips, tmp
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*.*") if path.name != "results.jsonl"}
     assert run(clips, tmp_path / "a", "flow", "transfer") == first
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_run_into_a_published_folder_adds_to_its_results(clips, data, tmp_path):
+    run(clips, tmp_path, "flow", "transfer", f"folder:{data / 'missing'}")
+    published = [r for r in evaluation.read_results(tmp_path) if r["clip"]]
+    for part in ("records", "frames", "cache"):  # what a clone of the repository does not have
+        shutil.rmtree(tmp_path / part, ignore_errors=True)
+    new = run(evalset.open_set(data, "others", size=None, clips=["ants"]), tmp_path, "flow")
+    after = evaluation.read_results(tmp_path)
+    assert [r for r in after if r["set"]["name"] == "small"] == published
+    assert numbers({(r["method"], r["clip"]): r for r in after if r["set"]["name"] == "others"}) == numbers(new)
 
 
 def test_a_metric_asked_for_later_is_added_to_the_same_frames(clips, tmp_path):

@@ -39,13 +39,16 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(weights, tmp_path_factory):
-    """The folder that the demo wrote, what it returned, and what it printed."""
-    out = tmp_path_factory.mktemp("demo") / "not yet there"
+    """The folder that the demo's command wrote, what the demo returned, and what it printed."""
+    out, results, run = tmp_path_factory.mktemp("demo") / "not yet there", [], demo.run
     with pytest.MonkeyPatch.context() as patch:
         printed = []
         patch.setattr("builtins.print", lambda *words, **_: printed.append(" ".join(map(str, words))))
-        result = demo.run(out, weights=str(weights), steps=STEPS, frames=FRAMES)
-    return out, result, printed
+        patch.setattr(demo, "run", lambda *given: results.append(run(*given)) or results[0])
+        options = {"--out": out, "--weights": weights, "--steps": STEPS, "--frames": FRAMES}
+        patch.setattr("sys.argv", ["demo", *(str(text) for option in options.items() for text in option)])
+        demo.main()
+    return out, results[0], printed
 
 
 def psnr(pred: np.ndarray, truth: np.ndarray) -> float:
@@ -157,11 +160,9 @@ def test_measure_leaves_the_given_frame_out():
     assert numbers["psnr_rgb"] == round(20 * np.log10(255 / 10), 2) == demo.measure(pred, truth)["psnr_rgb"]
 
 
-def test_command_line_prints_where_things_are(weights, tmp_path, monkeypatch, capsys):
-    options = ["--out", str(tmp_path), "--weights", str(weights), "--steps", "1", "--frames", "5"]
-    monkeypatch.setattr("sys.argv", ["demo", *options])
-    demo.main()
-    printed = capsys.readouterr().out
+def test_command_line_prints_where_things_are(done):
+    out, _, lines = done
+    printed = "\n".join(lines)
     for name in ("sheet.jpg", "demo.mp4", "numbers.json"):
-        assert str(tmp_path / name) in printed and (tmp_path / name).is_file()
+        assert str(out / name) in printed and (out / name).is_file()
     assert "flow propagation" in printed and "PSNR dB" in printed

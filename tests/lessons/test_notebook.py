@@ -234,12 +234,9 @@ def test_notebooks_and_pyproject_have_one_address():
         assert stamped == notebook, "run python notebooks/execute.py --stamp notebooks/*.ipynb"
 
 
-def test_command_line_tells_in_one_line_what_failed(tmp_path):
+def test_command_line_tells_in_one_line_what_failed(tmp_path, capsys):
     path = tmp_path / "bad.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# t")]), path)
-    done = subprocess.run(
-        [sys.executable, "notebooks/execute.py", str(path)], capture_output=True, text=True,
-        cwd=Path(gcgkit.__file__).parents[1],
-    )  # fmt: skip
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "set-up cell" in done.stderr.strip().splitlines()[-1]
+    assert execute.main([str(path)]) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" not in told and "set-up cell" in told.strip().splitlines()[-1]

@@ -20,7 +20,7 @@ def pixels(picture):
 
 
 def test_a_picture_too_rich_for_a_notebook_is_drawn_smaller():
-    noise = RNG.integers(0, 256, (1400, 1400, 3), dtype=np.uint8)
+    noise = RNG.integers(0, 256, (700, 1400, 3), dtype=np.uint8)
     rich = plots.gallery({"noise": noise}, columns=1)
     assert len(rich.png()) <= LARGEST
     plain = plots.gallery({"plain": np.full_like(noise, 128)}, columns=1)
@@ -50,13 +50,13 @@ def test_a_photograph_is_kept_as_a_small_jpeg_near_what_it_was():
 
 @pytest.mark.parametrize("word", ["mmm", "iiii", "WWWWWWW"])
 def test_no_caption_runs_over_the_edge(word):
-    picture = plots.Picture(3.0, f"{word} " * 60)
+    picture = plots.Picture(3.0, f"{word} " * 30)
     picture.canvas.draw()
     assert picture.figure._supxlabel.get_window_extent().x1 <= picture.bbox.x1
 
 
 def test_a_caption_is_wrapped_and_makes_room_for_itself():
-    short, long = (plots.Picture(3.0, caption) for caption in ("few words", "many words " * 40))
+    short, long = (plots.Picture(3.0, caption) for caption in ("few words", "many words " * 25))
     lines = long.get_supxlabel().split("\n")
     assert len(lines) > 2 and max(map(len, lines)) <= 96
     assert long.get_figheight() == pytest.approx(short.get_figheight() + 0.24 * (len(lines) - 1))

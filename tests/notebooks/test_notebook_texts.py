@@ -10,11 +10,12 @@ import nbformat
 import numpy as np
 import pytest
 
-from gcgkit import keyframes, metrics, profiles, srg
+from gcgkit import color, keyframes, metrics, profiles, srg
+from gcgkit.evaluation import run as evaluation
 from gcgkit.evaluation import table
 from gcgkit.guidance import GatedColorGuidance
+from gcgkit.lessons import demo, wrong_colors
 from gcgkit.lessons import notebook as lesson
-from gcgkit.lessons import wrong_colors
 from gcgkit.paper import PAPER_GUIDANCE_SCALE
 from gcgkit.settings import Settings
 from gcgkit.training import recipes
@@ -68,8 +69,40 @@ def extra_token():
     return mini("control/config.json")["guidance_config"]["null_token"] and not guided("null_token")
 
 
+def psnr_of_pale_sepia():
+    """PSNR of lightness of the sepia frame in notebook 01."""
+    truth = demo.load_clip("bigbuckbunny", 70, count=1)
+    lightness = color.rgb_to_lab(truth[0])[..., 0]
+    return metrics.psnr_luma(color.join_lab(lightness, np.full((*lightness.shape, 2), 5.0))[None], truth)
+
+
+def psnr_by_frame(name):
+    """PSNR of each frame of a wrong clip in notebook 10."""
+    truth = demo.load_clip("bikes", 106, 6, 2)
+    wrong = wrong_colors.FAKES[name](truth)
+    return [metrics.psnr_rgb(wrong[[k]], truth[[k]]) for k in range(len(truth))]
+
+
+def frozen_below_moved():
+    (first, *frozen), (_, *moved) = map(psnr_by_frame, ("colours of frame 0, frozen", "moved by one pixel"))
+    return first == 100 and all(x < y for x, y in zip(frozen, moved, strict=True))
+
+
+def flow_leads_on_each_clip():
+    means = {}
+    for record in evaluation.read_results(ROOT / "results/mini"):
+        if record["method"] in ("flow", "Ours") and record["set"]["name"].startswith("DAVIS"):
+            means.setdefault(record["clip"], {}).setdefault(record["method"], []).append(record["metrics"]["psnr_rgb"])
+    return len(means) == 6 and all(np.mean(clip["flow"]) > np.mean(clip["Ours"]) for clip in means.values())
+
+
 # Notebook, words of its text, and whether it is so.
 STATEMENTS = [
+    (
+        "01",
+        "the pale sepia picture wins: its number is as high as the one in Table 1",
+        lambda: psnr_of_pale_sepia() > float(table.paper()["datasets"]["DAVIS"]["values"]["psnr"]["DeOldify"]),
+    ),
     ("02", "shrinks a frame by eight on each side", lambda: latents()[2:] == (32, 56)),
     ("02", "a picture of four numbers per place", lambda: latents()[1] == 4),
     ("02", "mini model predicts $z_0$", lambda: mini("scheduler/scheduler_config.json")["prediction_type"] == "sample"),
@@ -85,7 +118,11 @@ STATEMENTS = [
     ),
     ("05", "the pipeline's default is one noise for all", lambda: colored("noise") == "shared"),
     ("06", "$t$ to run from τ to 0", lambda: [srg.rescale_timestep(t, 1000, 4.0) for t in (1000, 0)] == [4, 0]),
-    ("06", "tiles keep their size unless asked otherwise", lambda: not lesson.default(srg.make_grid, "shrink")),
+    (
+        "06",
+        "tiles keep their size unless you ask for `shrink=True`",
+        lambda: not lesson.default(srg.make_grid, "shrink"),
+    ),
     ("07", "in place of the grid (`use_srg=False`)", lambda: colored("use_srg") is True),
     (
         "09",
@@ -95,7 +132,7 @@ STATEMENTS = [
     ("09", "The paper takes ε as it is, and so does its recipe", lambda: not any(x.loss.snr_gamma for x in PAPER)),
     (
         "09",
-        "gathers the batch in passes, computes in half precision and recomputes what it can",
+        "gathers the batch in several passes, and recomputes values that the first one keeps",
         lambda: in_passes_half_and_recomputed(PAPER[1].run) and not in_passes_half_and_recomputed(PAPER[0].run),
     ),
     ("09", "its own colours were worse than gray", lambda: results(EARLIER)["summary"]["psnr_gain"] < 0),
@@ -106,6 +143,8 @@ STATEMENTS = [
     ),
     ("10", 'ten "colourings" of it', lambda: len(wrong_colors.FAKES) == 10),
     ("10", "at three distances in time", lambda: len(metrics.CDC_GAPS) == 3),
+    ("10", "each of its other frames has a lower PSNR than the clip that is moved by one pixel", frozen_below_moved),
+    ("11", "*flow* is better on each of the six clips", flow_leads_on_each_clip),
     (
         "11",
         "Seven systems and three ablations, seven metrics, two test sets",

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+from types import SimpleNamespace
 
 import bundled
 import cv2
@@ -164,7 +165,8 @@ def test_the_loss_with_references_is_square_for_small_errors_and_straight_for_la
 
 
 def test_held_out_errors_are_those_of_one_step_and_leave_training_its_random_numbers(trainer, monkeypatch):
-    monkeypatch.setattr(trainer, "held", trainer.scenes)
+    draw = trainer.scenes.draw
+    monkeypatch.setattr(trainer, "held", SimpleNamespace(draw=lambda count, *size, **more: draw(8, *size, **more)))
     monkeypatch.setattr(trainer, "predict", lambda z_t, *given: torch.ones_like(z_t))
     before = torch.get_rng_state()
     found = trainer.held_errors()
