@@ -9,6 +9,7 @@ PART is ``vae``, ``exemplar``, ``gate`` or ``memory``; ``automatic`` has the oth
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import sys
@@ -24,6 +25,8 @@ from .. import baselines, encoders, metrics
 from ..color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
 from ..data import footage, naming
 from ..pipeline import GCGPipeline
+from ..profiles import weights_digest
+from ..settings import Settings
 from ..utils.commands import read_options, run_reporting_errors
 from ..utils.files import write_text
 from . import provenance
@@ -183,11 +186,17 @@ def pipeline_options(args: argparse.Namespace) -> dict:
 
 
 def report(result: dict, path: Path | None, **settings) -> None:
-    """Print figures, or the summary of many, and write all of them as JSON to a path, with their settings."""
+    """Print figures, or the summary of many, and write all of them as JSON to a path, with their settings.
+
+    Beside them stand the digest of the weights that ``settings`` name, package versions, machine and time.
+    """
     print(json.dumps(result.get("summary", result), indent=1))
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps({"settings": settings, **result} if settings else result, indent=1) + "\n")
+        about = {"settings": settings, "provenance": provenance.collect("cpu")}
+        if "weights" in settings:
+            about["weights"] = weights_digest(settings["weights"])
+        write_text(path, json.dumps({**about, **result}, indent=1, default=str) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -201,18 +210,23 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     pipe = None if args.part == "memory" else load_pipeline(args.weights, "cpu")
+    settings = {"part": args.part, "weights": args.weights}
     if args.part == "vae":
         result = vae_quality(pipe, args.data, args.frames)
+        settings["frames"] = args.frames
     elif args.part == "exemplar":
         if args.without_unet:
             silence(pipe.unet)
         options = {"num_keyframes": 4, **pipeline_options(args)}
         result = exemplar_quality(pipe, args.data, args.frames, args.clips, **options)
+        settings |= {"frames": args.frames, "without_unet": args.without_unet}
+        completed = dataclasses.asdict(Settings.of(**options).completed(pipe))
+        settings |= {name: value for name, value in completed.items() if not (callable(value) or name == "shortcuts")}
     elif args.part == "gate":
         result = gate_quality(pipe, args.data)
     else:
         result = memory_quality(args.weights)
-    report(result, args.json)
+    report(result, args.json, **settings)
 
 
 if __name__ == "__main__":

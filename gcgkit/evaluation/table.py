@@ -32,17 +32,8 @@ from ..utils.commands import run_reporting_errors
 from ..utils.files import write_text
 from .columns import METRICS, Metric, set_distance
 from .footnotes import Notes, footnotes
-from .rows import (
-    RowKey,
-    clip_values,
-    group_rows,
-    paired_differences,
-    row_differences,
-    row_label,
-    side_by_side,
-    t_interval,
-)
-from .run import NO_COLOR, TRUTH, bootstrap_interval, read_results
+from .rows import RowKey, clip_values, group_rows, paired_differences, row_differences, row_label, side_by_side
+from .run import NO_COLOR, TRUTH, bootstrap_interval, read_results, t_interval
 
 DAGGER = "†"
 FORMATS = ("markdown", "latex", "html")

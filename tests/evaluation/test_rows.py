@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from gcgkit.evaluation import rows
+from gcgkit.evaluation.run import t_interval
 
 
 def row(values, metric="psnr_rgb"):
@@ -29,14 +30,14 @@ def test_a_difference_is_taken_clip_by_clip_and_its_interval_is_students():
 def test_the_t_interval_agrees_with_scipy(count, level):
     values = np.random.default_rng(count).normal(3, 2, count)
     expected = stats.ttest_1samp(values, 0).confidence_interval(level)
-    assert rows.t_interval(values, level=level) == pytest.approx(tuple(expected), rel=1e-5)
+    assert t_interval(values, level=level) == pytest.approx(tuple(expected), rel=1e-5)
 
 
 def test_the_t_interval_of_equal_values_is_the_value_and_of_one_there_is_none():
-    assert rows.t_interval([2.0, 2.0, 2.0]) == (2.0, 2.0)
-    assert rows.t_interval([2.0]) is None
+    assert t_interval([2.0, 2.0, 2.0]) == (2.0, 2.0)
+    assert t_interval([2.0]) is None
     with pytest.raises(ValueError, match="level must be between 0 and 1, not 95"):
-        rows.t_interval([1, 2], level=95)
+        t_interval([1, 2], level=95)
 
 
 @pytest.mark.parametrize(
