@@ -383,3 +383,18 @@ def test_parameters_in_the_card_and_the_readme():
             check(row["parameters"].removesuffix(" M"), counts[name] / 1e6)
     for page in (CARD, README):
         check(re.search(r"([\d.]+) M parameters", text(page))[1], sum(counts.values()) / 1e6)
+
+
+def test_the_counts_of_photographs_and_clips():
+    known, card = record("data"), text(CARD)
+    assert f"{known['photographs']:,} for the pyramid" in card and f"has the {known['photographs']:,} by source" in card
+    assert sum(known["by_source"].values()) == known["photographs"]
+    assert known["held_out"] == math.ceil((known["photographs"] + known["held_out"]) / 20)
+    davis, others = (
+        re.search(r"DAVIS 2017 clips \| (\d+), 40", card)[1],
+        re.search(r"repositories \| (\d+), 40", card)[1],
+    )
+    assert (int(davis), int(others)) == (len(known["davis_clips"]), len(known["other_clips"]))
+    assert f": {', '.join(known['davis_clips'])} |" in card
+    photos, clips = re.search(r"trained on ([\d,]+) photographs and (\d+) clips", text(README)).groups()
+    assert f"{photos} for copy, UNet and words" in card and int(clips) == int(davis) + int(others)

@@ -2,7 +2,8 @@
 
     python -m gcgkit.evaluation.model_card PART --data DIR [--weights mini] [--set tau=4] [--json FILE]
 
-PART is ``vae``, ``exemplar``, ``gate`` or ``memory``; ``automatic`` has the others. The data folder is the one that
+PART is ``vae``, ``exemplar``, ``gate``, ``memory`` or ``data`` (counts of files); ``automatic`` has the others. The
+data folder is the one that
 ``footage`` describes; only its six measuring clips are looked at (``memory`` needs none of it).
 """
 
@@ -14,6 +15,7 @@ import json
 import multiprocessing
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -88,6 +90,20 @@ def exemplar_quality(
     keys = next(iter(result.values()), {})
     result["mean"] = {key: float(np.mean([r[key] for r in result.values()])) for key in keys}
     return result
+
+
+def data_counts(data: str | Path) -> dict:
+    """Count what the footage rule gives: photographs for training by source, held-out ones, and training clips."""
+    root = Path(data)
+    sources = Counter(path.relative_to(root / "photos").parts[0] for path in footage.photo_paths(root))
+    davis = [p.name for p in sorted(root.glob("DAVIS/JPEGImages/480p/*")) if p.name not in footage.MEASURING_CLIPS]
+    return {
+        "photographs": sum(sources.values()),
+        "by_source": dict(sorted(sources.items())),
+        "held_out": len(footage.photo_paths(root, held_out=True)),
+        "davis_clips": davis,
+        "other_clips": [path.stem for path in sorted(root.glob("clips/*.mp4"))],
+    }
 
 
 def silence(unet: torch.nn.Module) -> None:
@@ -200,7 +216,7 @@ def report(result: dict, path: Path | None, **settings) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = part_parser(__doc__, ("vae", "exemplar", "gate", "memory"))
+    parser = part_parser(__doc__, ("vae", "exemplar", "gate", "memory", "data"))
     parser.add_argument("--clips", nargs="*", help="exemplar: only these measuring clips")
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--without-unet", action="store_true", help="exemplar: with zeros for all the UNet says")
@@ -209,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    pipe = None if args.part == "memory" else load_pipeline(args.weights, "cpu")
+    pipe = None if args.part in ("memory", "data") else load_pipeline(args.weights, "cpu")
     settings = {"part": args.part, "weights": args.weights}
     if args.part == "vae":
         result = vae_quality(pipe, args.data, args.frames)
@@ -224,6 +240,9 @@ def _run(args: argparse.Namespace) -> None:
         settings |= {name: value for name, value in completed.items() if not (callable(value) or name == "shortcuts")}
     elif args.part == "gate":
         result = gate_quality(pipe, args.data)
+    elif args.part == "data":
+        result = data_counts(args.data)
+        del settings["weights"]  # none were looked at
     else:
         result = memory_quality(args.weights)
     report(result, args.json, **settings)
