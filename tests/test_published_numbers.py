@@ -398,3 +398,69 @@ def test_the_counts_of_photographs_and_clips():
     assert f": {', '.join(known['davis_clips'])} |" in card
     photos, clips = re.search(r"trained on ([\d,]+) photographs and (\d+) clips", text(README)).groups()
     assert f"{photos} for copy, UNet and words" in card and int(clips) == int(davis) + int(others)
+
+
+# The figures in sentences that the tests of this file, of test_published_speed and of test_reproduce read, and after
+# them what is no measurement: versions, settings that were given in training, arithmetic.
+N = r"[+-]?\d+(?:\.\d+)?"
+READ = {
+    README: [
+        rf"same frame has {N}, {N} and {N} dB", rf"Ours is {N} dB better than optical flow", rf"flow leads by {N} dB",
+        rf"guesses: {N} dB better than gray",
+        rf"and {N} dB on 72 fresh",
+        r"48, \d+ % are worse",
+        rf"these lose {N} dB",
+        r"doi 10\.\d+/\d+\.\d+", r"Python 3\.11 to 3\.14", r"Apache-2\.0",
+    ],
+    ROOT / "results/README.md": [
+        rf"lets {N} of a wrong .*? ends at {N}",
+        rf"gave {N} with the gate .*?, {N} after",
+        rf"and {N} after the guidance",
+        rf"attention brings {N} dB", rf"not decided: {N} dB in the mean, t interval {N} to {N}",
+        rf"costs {N} dB \({N} to {N}\)", rf"by {N} dB in the mean of all six", rf"ours is {N} dB better",
+        rf"profile's own \( {N}", rf"noise scale of {N}", rf"aged film have {N}",
+        rf"null token by {N}", rf"at flicker {N} and 40 at {N}", rf"CDC at {N}", r"95 %",
+    ],
+    ROOT / "REPRODUCING.md": [
+        rf"took {N} minutes on a shared core",
+        rf"need {N} GB and {N} hours",
+        rf"A100 takes {N} times as long, an RTX 4090 {N} times",
+        rf"latents is {N} GB by arithmetic", rf"a step then takes {N} times", rf"colours {N} times as fast",
+        rf"and {N} s for each",
+        rf"their mean is {N} s",
+        rf"variants took {N} and {N} minutes",
+        rf"plan above is {N} hours",
+        rf"that is {N} kWh", r"card with 16 GB", r"full 700 W",
+    ],
+    CARD: [
+        rf"{N} M param", rf"over gray: {N}\. After 500 steps it had {N}", rf"three layers, had {N} after",
+        rf"from noise had {N} of squared .*? and {N} at the end",
+        rf"those three have {N} dB, with the weight {N}, at 560x320 {N}, with both {N}",
+        rf"ST-LPIPS \(gray: {N}\)", rf"gain of {N} dB, standard error {N} dB, \d+ %", rf"up to {N} dB",
+        rf"the gain is {N} dB, on the other 42 {N} dB", rf"server CPU {N} to {N} s a clip;.*?, {N} to {N} s\.",
+        rf"truth's is {N} at own settings and {N} at", rf"\), {N} dB, which is gray; {N} with it",
+        rf"dog have {N} dB in place of {N}, and colourfulness {N} in place of {N}",
+        rf"sharpened by {N}",
+        rf"lowered by {N}",
+        rf"three states: {N} .*? {N} of its middle .*? {N} of its end",
+        r"20 to 40 %",
+        rf"decay of {N}",
+        r"rates 3e-4, 3\.5e-4",
+        rf"\( {N}\)",
+        rf"with {N}; Table 1",
+        rf"- {N} is part of",
+        r"at 55 %",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", READ, ids=lambda path: path.parent.name + "/" + path.name)
+def test_no_other_sentence_of_a_page_has_a_figure(page):
+    """Without commands, tables and what is read no number with a unit and no decimal is left."""
+    body = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    body = " ".join(" ".join(line for line in body.splitlines() if line[:1] != "|").split())
+    body = re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]*`", "", body))
+    for pattern in READ[page]:
+        body = re.sub(pattern, " ", " ".join(body.split()))
+    unit = r"(?:ms|s|MB|GB|%|TFLOP|times|minutes|hours|kWh|W|dB|gray levels?)\b"
+    assert re.findall(rf"\S* ?(?:\d[\d.,]*(?: to \d[\d.]*)? ?{unit}|\d+\.\d+)", body) == []
