@@ -11,7 +11,7 @@ import string
 from collections import Counter
 from collections.abc import Iterable
 
-from .rows import DEFAULTS, RowKey, group_rows, row_differences, row_label, row_settings, setting_in_words
+from .rows import RowKey, defaults, group_rows, row_differences, row_label, row_settings, setting_in_words
 from .run import setting
 
 # Always listed, in this order.
@@ -60,7 +60,7 @@ def _footnote(name: str, rows: dict[RowKey, list[dict]]) -> str:
         values = {key: setting_in_words(settings, option) for key, settings in found.items()}
         text, count = Counter(values.values()).most_common(1)[0]
         most = text if 2 * count > len(values) else None
-        usual = text == setting_in_words({}, option) or (DEFAULTS.get(option, "") is None and option not in given)
+        usual = text == setting_in_words({}, option) or (defaults().get(option, "") is None and option not in given)
         if most is not None and (option in _NAMED or not usual):
             shared.append(f"{option} {most}")
         for key, value in values.items():

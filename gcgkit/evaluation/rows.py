@@ -6,15 +6,14 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from ..settings import Settings
 from .columns import METRICS
 from .run import setting, t_interval
 
-DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)} | {"reference": "first"}
 RowKey = tuple[str, str]  # a method's name and the key of its lowest seed
 
 
@@ -56,9 +55,17 @@ def row_settings(records: Sequence[dict]) -> dict:
     return {**options, "seed": seeds, "reference": identity.get("reference"), "prompts": words}
 
 
+@cache
+def defaults() -> dict:
+    """Return the default of every setting and of "reference"; loads torch, so only rows of ours ask for it."""
+    from ..settings import Settings
+
+    return {field.name: field.default for field in dataclasses.fields(Settings)} | {"reference": "first"}
+
+
 def setting_in_words(settings: Mapping, option: str) -> str:
     """Return a setting of a row as text: the default if no record has it, "not set" for what is no setting."""
-    value = settings[option] if option in settings else DEFAULTS.get(option, "not set")
+    value = settings[option] if option in settings else defaults().get(option, "not set")
     return "as the profile has it" if value is None else str(value)
 
 
