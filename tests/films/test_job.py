@@ -249,14 +249,15 @@ def test_killed_twenty_times(whole, clip, model, tmp_path, request):
 
 @pytest.mark.parametrize("name", ["out.mkv", "out"])
 def test_killed_right_after_the_film_had_its_name(name, clip, model, tmp_path, capsys):
-    """The film is there and nothing says that it is ours: the same command takes it for what it is."""
+    """The film is there and nothing says that it is complete: the same command takes it for what it is."""
     out, run = tmp_path / name, arguments(clip, tmp_path / name, model, "--steps", 1)
     assert cli.main(run) == 0
     folder = JobFolder(f"{out}.job")
+    facts = json.loads(folder.written_file.read_bytes())
     folder.written_file.unlink()
     assert "exists already" in refused(capsys, run)
-    job_folder.write_json(folder.writing_file, {"path": str(out)})
-    assert cli.main(run) == 0 and folder.written_file.exists() and not folder.writing_file.exists()
+    job_folder.write_json(folder.written_file, {**facts, "size": None, "changed": None})
+    assert cli.main(run) == 0 and json.loads(folder.written_file.read_bytes())["size"] == out.stat().st_size
     assert len(list(film.frames(out))) == sum(LENGTHS)
 
 
@@ -450,8 +451,11 @@ def test_an_earlier_folder_of_pictures_is_refused_before_anything_is_coloured_ag
     before = {path: path.read_bytes() for path in (*(job / "frames").iterdir(), *out.iterdir())}
     number = min(int(path.stem) for path in (job / "keyframes").glob("*.png"))
     picture(job / f"keyframes/{number:06d}.png", np.full((*tiny.clip(1).shape[1:3], 3), (200, 80, 80), np.uint8))
-    assert cli.main([*map(str, options)]) == 1
-    assert "move it away" in capsys.readouterr().err
+    written = json.loads((job / "written.json").read_bytes())
+    for state in (written, {**written, "size": None, "changed": None}):  # complete, and killed right before that
+        (job / "written.json").write_text(json.dumps(state))
+        assert cli.main([*map(str, options)]) == 1
+        assert "move it away" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before and not (job / "replaced").exists()
     out.rename(tmp_path / "earlier")
     assert cli.main([*map(str, options)]) == 0
