@@ -219,6 +219,7 @@ def _lossy_options(encoder: str, crf: int, preset: str) -> dict[str, str]:
     if encoder == "libvpx-vp9":
         return {"crf": str(crf), "b": "0", "row-mt": "1"}
     if encoder == "libsvtav1":
+        os.environ.setdefault("SVT_LOG", "1")  # it prints errors only
         return {"crf": str(crf)}
     quiet = {"x265-params": "log-level=error"} if encoder == "libx265" else {}
     return {"crf": str(crf), "preset": preset, **quiet}

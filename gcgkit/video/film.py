@@ -117,8 +117,8 @@ def check_output(out, source, **options) -> tuple[str, ...]:
     if plan.comment and not kept:
         notes.append(f"{plan.out} cannot tell that it is finished; without the job's folder, nothing does.")
     if plan.info.has_alpha and not plan.keeps_alpha:
-        way = "a lossless .mkv or a folder of pictures keeps that"
-        notes.append(f"{plan.source} is partly transparent, and {plan.out} will not be: {way}.")
+        way = "a lossless .mkv or a folder of pictures keeps it"
+        notes.append(f"{plan.source} holds transparency, and {plan.out} will not: {way}.")
     return tuple(notes)
 
 
