@@ -127,9 +127,13 @@ class JobFolder:
                 raise ValueError(f"Another process is at work in {self.path}: stop it first, or wait for it.") from None
 
     def remove(self) -> None:
-        """Rename the folder, then remove it: a half-removed folder never looks like a job."""
+        """Rename the folder, then remove it: a half-removed folder never looks like a job. One behind a link stays."""
         self.check_ours()
-        if self.path.exists():
+        if self.path.is_symlink():  # to a disk with more room
+            (self.path / "job.json").unlink(missing_ok=True)
+            for entry in self.path.iterdir():
+                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
+        elif self.path.exists():
             doomed = self.path.with_name(f".{short_name(self.path.name)}.removed-{os.getpid()}")
             os.replace(self.path, doomed)
             shutil.rmtree(doomed, ignore_errors=True)

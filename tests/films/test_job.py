@@ -515,6 +515,17 @@ def test_clean_removes_the_job_and_only_once_the_film_is_there(whole, clip, mode
     assert [p.name for p in tmp_path.iterdir()] == ["out.mkv"]
 
 
+def test_a_folder_behind_a_link_is_emptied_and_stays(tmp_path):
+    (tmp_path / "roomy").mkdir()
+    (tmp_path / "out.mkv.job").symlink_to(tmp_path / "roomy")
+    folder = JobFolder.beside(tmp_path / "out.mkv")
+    folder.make()
+    for file in (folder.path / "job.json", folder.frame_file(0)):
+        file.write_bytes(b"{}")
+    folder.remove()
+    assert folder.path.is_symlink() and not list((tmp_path / "roomy").iterdir()) and not folder.exists()
+
+
 @pytest.mark.parametrize("name", ["out.mkv", "out.avi", "pictures"])
 def test_a_finished_film_is_known_without_its_job(clip, model, tmp_path, capsys, name):
     """The film tells by itself; any other film, setting, encoding or list of shots is refused, as ever."""
