@@ -150,6 +150,7 @@ def _check_place(source: Path, output: Path, folder: JobFolder, options: Options
     for wrong, reason in (
         (output.is_dir() and output.suffix.lower() in film.FILM_SUFFIXES, "is a folder; give the name of a film"),
         (output.exists() and output.samefile(source), "is the input itself; give another name"),
+        (output.exists() and not (output.is_file() or output.is_dir()), "is neither a file nor a folder"),
         (not (parent.is_dir() and os.access(parent, os.W_OK)), f"cannot be written: {parent} is not writable"),
     ):
         if wrong:

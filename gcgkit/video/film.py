@@ -27,6 +27,7 @@ from .codecs import (
     add_video,
     checked_frames,
     container_options,
+    existing_path,
     open_container,
     open_video,
     writing_errors,
@@ -125,7 +126,7 @@ def check_output(out, source, **options) -> tuple[str, ...]:
 def comments(path) -> list[str]:
     """Return the lines of a film's comment, or that of a folder's first picture; none where there is none."""
     try:
-        if images := image_files(Path(path)):
+        if images := image_files(existing_path(path)):
             return read_comment(images[0]).splitlines()
         with open_container(Path(path)) as container:
             return [

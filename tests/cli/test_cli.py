@@ -172,6 +172,8 @@ def test_existing_file_is_replaced_only_when_forced_and_only_by_a_whole_one(tmp_
         (["text.mp4", "out.mp4"], "cannot be read as a video"),
         (["in.mkv", "out.gif"], "out.gif must end in one of .mp4"),
         (["in.mkv", "folder.mp4"], "is a folder"),
+        (["in.mkv", os.devnull, "--force"], "is neither a file nor a folder"),
+        ([os.devnull, "out.mp4"], "is neither a file nor a folder"),
         (["in.mkv", "."], "'.' is no name for a film"),
         (["in.mkv", f"new/{'n' * 252}.mp4"], "has a name of more than 255 bytes"),
         (["in.mkv", "-"], "not to '-': give names"),

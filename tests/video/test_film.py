@@ -671,6 +671,14 @@ def test_wrong_choices_are_told_in_one_sentence(tmp_path, out, options, message)
     assert os.listdir(tmp_path) == ["in.mp4"]
 
 
+def test_a_codec_of_even_sizes_is_refused_for_an_odd_one_and_its_advice_works(tmp_path):
+    films.make(tmp_path / "in.mkv", "ffv1", "bgr0", films.pictures(2, (65, 67)))
+    with pytest.raises(ValueError, match="67x65: choose another codec") as error:
+        film.check_output(tmp_path / "out.mkv", tmp_path / "in.mkv", codec="av1")
+    assert_sentence(error)
+    film.check_output(tmp_path / "out.mkv", tmp_path / "in.mkv", codec="h264")
+
+
 @pytest.mark.parametrize("out", ["out.mp4", "out.mkv", "images"])
 def test_a_file_that_outgrows_the_disk_is_told_and_removed(tmp_path, out):
     """The limit on file sizes stands for the full disk: both reach FFmpeg as a failed write."""
