@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from ..utils.commands import read_size
-from ..utils.files import file_sha256
+from ..utils.files import file_sha256, known_sha256
 from ..video import film
 from ..video.images import read_image
 from .folder import (
@@ -287,19 +287,19 @@ class Pictures:
                 for number, (digest, by_hand) in _shot_record(path).keyframes.items():
                     if number in known and not by_hand:
                         known[number].add(digest)
-            digests = {n: _sha256(path) for n, path in files.items()}
+            digests = {n: known_sha256(path) for n, path in files.items()}
         by_hand = {n: (files[n], digest) for n, digest in digests.items() if digest not in known[n]}
         self.painted = [{n: p for n, p in by_hand.items() if s.first <= n <= s.last} for s in listed]
         self.exemplars = [
             {
-                n: (path, _sha256(path))
+                n: (path, known_sha256(path))
                 for n, path in ((n, folder.path / text) for n, text in shot.exemplars.items())
                 if n not in painted
             }
             for shot, painted in zip(listed, self.painted, strict=True)
         ]
         shared = sorted(p for p in folder.exemplars.glob("outside.*"))
-        self.outside = [(path, _sha256(path)) for path in shared]
+        self.outside = [(path, known_sha256(path)) for path in shared]
 
     def of_scene(self, index: int) -> list[tuple[Path, str]]:
         """Return the pictures that guide a shot from outside: the film's, and those of other shots of its scene."""
@@ -370,23 +370,10 @@ def is_begun(written: dict, output: Path) -> bool:
     return written["size"] is None and written["path"] == str(output.absolute())
 
 
-def _sha256(path: Path) -> str:
-    """Return a file's digest; compute it again only after the file has changed."""
-    return _sha256_of(path, _state(path))
-
-
 def _shot_record(path: Path) -> ShotRecord:
-    return _shot_record_of(path, _state(path))
-
-
-def _state(path: Path) -> tuple[int, int, int]:
+    """Return a shot's record; read it again only after the file has changed."""
     stat = path.stat()
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-@lru_cache(maxsize=100_000)
-def _sha256_of(path: Path, state: tuple[int, int, int]) -> str:
-    return file_sha256(path, progress=False)
+    return _shot_record_of(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 
 
 @lru_cache(maxsize=100_000)
