@@ -144,7 +144,7 @@ class GCGPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        frames,
+        frames=None,
         prompt: str = "",
         negative_prompt: str = "",
         num_keyframes: int = 4,

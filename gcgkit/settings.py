@@ -137,6 +137,8 @@ class Settings:
         """Return the settings with these options; TypeError, with the nearest name, for one that does not exist."""
         if options.keys() & {"height", "width"}:  # as diffusers calls the working size
             options["working_size"] = options.pop("height", None), options.pop("width", None)
+        if options.keys() & {"image", "images", "video"}:
+            raise TypeError("give the clip as frames=, the first argument, not as image or video.")
         check_options(options, [field.name for field in dataclasses.fields(cls)])
         return cls(**options)
 

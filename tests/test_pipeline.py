@@ -808,6 +808,9 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(pipe):
             colour(_BLACK, strenght=0.5)
     with pytest.raises(TypeError, match="there is no option 'xyz': the options are prompt, .*, shortcuts"):
         pipe(_BLACK, xyz=1)
+    for name in ("image", "video"):  # as other pipelines call the input
+        with pytest.raises(TypeError, match="give the clip as frames="):
+            pipe(**{name: _BLACK}, prompt="red")
 
 
 def test_bad_input_of_the_stages_apart(pipe):
