@@ -220,7 +220,7 @@ def lacks(need: str) -> str | None:
     elif kind == "system":
         from gcgkit.evaluation.systems import setup
 
-        reason = setup.obstacle(what)
+        reason = setup.obstacle(what, ROOT / "systems")  # the commands run in the repository
         return reason.rstrip(".") if reason else None
     elif kind == "package" and importlib.util.find_spec(what) is None:
         return f"the package {what}"

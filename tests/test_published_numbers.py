@@ -1,14 +1,18 @@
 """Every figure in README's and the model card's tables of results against its record in ``results/``."""
 
 import json
+import math
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
+from gcgkit.evaluation.methods import TABLE1_SETTINGS
 from gcgkit.evaluation.rows import group_rows, paired_differences
-from gcgkit.evaluation.run import bootstrap_interval, read_results
+from gcgkit.evaluation.run import read_results, t_interval
+from gcgkit.evaluation.table import render
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD = ROOT / "gcgkit/weights/mini/README.md"
@@ -26,7 +30,8 @@ BIASED = 6  # photographs that the first parts had seen, all of them ImageNet's
 
 
 def record(name: str) -> dict:
-    return json.loads((ROOT / "results/card" / f"{name}.json").read_text(encoding="utf-8"))
+    found = json.loads((ROOT / "results/card" / f"{name}.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in found.items() if key not in ("settings", "provenance", "weights")}
 
 
 def text(path: Path) -> str:
@@ -104,7 +109,10 @@ def test_photographs():
     assert int(short[2]) == 48
     check(short[1], whole["summary"]["psnr_gain"])
     check(re.search(r"six of the 48; these lose ([\d.]+) dB", text(README))[1], -np.mean(seen))
-    check(re.search(r"(\d+ %) of them are worse than gray", text(README))[1], 1 - whole["summary"]["better_than_gray"])
+    check(re.search(r"and ([\d.]+) dB on 72 fresh ones", text(README))[1], np.mean(gains))
+    check(
+        re.search(r"Of the 48, (\d+ %) are worse than gray", text(README))[1], 1 - whole["summary"]["better_than_gray"]
+    )
 
 
 def test_the_picture_of_the_readme():
@@ -259,11 +267,20 @@ def test_the_conclusions_of_the_results_page():
     found = re.search(r"attention brings ([\d.]+) dB, and something on every clip", page)
     check(found[1], np.mean(apart["Ours*"]))
     assert min(apart["Ours*"]) > 0
-    found = re.search(r"gate brings a little: ([\d.]+) dB, interval ([\d.]+) to ([\d.]+)", page)
-    low, high = bootstrap_interval(apart["Ours**"])
+    found = re.search(
+        r"not decided: ([\d.]+) dB in the mean, t interval (-[\d.]+) to ([\d.]+), "
+        r"better on (\d) of 6 clips and worse on (\d)",
+        page,
+    )
+    low, high = t_interval(apart["Ours**"])
     check(found[1], np.mean(apart["Ours**"])), check(found[2], low), check(found[3], high)
+    assert [int(found[4]), int(found[5])] == [sum(s * x > 0 for x in apart["Ours**"]) for s in (1, -1)]
+    installed = [r for r in read_results(ROOT / "results/mini") if r["set"]["name"] == "installed"]
+    others = {name: own for (name, _), own in group_rows(r for r in installed if not r.get("absent")).items()}
+    low, high = t_interval(paired_differences(others["Ours"], others["Ours**"], "psnr_rgb"))
+    assert "On the installed clips its interval holds zero, too" in page and low < 0 < high
     found = re.search(r"grid costs ([\d.]+) dB \(([\d.]+) to ([\d.]+)\)", page)
-    low, high = bootstrap_interval(apart["Ours***"])
+    low, high = t_interval(apart["Ours***"])
     check(found[1], -np.mean(apart["Ours***"])), check(found[2], -high), check(found[3], -low)
     flow = {name: paired_differences(rows["flow"], own, "psnr_rgb") for name, own in rows.items() if "Ours" in name}
     own = "Ours, the profile's own settings"
@@ -280,3 +297,170 @@ def test_the_conclusions_of_the_results_page():
     assert "wins back more than a third of the loss in AB error" in page
     lost, left = (aged[film]["ab"] - aged["clean"]["ab"] for film in ("aged", "deflickered"))
     assert 1 / 3 < (lost - left) / lost < 1 / 2
+
+
+def test_the_table_in_the_results_is_what_its_records_give():
+    folder = ROOT / "results/mini"
+    assert (folder / "table.md").read_text(encoding="utf-8") == render(read_results(folder))
+
+
+def test_settings_in_the_results_page():
+    page = text(ROOT / "results/README.md")
+    records = [r for r in read_results(ROOT / "results/mini") if r["identity"].get("kind") == "gcg"]
+    settings = {r["method"]: r["provenance"]["settings"] for r in records}
+    own = settings["Ours, the profile's own settings"]
+    found = re.search(
+        r"`strength` ([\d.]+), `hint_weight` (\d+), `tau` (\d+), `keyframe_weight` (\d+).*? noise scale of ([\d.]+), "
+        r"which is (\d+) in Table 1",
+        page,
+    )
+    names = ("strength", "hint_weight", "tau", "keyframe_weight", "noise_scale")
+    for printed, value in zip(
+        found.groups(), [*(own[name] for name in names), settings["Ours"]["noise_scale"]], strict=True
+    ):
+        check(printed, value)
+    found = re.search(
+        r"(\d+) steps from noise, tau (\d+), hint weight (\d+), keyframe weight (\d+), (\d+)x(\d+), full", page
+    )
+    names = ("num_inference_steps", "tau", "hint_weight", "keyframe_weight")
+    values = [*(TABLE1_SETTINGS[name] for name in names), *TABLE1_SETTINGS["working_size"][::-1]]
+    for printed, value in zip(found.groups(), values, strict=True):
+        check(printed, value)
+    assert TABLE1_SETTINGS["strength"] == TABLE1_SETTINGS["noise_scale"] == 1
+    for name, value in TABLE1_SETTINGS.items():
+        assert settings["Ours"][name] == value
+
+
+def test_the_logs_of_training():
+    """The card's figures of training, and the hours and steps of REPRODUCING.md and CONTRIBUTING.md."""
+    logs, card = record("training"), text(CARD)
+    gains = logs["pyramid_held_out_db_over_gray"]
+    found = re.search(r"over gray: ([\d.]+)\. After 500 steps it had ([\d.]+); .*?, had ([\d.]+) after 500", card)
+    for printed, name in zip(
+        found.groups(), ("pyramid, 2500 steps", "pyramid, 500 steps", "flat, 500 steps"), strict=True
+    ):
+        check(printed, gains[name])
+    found = re.search(r"had ([\d.]+) of squared error on held-out ones after 400 steps and ([\d.]+) at the end", card)
+    held = {entry["step"]: entry["held"] for entry in logs["gpu_held_out"]}
+    check(found[1], held[400]), check(found[2], held[max(held)])
+
+    plan = text(ROOT / "REPRODUCING.md")
+    first = int(re.search(r"together: ([\d,]+) steps of 16", card)[1].replace(",", ""))
+    more = [
+        int(n.replace(",", "")) for n in re.search(r"again, (\d+), ([\d,]+) and ([\d,]+) steps of 16", card).groups()
+    ]
+    found = re.search(r"about seven hours .*? ([\d.]+) s for each of the ([\d,]+) later steps", plan)
+    steps = int(found[2].replace(",", ""))
+    assert steps == first + sum(more)
+    joint = logs["joint"]
+    assert joint[-1]["step"] == 1380 and "the first 1,380 steps of training together" in plan
+    # The clock starts again after a stop: that interval counts nothing.
+    pace = [
+        (after["seconds"] - before["seconds"]) / (after["step"] - before["step"])
+        for before, after in zip([{"seconds": 0, "step": 0}, *joint], joint, strict=False)
+        if after["seconds"] > before["seconds"]
+    ]
+    check(found[1], np.median(pace))
+    check(re.search(r"their mean is ([\d.]+) s", plan)[1], np.mean(pace))
+    assert round(2 + steps * np.median(pace) / 3600) == 7 and 7.25 < 2 + steps * np.mean(pace) / 3600 < 7.75
+    check(re.search(r"took ([\d.]+) s a step on two cores", text(ROOT / "CONTRIBUTING.md"))[1], np.median(pace))
+    variants = json.loads((ROOT / "gcgkit/lessons/variants_training.json").read_text(encoding="utf-8"))["stages"]
+    found = re.search(r"two ablation variants took ([\d.]+) and ([\d.]+) minutes", plan)
+    for printed, stage in zip(found.groups(), variants.values(), strict=True):
+        check(printed, stage["minutes"])
+    more = re.search(r"learn ([\d,]+) more steps of 16 views", card)[1]
+    assert {stage["steps"] for stage in variants.values()} == {int(more.replace(",", ""))}
+
+
+def test_parameters_in_the_card_and_the_readme():
+    counts = {}
+    for file in (ROOT / "gcgkit/weights/mini").glob("*/*.safetensors"):
+        with safe_open(file, "np") as tensors:
+            counts[file.parent.name] = sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())
+    for row in table(CARD, "parameters"):
+        if row["parameters"]:
+            name = row["part"].split(",")[-1 if "text_encoder" in row["part"] else 0].strip(" `")
+            check(row["parameters"].removesuffix(" M"), counts[name] / 1e6)
+    for page in (CARD, README):
+        check(re.search(r"([\d.]+) M parameters", text(page))[1], sum(counts.values()) / 1e6)
+
+
+def test_the_counts_of_photographs_and_clips():
+    known, card = record("data"), text(CARD)
+    assert f"{known['photographs']:,} for the pyramid" in card and f"has the {known['photographs']:,} by source" in card
+    assert sum(known["by_source"].values()) == known["photographs"]
+    assert known["held_out"] == math.ceil((known["photographs"] + known["held_out"]) / 20)
+    davis, others = (
+        re.search(r"DAVIS 2017 clips \| (\d+), 40", card)[1],
+        re.search(r"repositories \| (\d+), 40", card)[1],
+    )
+    assert (int(davis), int(others)) == (len(known["davis_clips"]), len(known["other_clips"]))
+    assert f": {', '.join(known['davis_clips'])} |" in card
+    photos, clips = re.search(r"trained on ([\d,]+) photographs and (\d+) clips", text(README)).groups()
+    assert f"{photos} for copy, UNet and words" in card and int(clips) == int(davis) + int(others)
+
+
+# The figures in sentences that the tests of this file, of test_published_speed and of test_reproduce read, and after
+# them what is no measurement: versions, settings that were given in training, arithmetic.
+N = r"[+-]?\d+(?:\.\d+)?"
+READ = {
+    README: [
+        rf"same frame has {N}, {N} and {N} dB", rf"Ours is {N} dB better than optical flow", rf"flow leads by {N} dB",
+        rf"guesses: {N} dB better than gray",
+        rf"and {N} dB on 72 fresh",
+        r"48, \d+ % are worse",
+        rf"these lose {N} dB",
+        r"doi 10\.\d+/\d+\.\d+", r"Python 3\.11 to 3\.14", r"Apache-2\.0",
+    ],
+    ROOT / "results/README.md": [
+        rf"lets {N} of a wrong .*? ends at {N}",
+        rf"gave {N} with the gate .*?, {N} after",
+        rf"and {N} after the guidance",
+        rf"attention brings {N} dB", rf"not decided: {N} dB in the mean, t interval {N} to {N}",
+        rf"costs {N} dB \({N} to {N}\)", rf"by {N} dB in the mean of all six", rf"ours is {N} dB better",
+        rf"profile's own \( {N}", rf"noise scale of {N}", rf"aged film have {N}",
+        rf"null token by {N}", rf"at flicker {N} and 40 at {N}", rf"CDC at {N}", r"95 %",
+    ],
+    ROOT / "REPRODUCING.md": [
+        rf"took {N} minutes on a shared core",
+        rf"need {N} GB and {N} hours",
+        rf"A100 takes {N} times as long, an RTX 4090 {N} times",
+        rf"latents is {N} GB by arithmetic", rf"a step then takes {N} times", rf"colours {N} times as fast",
+        rf"and {N} s for each",
+        rf"their mean is {N} s",
+        rf"variants took {N} and {N} minutes",
+        rf"plan above is {N} hours",
+        rf"that is {N} kWh", r"card with 16 GB", r"full 700 W",
+    ],
+    CARD: [
+        rf"{N} M param", rf"over gray: {N}\. After 500 steps it had {N}", rf"three layers, had {N} after",
+        rf"from noise had {N} of squared .*? and {N} at the end",
+        rf"those three have {N} dB, with the weight {N}, at 560x320 {N}, with both {N}",
+        rf"ST-LPIPS \(gray: {N}\)", rf"gain of {N} dB, standard error {N} dB, \d+ %", rf"up to {N} dB",
+        rf"the gain is {N} dB, on the other 42 {N} dB", rf"server CPU {N} to {N} s a clip;.*?, {N} to {N} s\.",
+        rf"truth's is {N} at own settings and {N} at", rf"\), {N} dB, which is gray; {N} with it",
+        rf"dog have {N} dB in place of {N}, and colourfulness {N} in place of {N}",
+        rf"sharpened by {N}",
+        rf"lowered by {N}",
+        rf"three states: {N} .*? {N} of its middle .*? {N} of its end",
+        r"20 to 40 %",
+        rf"decay of {N}",
+        r"rates 3e-4, 3\.5e-4",
+        rf"\( {N}\)",
+        rf"with {N}; Table 1",
+        rf"- {N} is part of",
+        r"at 55 %",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", READ, ids=lambda path: path.parent.name + "/" + path.name)
+def test_no_other_sentence_of_a_page_has_a_figure(page):
+    """Without commands, tables and what is read no number with a unit and no decimal is left."""
+    body = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    body = " ".join(" ".join(line for line in body.splitlines() if line[:1] != "|").split())
+    body = re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]*`", "", body))
+    for pattern in READ[page]:
+        body = re.sub(pattern, " ", " ".join(body.split()))
+    unit = r"(?:ms|s|MB|GB|%|TFLOP|times|minutes|hours|kWh|W|dB|gray levels?)\b"
+    assert re.findall(rf"\S* ?(?:\d[\d.,]*(?: to \d[\d.]*)? ?{unit}|\d+\.\d+)", body) == []

@@ -38,7 +38,8 @@ needs_clips = pytest.mark.skipif(not installed(), reason="the demo's clips are n
 
 def test_the_page_has_the_commands_of_the_plan_in_order():
     blocks = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if not line.startswith("make ")]
+    lines = [line for block in blocks for line in block.splitlines() if not line.startswith(("make ", "source "))]
+    assert lines and "source .venv/bin/activate" in blocks[1].splitlines()[0]
     assert [tuple(shlex.split(line)) for line in lines] == [c for step in PLAN for c in step.commands]
 
 

@@ -16,6 +16,7 @@ from .common import run_standalone
 
 ABOUT = "Measure methods and write Table 1; the same command goes on where it was."
 USAGE = "gcgkit evaluate [options]"
+SEEDS = (0, 1, 2)  # of the usual rows
 EPILOG = "SPEC: gray, transfer, flow, Ours=gcg:mini,tau=4, NAME=folder:DIR, system:vcgan"
 
 
@@ -34,9 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--prompts", metavar="FILE", help="captions.jsonl, its folder, or JSON {clip: prompt}, for all of our rows")
     add("--metrics", metavar="M", nargs="+", help="only these metrics (all)")
     add("--first", metavar="N", type=int, default=1, help="first frame measured; 0 counts the exemplar too (1)")
-    add(
-        "--seed", metavar="N", type=int, nargs="+", default=[0], help="same seed, same colours; several: their mean (0)"
-    )
+    add("--seed", metavar="N", type=int, nargs="+", help="several: their mean (0 1 2; with --method 0)")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (a GPU if there is one)")
     add("--systems", metavar="DIR", type=Path, default=Path("systems"), help="where compared systems lie (systems)")
     add("--out", metavar="DIR", type=Path, default=Path("results"), help="frames, numbers and their sources (results)")
@@ -58,17 +57,19 @@ def run(args: argparse.Namespace) -> None:
         if not torch.cuda.is_available():
             raise ValueError(f"--device {args.device}: no GPU can be used here; gcgkit doctor tells more.")
     from ..evaluation.clips import open_set
-    from ..evaluation.methods import parse, table1_methods
+    from ..evaluation.methods import parse, refuse_prompt, table1_methods
     from ..evaluation.run import evaluate, read_results
     from ..evaluation.table import render
     from ..utils.files import write_text
 
     evalset = open_set(args.data, args.name, split=args.split, clips=args.clips, limit=args.frames, size=size)
     shared = read_options(args.options)
+    refuse_prompt(shared)
     if args.method and args.weights:
         raise ValueError("--weights is for the usual rows: with --method, write the folder as NAME=gcg:FOLDER.")
     failure, found = None, []
-    for seed in dict.fromkeys(args.seed):
+    seeds = args.seed or ([0] if args.method else SEEDS)
+    for seed in dict.fromkeys(seeds):
         if args.method:
             methods = [parse(text, seed=seed, systems_root=args.systems) for text in args.method]
             for method in methods:
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
                     method.options = {**shared, **method.options}
         else:
             methods = table1_methods(weights=args.weights, seed=seed, **shared)
-        if seed != args.seed[0]:  # the others give the same with every seed
+        if seed != seeds[0]:  # the others give the same with every seed
             methods = [method for method in methods if hasattr(method, "seed")]
         for profile in filter(None, (getattr(method, "profile", None) for method in methods)):
             require(profile, "try again with a network, or give a folder")

@@ -1,7 +1,8 @@
 """Footnotes of Table 1 from the records: the prompts of our rows, and the settings that they share or not (§4.4).
 
 One footnote for each set of clips. It first lists the settings of most rows, then every row that differs, so that a
-reader sees whether rows differ in more than their names say.
+reader sees whether rows differ in more than their names say. A setting is listed if it is one of `_NAMED`, if rows
+differ in it, or if it is not the default. A value that the profile filled in is listed only where rows differ.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import string
 from collections import Counter
 from collections.abc import Iterable
 
-from .rows import RowKey, group_rows, row_differences, row_label, row_settings
+from .rows import DEFAULTS, RowKey, group_rows, row_differences, row_label, row_settings, setting_in_words
 from .run import setting
 
-# Always listed, in this order; other settings are listed where rows differ in them.
+# Always listed, in this order.
 _NAMED = (
     "num_inference_steps", "strength", "hint_weight", "noise_scale", "tau", "keyframe_weight", "working_size",
     "guidance_scale", "seed", "prompts",
@@ -50,15 +51,17 @@ def footnotes(records: Iterable[dict]) -> list[str]:
 def _footnote(name: str, rows: dict[RowKey, list[dict]]) -> str:
     """Return the sentences on one set: what most rows share, and how others differ."""
     found = {key: row_settings(records) for key, records in rows.items()}
-    options = [*_NAMED, *sorted({option for settings in found.values() for option in settings} - {*_NAMED})]
+    held = {option for settings in found.values() for option in settings}
+    options = [*(option for option in _NAMED if option in held), *sorted(held - {*_NAMED})]
+    given = {name for records in rows.values() for name in records[0]["identity"].get("options", {})}
     shared: list[str] = []
     own: dict[RowKey, list[str]] = {key: [] for key in rows}
     for option in options:
-        own_words = {key: settings[option] for key, settings in found.items() if option in settings}
-        values = {key: "as the profile has it" if it is None else str(it) for key, it in own_words.items()}
-        text, count = Counter(values.values()).most_common(1)[0] if values else ("", 0)
+        values = {key: setting_in_words(settings, option) for key, settings in found.items()}
+        text, count = Counter(values.values()).most_common(1)[0]
         most = text if 2 * count > len(values) else None
-        if most is not None and option in _NAMED:
+        usual = text == setting_in_words({}, option) or (DEFAULTS.get(option, "") is None and option not in given)
+        if most is not None and (option in _NAMED or not usual):
             shared.append(f"{option} {most}")
         for key, value in values.items():
             if value != most:

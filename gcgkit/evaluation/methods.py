@@ -42,7 +42,7 @@ TABLE1_SETTINGS = {
 }  # fmt: skip
 OWN_SETTINGS = "Ours, the profile's own settings"
 # Options that say nothing of how a clip is coloured, or stand elsewhere in a record.
-_UNRECORDED = {"prompt", "callback_on_step_end", "network", "shortcuts", "side_by_side"}
+_UNRECORDED = {"prompt", "callback_on_step_end", "network", "shortcuts"}
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,7 @@ def parse(text: str, *, seed: int = 0, systems_root: str | Path = "systems") -> 
     options = read_options(found[4].split(",")[1:])
     if kind == "gcg":
         reference = options.pop("reference", "first")
+        refuse_prompt(options)
         file, profile = options.pop("prompts", None), argument or "mini"
         prompts, source = ({}, "") if file is None else read_prompts(file)
         return Pipeline(name or Path(profile).name, profile, options, reference, prompts, seed, source)
@@ -236,6 +237,15 @@ def parse(text: str, *, seed: int = 0, systems_root: str | Path = "systems") -> 
     if kind == "system":
         return System(name or systems.get(argument).label, argument, Path(systems_root))
     return Baseline(name or kind, kind)
+
+
+def refuse_prompt(options: dict) -> None:
+    """Raise ValueError for a prompt among the pipeline's options: one for all clips would stand in no record."""
+    if "prompt" in options:
+        raise ValueError(
+            "prompt= would be one for all clips: write a prompt for each clip into a file and give --prompts FILE, or "
+            "prompts=FILE for one method."
+        )
 
 
 def load_pipeline(profile: str, device: str | None = None):

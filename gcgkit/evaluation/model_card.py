@@ -2,17 +2,20 @@
 
     python -m gcgkit.evaluation.model_card PART --data DIR [--weights mini] [--set tau=4] [--json FILE]
 
-PART is ``vae``, ``exemplar``, ``gate`` or ``memory``; ``automatic`` has the others. The data folder is the one that
+PART is ``vae``, ``exemplar``, ``gate``, ``memory`` or ``data`` (counts of files); ``automatic`` has the others. The
+data folder is the one that
 ``footage`` describes; only its six measuring clips are looked at (``memory`` needs none of it).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -24,6 +27,8 @@ from .. import baselines, encoders, metrics
 from ..color import lab_to_rgb, merge_luminance, rgb_to_lab, to_gray
 from ..data import footage, naming
 from ..pipeline import GCGPipeline
+from ..profiles import weights_digest
+from ..settings import Settings
 from ..utils.commands import read_options, run_reporting_errors
 from ..utils.files import write_text
 from . import provenance
@@ -85,6 +90,20 @@ def exemplar_quality(
     keys = next(iter(result.values()), {})
     result["mean"] = {key: float(np.mean([r[key] for r in result.values()])) for key in keys}
     return result
+
+
+def data_counts(data: str | Path) -> dict:
+    """Count what the footage rule gives: photographs for training by source, held-out ones, and training clips."""
+    root = Path(data)
+    sources = Counter(path.relative_to(root / "photos").parts[0] for path in footage.photo_paths(root))
+    davis = [p.name for p in sorted(root.glob("DAVIS/JPEGImages/480p/*")) if p.name not in footage.MEASURING_CLIPS]
+    return {
+        "photographs": sum(sources.values()),
+        "by_source": dict(sorted(sources.items())),
+        "held_out": len(footage.photo_paths(root, held_out=True)),
+        "davis_clips": davis,
+        "other_clips": [path.stem for path in sorted(root.glob("clips/*.mp4"))],
+    }
 
 
 def silence(unet: torch.nn.Module) -> None:
@@ -183,15 +202,21 @@ def pipeline_options(args: argparse.Namespace) -> dict:
 
 
 def report(result: dict, path: Path | None, **settings) -> None:
-    """Print figures, or the summary of many, and write all of them as JSON to a path, with their settings."""
+    """Print figures, or the summary of many, and write all of them as JSON to a path, with their settings.
+
+    Beside them stand the digest of the weights that ``settings`` name, package versions, machine and time.
+    """
     print(json.dumps(result.get("summary", result), indent=1))
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps({"settings": settings, **result} if settings else result, indent=1) + "\n")
+        about = {"settings": settings, "provenance": provenance.collect("cpu")}
+        if "weights" in settings:
+            about["weights"] = weights_digest(settings["weights"])
+        write_text(path, json.dumps({**about, **result}, indent=1, default=str) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = part_parser(__doc__, ("vae", "exemplar", "gate", "memory"))
+    parser = part_parser(__doc__, ("vae", "exemplar", "gate", "memory", "data"))
     parser.add_argument("--clips", nargs="*", help="exemplar: only these measuring clips")
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--without-unet", action="store_true", help="exemplar: with zeros for all the UNet says")
@@ -200,19 +225,27 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    pipe = None if args.part == "memory" else load_pipeline(args.weights, "cpu")
+    pipe = None if args.part in ("memory", "data") else load_pipeline(args.weights, "cpu")
+    settings = {"part": args.part, "weights": args.weights}
     if args.part == "vae":
         result = vae_quality(pipe, args.data, args.frames)
+        settings["frames"] = args.frames
     elif args.part == "exemplar":
         if args.without_unet:
             silence(pipe.unet)
         options = {"num_keyframes": 4, **pipeline_options(args)}
         result = exemplar_quality(pipe, args.data, args.frames, args.clips, **options)
+        settings |= {"frames": args.frames, "without_unet": args.without_unet}
+        completed = dataclasses.asdict(Settings.of(**options).completed(pipe))
+        settings |= {name: value for name, value in completed.items() if not (callable(value) or name == "shortcuts")}
     elif args.part == "gate":
         result = gate_quality(pipe, args.data)
+    elif args.part == "data":
+        result = data_counts(args.data)
+        del settings["weights"]  # none were looked at
     else:
         result = memory_quality(args.weights)
-    report(result, args.json)
+    report(result, args.json, **settings)
 
 
 if __name__ == "__main__":

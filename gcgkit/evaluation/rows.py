@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,9 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..settings import Settings
 from .columns import METRICS
-from .run import bootstrap_interval, setting
+from .run import setting, t_interval
 
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)} | {"reference": "first"}
 RowKey = tuple[str, str]  # a method's name and the key of its lowest seed
 
 
@@ -40,7 +43,8 @@ def group_rows(records: Iterable[dict]) -> dict[RowKey, list[dict]]:
 
 def row_settings(records: Sequence[dict]) -> dict:
     """Return all settings of a row, from its records: the pipeline's, "seed", "reference", and "prompts", in words."""
-    identity, options = records[0]["identity"], records[0]["provenance"].get("settings", {})
+    identity, completed = records[0]["identity"], records[0]["provenance"].get("settings", {})
+    options = {**identity.get("options", {}), **completed}  # some options, such as chunk, are no settings
     prompts, clips = identity.get("prompts", {}), {record["clip"] for record in records}
     bare = sum(not prompts.get(clip) for clip in clips)
     if bare == len(clips):
@@ -52,6 +56,12 @@ def row_settings(records: Sequence[dict]) -> dict:
     return {**options, "seed": seeds, "reference": identity.get("reference"), "prompts": words}
 
 
+def setting_in_words(settings: Mapping, option: str) -> str:
+    """Return a setting of a row as text: the default if no record has it, "not set" for what is no setting."""
+    value = settings[option] if option in settings else DEFAULTS.get(option, "not set")
+    return "as the profile has it" if value is None else str(value)
+
+
 def row_differences(rows: Mapping[RowKey, list[dict]]) -> dict[RowKey, list[str]]:
     """Return how each row differs from others of its name: its settings, or its key where these do not tell them apart.
 
@@ -61,7 +71,9 @@ def row_differences(rows: Mapping[RowKey, list[dict]]) -> dict[RowKey, list[str]
     found = {}
     for row, own in settings.items():
         others = [other for one, other in settings.items() if one[0] == row[0]]
-        found[row] = [f"{k} {v}" for k, v in own.items() if any(other.get(k) != v for other in others)]
+        words = {k: setting_in_words(own, k) for k in dict.fromkeys(k for other in (own, *others) for k in other)}
+        apart = [k for k, text in words.items() if any(setting_in_words(other, k) != text for other in others)]
+        found[row] = [f"{k} {words[k]}" for k in apart]
     several, told = Counter(name for name, _ in rows), Counter((row[0], *texts) for row, texts in found.items())
     for row, texts in found.items():
         if several[row[0]] > 1 and (not texts or told[row[0], *texts] > 1):
@@ -90,7 +102,7 @@ def paired_differences(first: Iterable[dict], second: Iterable[dict], metric: st
 
 
 class Difference(NamedTuple):
-    """The mean difference of two rows over clips, its 95 % interval, and whether the first is better.
+    """The mean difference of two rows over clips, its 95 % t interval, and whether the first is better.
 
     verdict: "yes" where the whole interval lies on the better side, "no" where it lies on the worse one, "not decided"
     where it holds zero.
@@ -111,7 +123,7 @@ def difference(first: Iterable[dict], second: Iterable[dict], metric: str) -> Di
     values = [about.factor * value for value in paired_differences(first, second, metric)]
     if len(values) < 2:
         raise ValueError(f"The rows share {len(values)} clip(s) with {about.label}; an interval needs two or more.")
-    low, high = bootstrap_interval(values)
+    low, high = t_interval(values)
     gains = (low, high) if about.better == "more" else (-high, -low)
     verdict = "yes" if gains[0] > 0 else "no" if gains[1] < 0 else "not decided"
     return Difference(float(np.mean(values)), low, high, verdict)

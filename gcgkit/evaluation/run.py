@@ -178,6 +178,22 @@ def bootstrap_interval(values: Sequence[float], *, level: float = 0.95) -> tuple
     return float(low), float(high)
 
 
+def t_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float] | None:
+    """Return Student's t interval of the mean over clips, which allows for few of them; None below two values."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, not {level}.")
+    if len(values) < 2:
+        return None
+    freedom = len(values) - 1
+    # With t = sqrt(freedom) tan(angle), the density of |t| is proportional to cos(angle) ** (freedom - 1).
+    angles = np.linspace(0, np.pi / 2, 200_001)
+    density = np.cos(angles) ** (freedom - 1)
+    below = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
+    bound = np.sqrt(freedom) * np.tan(np.interp(level * below[-1], below, angles))
+    mean, half = np.mean(values), bound * np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(mean - half), float(mean + half)
+
+
 # --- one clip --------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,8 @@ The paper's digits are those printed (``table1.json``). What differs from the pa
 number of frames or the weights, marks a row with a dagger at its name and at every number, so that no part of it can be
 taken for a number at the paper's scale. In each group the best is bold; the truth and plain gray are scales, not
 competitors. Each of our numbers is a mean over seeds and clips, with its bootstrap interval over clips; FID and
-FD-EfficientNet are one number for all frames, without an interval. The last rows pair Ours with each ablation.
+FD-EfficientNet are one number for all frames, without an interval. The last rows pair Ours with each ablation, with
+Student's t interval of the differences, since a bootstrap over few clips is too narrow.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ..utils.files import write_text
 from .columns import METRICS, Metric, set_distance
 from .footnotes import Notes, footnotes
 from .rows import RowKey, clip_values, group_rows, paired_differences, row_differences, row_label, side_by_side
-from .run import NO_COLOR, TRUTH, bootstrap_interval, read_results
+from .run import NO_COLOR, TRUTH, bootstrap_interval, read_results, t_interval
 
 DAGGER = "†"
 FORMATS = ("markdown", "latex", "html")
@@ -236,9 +237,9 @@ def _paired_groups(by_row: Mapping[RowKey, list[dict]], labels, shown: list[str]
     for mine, other in ((a, b) for a in by_row if a[0] == ours for b in by_row if b[0] in ablations):
         pair, marked = (by_row[mine], by_row[other]), any(below_paper_scale(by_row[row]) for row in (mine, other))
         values = {n: paired_differences(*pair, n) for n in shown if n in METRICS and METRICS[n].kind != "set"}
-        cells = [_mean_cell(values[n], METRICS[n], marked, "+") if values.get(n) else Cell() for n in shown]
+        cells = [_mean_cell(values[n], METRICS[n], marked, paired=True) if values.get(n) else Cell() for n in shown]
         rows.append(Row(f"{labels[mine]} − {labels[other]}{f' {DAGGER}' if marked else ''}", cells, marked, False))
-    title = "Ours minus each ablation on the same clips: mean difference, 95% bootstrap interval over clips"
+    title = "Ours minus each ablation on the same clips: mean difference, 95% t interval over clips"
     return [Group(title, rows)] if rows else []
 
 
@@ -269,10 +270,10 @@ def _our_cell(name: str, records: list[dict], truth: dict, notes: Notes, marked:
     return Cell(f"{np.mean(distances):.{metric.digits}f}{DAGGER if marked else ''}")
 
 
-def _mean_cell(values: list[float], metric: Metric, marked: bool, sign: str = "") -> Cell:
-    """Return the mean over clips with its bootstrap interval. sign: "+" writes the sign of positive numbers too."""
-    scaled, form = [value * metric.factor for value in values], f"{sign}.{metric.digits}f"
-    interval = bootstrap_interval(scaled)
+def _mean_cell(values: list[float], metric: Metric, marked: bool, paired: bool = False) -> Cell:
+    """Return the mean over clips with its bootstrap interval; of paired differences with signs and the t interval."""
+    scaled, form = [value * metric.factor for value in values], f"{'+' if paired else ''}.{metric.digits}f"
+    interval = (t_interval if paired else bootstrap_interval)(scaled)
     bounds = f"[{', '.join(f'{bound:{form}}' for bound in interval)}]" if interval else ""
     return Cell(f"{np.mean(scaled):{form}}{DAGGER if marked else ''}", bounds)
 
@@ -300,8 +301,9 @@ def _explain(records: list[dict], marked: bool) -> list[str]:
         return [source]
     first = sorted({r["first"] for r in records if "first" in r})
     ours = (
-        "Ours: means over clips of means over seeds and frames, with 95% bootstrap intervals over clips; from "
-        f"frame {', '.join(map(str, first))} on (frame 0 is the exemplar). FID and FD-EfficientNet are one number for "
+        "Ours: means over clips of means over seeds and frames, with 95% bootstrap intervals over clips, which are too "
+        f"narrow for few clips; from frame {', '.join(map(str, first))} on (frame 0 is the exemplar). FID and "
+        "FD-EfficientNet are one number for "
         "all frames. ST-LPIPS is not LPIPS, FD-EfficientNet is not FID. The truth and gray are scales, no "
         "competitors: gray or frozen output is steady for free. Bold: best of the group."
     )

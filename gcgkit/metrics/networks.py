@@ -314,13 +314,19 @@ NETWORKS: dict[str, Network] = {
 }  # fmt: skip
 
 
-def fetch(name: str) -> list[Path]:
+def place_of(name: str) -> Path | None:
+    """Return where a metric's own file of weights lies once it is there, or None if a package brings them all."""
+    return _downloaded(name) if name in WEIGHT_FILES else None
+
+
+def fetch(name: str, url: str | None = None) -> list[Path]:
     """Download a metric's weights, which needs a network, and return the paths of all its weights.
 
+    url: a mirror of its file, in place of the usual address. The SHA-256 has to be the same.
     Raises MetricUnavailable where a package is missing too, otherwise as `download.fetch`.
     """
     if name in WEIGHT_FILES:
-        download.fetch(WEIGHT_FILES[name].url, _downloaded(name), sha256=WEIGHT_FILES[name].sha256)
+        download.fetch(url or WEIGHT_FILES[name].url, _downloaded(name), sha256=WEIGHT_FILES[name].sha256)
     if reason := missing(name):
         raise MetricUnavailable(reason)
     return weight_files(name)

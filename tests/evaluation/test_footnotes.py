@@ -3,6 +3,7 @@
 import pytest
 import tiny
 
+from gcgkit.cli import evaluate as evaluate_command
 from gcgkit.evaluation import clips as evalset
 from gcgkit.evaluation import footnotes, methods, table
 from gcgkit.evaluation import run as evaluation
@@ -48,6 +49,69 @@ def test_clips_without_a_prompt_and_other_sources_are_told():
     (note,) = footnotes.footnotes(rows)
     assert "Ours: prompts BLIP, gray frames (none for 1 of 2 clips)." in note
     assert "Ours*: prompts BLIP, true." in note
+
+
+@pytest.fixture(scope="module")
+def toy_pipe(tmp_path_factory):
+    return tiny.pipeline(tmp_path_factory.mktemp("pipe"))
+
+
+def settings_of(pipe, method="Ours", spec="gcg:mini", clip="a", **options):
+    """The record of a row as the command line makes it: its identity, and the settings that the pipeline completed."""
+    row = methods.parse(",".join([f"{method}={spec}", *(f"{name}={value}" for name, value in options.items())]))
+    row._pipe = pipe
+    made = record(method, clip, settings=row.facts()["settings"], key=f"{method}{sorted(options.items())}".ljust(64))
+    return {**made, "identity": row.identity()}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("num_keyframes", 1), ("solver", "dpm++"), ("side_by_side", 8), ("chunk", 3), ("negative_prompt", "gray"),
+     ("past_window", 2), ("reference", "none")],
+)  # fmt: skip
+def test_a_setting_that_all_rows_share_is_told_if_it_is_not_the_default(toy_pipe, option, value):
+    names = ("Ours", "Ours*", "Ours**")
+    (plain,) = footnotes.footnotes([settings_of(toy_pipe, name) for name in names])
+    (note,) = footnotes.footnotes([settings_of(toy_pipe, name, **{option: value}) for name in names])
+    assert f"{option} {value}" in note and option not in plain
+    assert note.count(". ") == plain.count(". ") == 0  # no row differs
+    (one,) = footnotes.footnotes([settings_of(toy_pipe, name, **{option: value}) for name in names[:1]]
+                                 + [settings_of(toy_pipe, name) for name in names[1:]])  # fmt: skip
+    assert one.endswith(f" Ours: {option} {value}.") and one.count(option) == 1
+
+
+def test_what_the_profile_fills_in_is_no_setting_that_somebody_gave(toy_pipe):
+    (note,) = footnotes.footnotes([settings_of(toy_pipe)])
+    assert toy_pipe.config["guess_strength"] is not None and "guess_strength" not in note
+    (note,) = footnotes.footnotes([settings_of(toy_pipe, guess_strength=0.75)])
+    assert "guess_strength 0.75" in note
+
+
+def test_an_option_for_all_rows_that_takes_an_ablations_difference_away_is_told(toy_pipe):
+    alike = {"use_srg": "false", "grid_size": 1}
+    (note,) = footnotes.footnotes([settings_of(toy_pipe, name, **alike) for name in ("Ours", "Ours*", "Ours***")])
+    assert "use_srg False" in note and "grid_size 1" in note and note.count(". ") == 0
+
+
+@pytest.mark.parametrize("option", ["side_by_side", "chunk"])
+def test_rows_of_one_name_are_told_apart_by_the_option_that_differs(toy_pipe, option):
+    pair = [settings_of(toy_pipe, clip=clip, **more) for more in ({}, {option: 8}) for clip in ("a", "b")]
+    for older in (False, True):  # older records do not hold side_by_side among the settings
+        for made in pair if older else ():
+            made["provenance"]["settings"].pop("side_by_side", None)
+        text = table.render(pair)
+        usual = {"side_by_side": "1", "chunk": "not set"}[option]
+        assert f"| Ours [{option} 8]" in text and f"| Ours [{option} {usual}]" in text
+
+
+@pytest.mark.parametrize("words", [["--method", "gcg:mini,prompt=a red car"], ["--set", "prompt=a red car"]])
+def test_one_prompt_for_all_clips_is_refused(words, tmp_path, capsys):
+    images.write_frames(tiny.clip(2), tmp_path / "data" / "ants")
+    command = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), *words]
+    assert evaluate_command.main(command) == 1
+    told = capsys.readouterr().err
+    assert "give --prompts FILE" in told and told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")

@@ -222,9 +222,10 @@ def test_ours_is_paired_with_each_ablation_clip_by_clip():
     found = rows(text)
     a, b = (np.mean([ours[s][clip] - other[s][clip] for s in (0, 1)]) for clip in (0, 1))
     assert (a, b) == (2.5, -1.0)
-    assert found["Ours − Ours* †"][psnr] == "+0.75† [-1.00, +2.50]"
+    # The t interval of two values is 12.706 standard errors to each side, and one is half of their distance.
+    assert found["Ours − Ours* †"][psnr] == f"+0.75† [{0.75 - 12.7062 * 1.75:+.2f}, {0.75 + 12.7062 * 1.75:+.2f}]"
     # By hand: 21 - 25 and 30.5 - 20.
-    assert found["Ours − Ours*** †"][psnr] == "+3.25† [-4.00, +10.50]"
+    assert found["Ours − Ours*** †"][psnr] == f"+3.25† [{3.25 - 12.7062 * 7.25:+.2f}, {3.25 + 12.7062 * 7.25:+.2f}]"
     assert found["Ours − Ours*** †"][cdc] == "–"  # Ours has none
     assert not any("−" in name for name in rows(table.render([*seeded("Ours", ours), *pair("flow", 1, 2)])))
 
