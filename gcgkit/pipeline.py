@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, ConfigMixin, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import BaseOutput
-from PIL import Image
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from . import encoders, profiles
@@ -26,7 +25,7 @@ from .settings import Settings
 from .stages import Run, color_in_order, color_keyframes
 from .utils import hub
 from .utils.checks import check_frames, each_frame, is_whole
-from .utils.pictures import as_array, check_output_type, converted
+from .utils.pictures import as_array, as_clip, check_output_type, converted
 from .utils.weights import align_weights, chosen_dtype
 from .vae import LumaChromaAutoencoder
 
@@ -54,8 +53,8 @@ class GCGPipeline(DiffusionPipeline):
         vae, text_encoder, tokenizer, unet, control, image_encoder, feature_extractor, scheduler: the components;
             ``control`` is a ``GuidedControlNet``, ``unet`` stays as it was trained.
         height, width: the profile's working size in pixels, which frames are scaled to fit.
-        guidance_scale, tau, strength, hint_weight, guess_strength, noise_scale, keyframe_weight: the profile's own
-            values of these options, see ``settings.Settings``.
+        guidance_scale, tau, strength, hint_weight, guess_strength, noise_scale, keyframe_weight, mask_latents,
+            grid_tiles: the profile's own values of these options, see ``settings.Settings``.
         semantic_encoder: recognises things in gray frames for the copy; None (the paper) for a copy that reads none.
     """
 
@@ -85,6 +84,8 @@ class GCGPipeline(DiffusionPipeline):
         noise_scale: float = 1.0,
         keyframe_weight: float = 1.0,
         semantic_encoder: SemanticEncoder | None = None,
+        mask_latents: str = "zeros",
+        grid_tiles: str = "full",
     ):
         super().__init__()
         self.register_modules(
@@ -94,7 +95,7 @@ class GCGPipeline(DiffusionPipeline):
         self.register_to_config(
             guidance_scale=guidance_scale, height=height, width=width, tau=tau, strength=strength,
             hint_weight=hint_weight, guess_strength=guess_strength, noise_scale=noise_scale,
-            keyframe_weight=keyframe_weight,
+            keyframe_weight=keyframe_weight, mask_latents=mask_latents, grid_tiles=grid_tiles,
         )  # fmt: skip
 
     @classmethod
@@ -143,7 +144,7 @@ class GCGPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        frames,
+        frames=None,
         prompt: str = "",
         negative_prompt: str = "",
         num_keyframes: int = 4,
@@ -289,9 +290,7 @@ class GCGPipeline(DiffusionPipeline):
     ) -> tuple[Run, np.ndarray, dict[int, np.ndarray], list[Reference]]:
         """Check a clip and its exemplars: run, gray frames ``(T, H, W)``, exemplars, and references from outside."""
         self._interrupt = False
-        if isinstance(frames, Image.Image):
-            frames = [frames]
-        gray = to_gray(check_frames(as_array(frames)))
+        gray = to_gray(check_frames(as_clip(frames)))
         run = Run(self, gray.shape[1:], settings, generator)
         exemplars = check_exemplars(as_array(reference), len(gray), gray.shape[1:])
         return run, gray, exemplars, run.outside_references(exemplars)

@@ -93,14 +93,14 @@ class ReferencePool:
 
 
 def join_references(
-    references: list[Reference], count: int, weights: list[float] | None = None
+    references: list[Reference], count: int, weights: list[float] | None = None, shrink: bool = False
 ) -> tuple[torch.Tensor | None, ...]:
     """Reference grid of Eq. 9: g and z ``(1, C, rows*h, columns*w)``, image tokens ``(1, n*N, D)``, semantics, weights.
 
     One reference stays a single picture. Otherwise the grid is the squarest that holds `count` tiles, row by row, and
-    the first reference fills the places that are left. Each reference's image tokens come once. The semantics are of
-    g's size; None where the references have none. So are the weights, one channel, each reference's own in its tile;
-    None where none are given or one reference has them all.
+    the first reference fills the places that are left; with ``shrink`` it has one tile's size. Each reference's image
+    tokens come once. The semantics are of g's size; None where the references have none. So are the weights, one
+    channel, each reference's own in its tile; None where none are given or one reference has them all.
     """
     first = references[0]
     tokens = torch.cat([r.tokens for r in references], dim=1)
@@ -110,7 +110,7 @@ def join_references(
     rows = math.ceil(count / columns)
 
     def grid(tiles: list[torch.Tensor]) -> torch.Tensor:
-        return srg.make_grid(torch.cat(tiles), columns, rows=rows)[None]
+        return srg.make_grid(torch.cat(tiles), columns, rows=rows, shrink=shrink)[None]
 
     gray, color = grid([r.gray for r in references]), grid([r.color for r in references])
     semantics = None if first.semantics is None else grid([r.semantics for r in references])

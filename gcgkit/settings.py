@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import keyframes
 from .encoders import IMAGE_CONDITIONS
-from .utils.checks import check_choice, check_number, is_whole
+from .utils.checks import check_choice, check_number, check_options, is_whole
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,6 @@ _NUMBERS = {  # the numbers that each option may be
     "keyframe_weight": ("above 0 and at most a million", lambda x: 0 < x <= 1e6),
     "eta": ("from 0 on", lambda x: x >= 0),
 }
-OWN = tuple(name for name in _NUMBERS if name != "eta")  # the options of which each profile has its own value
 _CHOICES = {
     "keyframe_method": keyframes.METHODS,
     "dissimilarity": keyframes.MEASURES,
@@ -53,7 +51,11 @@ _CHOICES = {
     "exemplar_mode": ("given", "literal"),
     "solver": (None, *SOLVERS),
     "noise": ("shared", "independent"),
+    "mask_latents": (None, "zeros", "black"),
+    "grid_tiles": (None, "full", "shrunk"),
 }
+# The options of which each profile has its own value.
+OWN = (*(name for name in _NUMBERS if name != "eta"), "mask_latents", "grid_tiles")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,10 @@ class Settings:
         use_srg: False guides by a single keyframe (Ours***), the one that ``single_reference`` names, "nearest" or
             "first".
         reference_mask: True masks every reference, to measure the effect of GCG.
+        mask_latents: g_ref and z_ref under the reference mask, "zeros" or those of an encoded "black" picture. Image
+            tokens and semantic features are zeros either way.
+        grid_tiles: "full" tiles of the reference grid keep their size; "shrunk" ones are averaged by area, so that the
+            grid has the size of one frame.
         image_condition: image tokens that the copy's cross-attention reads, "patch", "pooled" or "none".
         exemplar_mode: "given" colours the other keyframes with the exemplars as references. "literal" (§4.4) colours
             ``num_keyframes`` frames in a row under the mask, and the exemplars join them in the second stage.
@@ -115,6 +121,8 @@ class Settings:
     use_srg: bool = True
     single_reference: str = "nearest"
     reference_mask: bool = False
+    mask_latents: str | None = None
+    grid_tiles: str | None = None
     image_condition: str = "patch"
     exemplar_mode: str = "given"
     working_size: tuple[int, int] | None = None
@@ -129,12 +137,9 @@ class Settings:
         """Return the settings with these options; TypeError, with the nearest name, for one that does not exist."""
         if options.keys() & {"height", "width"}:  # as diffusers calls the working size
             options["working_size"] = options.pop("height", None), options.pop("width", None)
-        names = [field.name for field in dataclasses.fields(cls)]
-        for name in options:
-            if name not in names:
-                near = difflib.get_close_matches(name, names, 1)
-                help_ = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}."
-                raise TypeError(f"there is no option {name!r}: {help_}")
+        if options.keys() & {"image", "images", "video"}:
+            raise TypeError("give the clip as frames=, the first argument, not as image or video.")
+        check_options(options, [field.name for field in dataclasses.fields(cls)])
         return cls(**options)
 
     def completed(self, pipe) -> Settings:

@@ -80,37 +80,32 @@ def make_grid(tiles, columns: int = 2, *, rows: int | None = None, shrink: bool 
         raise ValueError(f"tiles must have shape (N, C, h, w) with N >= 1, not {tuple(tiles.shape)}.")
     if not is_whole(columns) or columns < 1 or (rows is not None and (not is_whole(rows) or rows < 1)):
         raise ValueError(f"columns and rows must be whole numbers of at least 1, not {columns!r} and {rows!r}.")
-    count, channels, height, width = tiles.shape
+    if shrink and not tiles.is_floating_point():
+        return make_grid(tiles.float(), columns, rows=rows, shrink=True).round().to(tiles.dtype)
+    count = len(tiles)
     rows = math.ceil(count / columns) if rows is None else rows
-    missing = rows * columns - count
-    if missing < 0:
+    if count > rows * columns:
         raise ValueError(f"{count} tiles do not fit a grid of {rows} x {columns}; raise rows or columns.")
-    if missing:
-        tiles = torch.cat([tiles, tiles[:1].expand(missing, -1, -1, -1)])  # (rows*columns, C, h, w)
+    parts = [tiles[i if i < count else 0] for i in range(rows * columns)]  # (C, h, w) each
     if shrink:
-        return _shrunk_grid(tiles, rows, columns)
-    tiles = tiles.reshape(rows, columns, channels, height, width)
-    return tiles.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
+        parts = _shrunk(parts, rows, columns)
+    strips = [torch.cat(parts[i : i + columns], dim=-1) for i in range(0, len(parts), columns)]
+    return torch.cat(strips, dim=-2)
 
 
-def _shrunk_grid(tiles: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Grid ``(C, h, w)``; where h or w does not divide evenly, tiles differ by one cell."""
-    height, width = tiles.shape[-2:]
+def _shrunk(tiles: list[torch.Tensor], rows: int, columns: int) -> list[torch.Tensor]:
+    """Average tiles ``(C, h, w)`` by area to 1/rows by 1/columns; where that is no whole size, they differ by one."""
+    height, width = tiles[0].shape[-2:]
     if rows > height or columns > width:
         raise ValueError(f"tiles of {height} x {width} are too small for a shrunk grid of {rows} x {columns}.")
-    heights = [height * (i + 1) // rows - height * i // rows for i in range(rows)]
-    widths = [width * (i + 1) // columns - width * i // columns for i in range(columns)]
-    floating = iter((tiles if tiles.is_floating_point() else tiles.float()).split(1))
-    strips = [[F.interpolate(next(floating), size=(h, w), mode="area")[0] for w in widths] for h in heights]
-    grid = torch.cat([torch.cat(strip, dim=-1) for strip in strips], dim=-2)
-    return grid if tiles.is_floating_point() else grid.round().to(tiles.dtype)
+    heights, widths = np.diff(height * np.arange(rows + 1) // rows), np.diff(width * np.arange(columns + 1) // columns)
+    sizes = [(int(h), int(w)) for h in heights for w in widths]
+    return [F.adaptive_avg_pool2d(tile, size) for tile, size in zip(tiles, sizes, strict=True)]
 
 
 def _distances(values, name: str) -> np.ndarray:
     """Return a float64 vector of a list, an array or a torch tensor."""
     vector = to_numpy(values)
-    if vector.size == 0 and vector.ndim <= 1:
-        return np.zeros(0)
     if vector.ndim != 1:
         raise ValueError(f"{name} must be a vector of distances, not an array of shape {vector.shape}.")
     if not np.isfinite(vector).all():

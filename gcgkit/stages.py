@@ -189,6 +189,8 @@ class Run:
         self.latent_size = encoders.latent_size(pipe.vae, self.canvas)
         self.denoiser = Denoiser(pipe, self.settings, self.latent_size, generator)
         self.seed = self.denoiser.seed
+        # g_ref = z_ref under the reference mask (§3.2), (1, C, h, w), where they are not zeros.
+        self.black = self.encode(np.zeros(frame_size, np.uint8)) if self.settings.mask_latents == "black" else None
         for layer in filter(None, (pipe.control.guidance.cga, pipe.control.guidance.cdga)):
             layer.padded_values = settings.shortcuts.values
 
@@ -305,20 +307,20 @@ class Run:
     ) -> tuple[GuidanceOutput, torch.Tensor]:
         """ColorHint of m frames ``(m, C, h, w)``, each under its references, and the tokens that the copy reads.
 
-        Without references they are under the reference mask, g_ref = z_ref = 0 (§3.2).
+        Without references they are under the reference mask (§3.2), as ``mask_latents`` says.
         """
         if not any(guides[0]):
-            empty = torch.zeros_like(gray)
-            hint = self.pipe.control.hint(gray, empty, empty, semantics)
+            masked = torch.zeros_like(gray) if self.black is None else self.black.expand_as(gray)
+            hint = self.pipe.control.hint(gray, masked, masked, semantics)
             return hint, self._read(self.tokens()).expand(len(gray), -1, -1)
-        grids, weight = [], self.settings.keyframe_weight
+        grids, weight, shrink = [], self.settings.keyframe_weight, self.settings.grid_tiles == "shrunk"
         mixed = weight != 1 and any(keys and past for keys, past in guides)  # equal weights change nothing
         for keys, past in guides:
             references = [*keys, *past]
             if not self.settings.shortcuts.references:
                 references = [self.reference(r.frame, *r.pictures) for r in references]
             weights = [weight] * len(keys) + [1.0] * len(past)
-            grids.append(join_references(references, self.settings.grid_size, weights if mixed else None))
+            grids.append(join_references(references, self.settings.grid_size, weights if mixed else None, shrink))
         ref_gray, ref_color, tokens, ref_semantics, ref_weights = (
             None if parts[0] is None else torch.cat(parts) for parts in zip(*grids, strict=True)
         )

@@ -108,8 +108,11 @@ def test_tuple_and_explicit_defaults(pipe, clip):
 # --- against loops written out here ----------------------------------------------------------------------------------
 
 
-def plain_loop(pipe, gray_frame, steps, scale, prompts, seed, with_control=False):
-    """Text-to-image with UNet and DDIM, as any diffusers example has it; one frame, the references masked if asked."""
+def plain_loop(pipe, gray_frame, steps, scale, prompts, seed, mask=None):
+    """Text-to-image with UNet and DDIM, as any diffusers example has it; one frame.
+
+    With the copy, under a reference mask of "zeros" or of an encoded "black" picture, if there is one.
+    """
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     scheduler.set_timesteps(steps)
     latents = torch.randn(1, 4, 4, 8, generator=seeded(seed))
@@ -117,11 +120,12 @@ def plain_loop(pipe, gray_frame, steps, scale, prompts, seed, with_control=False
     text = pipe.text_encoder(ids).last_hidden_state
     pixels = torch.from_numpy(gray_frame)[None, None].repeat(1, 3, 1, 1).float() / 127.5 - 1
     gray = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
+    black = pipe.vae.encode(torch.full_like(pixels, -1.0)).latent_dist.mode() * pipe.vae.config.scaling_factor
     for t in scheduler.timesteps:
         extra = {}
-        if with_control:
-            mask, tokens = torch.zeros_like(gray), torch.zeros(1, 16, tiny.WIDTH)
-            down, middle = pipe.control(latents, t, tokens, gray, mask, mask, return_dict=False)
+        if mask:
+            masked, tokens = black if mask == "black" else black * 0, torch.zeros(1, 16, tiny.WIDTH)
+            down, middle = pipe.control(latents, t, tokens, gray, masked, masked, return_dict=False)
             extra = {
                 "down_block_additional_residuals": [torch.cat([d, d]) for d in down],
                 "mid_block_additional_residual": torch.cat([middle, middle]),
@@ -149,10 +153,12 @@ def test_zero_initialised_copy_leaves_plain_diffusers(folder, clip, prediction):
 
 
 @torch.no_grad()
-def test_trained_copy_under_the_mask(pipe, clip):
+@pytest.mark.parametrize("mask", ["zeros", "black"])
+def test_trained_copy_under_the_mask(pipe, clip, mask):
     """One frame is a keyframe under the reference mask; a zero token does for the sixteen that are written out here."""
-    out = color(pipe, clip[:1], prompt="red car", negative_prompt="sky", num_inference_steps=4, seed=7)
-    wanted = plain_loop(pipe, to_gray(clip[:1])[0], 4, 2.0, ["sky", "red car"], 7, with_control=True)
+    words = {"prompt": "red car", "negative_prompt": "sky"}
+    out = color(pipe, clip[:1], **words, num_inference_steps=4, seed=7, mask_latents=mask)
+    wanted = plain_loop(pipe, to_gray(clip[:1])[0], 4, 2.0, ["sky", "red car"], 7, mask)
     assert close(out.frames[0], wanted)
     without = plain_loop(pipe, to_gray(clip[:1])[0], 4, 2.0, ["sky", "red car"], 7)
     assert not close(out.frames[0], without)
@@ -177,7 +183,7 @@ def test_equal_embeddings_take_the_short_way_to_the_same_result(pipe, clip):
     finally:
         handle.remove()
     assert batches == [1] * STEPS + [1] * STEPS + [2] * STEPS
-    wanted = plain_loop(pipe, to_gray(clip[:1])[0], STEPS, 5.0, ["car", "car"], 3, with_control=True)
+    wanted = plain_loop(pipe, to_gray(clip[:1])[0], STEPS, 5.0, ["car", "car"], 3, "zeros")
     assert close(out.frames[0], wanted)
 
 
@@ -778,6 +784,9 @@ _BLACK = np.zeros((3, 32, 64, 3), np.uint8)
         ({"image_condition": "all"}, "image_condition must be one of patch"),
         ({"exemplar_mode": "other"}, "exemplar_mode must be one of given"),
         ({"noise": "pink"}, "noise must be one of shared"),
+        ({"mask_latents": "gray"}, "mask_latents must be None or one of zeros, black"),
+        ({"grid_tiles": True}, "grid_tiles must be None or one of full, shrunk"),
+        ({"grid_tiles": "shrunk", "num_keyframes": 2, "grid_size": 99}, "tiles of 4 x 8 are too small"),
         ({"working_size": 256}, "working_size must be"),
         ({"working_size": (256, 0)}, "working_size must be"),
         ({"generator": 42}, "generator must be one torch.Generator"),
@@ -799,6 +808,9 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(pipe):
             colour(_BLACK, strenght=0.5)
     with pytest.raises(TypeError, match="there is no option 'xyz': the options are prompt, .*, shortcuts"):
         pipe(_BLACK, xyz=1)
+    for name in ("image", "video"):  # as other pipelines call the input
+        with pytest.raises(TypeError, match="give the clip as frames="):
+            pipe(**{name: _BLACK}, prompt="red")
 
 
 def test_bad_input_of_the_stages_apart(pipe):

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from .. import srg
 from . import footage, naming
 from .color_words import remove_color_words
 
@@ -168,13 +169,15 @@ def _natural(scenes: Scenes, generator: torch.Generator) -> int:
     return int(candidates[torch.randint(len(candidates), (1,), generator=generator)])
 
 
-def join_references(tiles: torch.Tensor) -> torch.Tensor:
-    """Join the one or four references ``(B, n, C, h, w)`` of each sample into one picture: ``(B, C, h', w')``."""
+def join_references(tiles: torch.Tensor, shrink: bool = False) -> torch.Tensor:
+    """Join the one or four references ``(B, n, C, h, w)`` of each sample into one picture: ``(B, C, h', w')``.
+
+    shrink: average the four by area, so that the picture has the size ``(h, w)`` of one.
+    """
     if tiles.shape[1] == 1:
         return tiles[:, 0]
-    _, _, channels, height, width = tiles.shape
-    grid = tiles.unflatten(1, (2, 2)).permute(0, 3, 1, 4, 2, 5)  # (B, C, 2, h, 2, w), as srg.make_grid lays tiles
-    return grid.reshape(-1, channels, 2 * height, 2 * width)
+    by_tile = tiles.transpose(0, 1).flatten(1, 2)  # (4, B*C, h, w)
+    return srg.make_grid(by_tile, shrink=shrink).unflatten(0, (tiles.shape[0], tiles.shape[2]))
 
 
 def draw_kind(mixture: Mixture, generator: torch.Generator) -> str:

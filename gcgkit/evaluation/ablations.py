@@ -75,14 +75,18 @@ SETTINGS: tuple[Setting, ...] = (
     *_each("keyframe_method", ("uniform", "random")),
     *_each("dissimilarity", ("histogram", "ssim", "latent")),
     *_each("grid_size", (1, 2, 9)),
+    *_each("grid_tiles", ("shrunk",)),
     Setting("srg", "nearest keyframe alone", {"use_srg": False, "single_reference": "nearest"}),
     Setting("srg", "first keyframe alone", {"use_srg": False, "single_reference": "first"}),
     Setting("gate", "shut", gate=0.0),
     Setting("gate", "open", gate=1.0),
     Setting("exemplar", "masked", {"reference_mask": True}),
+    Setting("exemplar", "masked by black", {"reference_mask": True, "mask_latents": "black"}),
     Setting("exemplar", "literal", {"exemplar_mode": "literal"}),
     *_each("image_condition", ("none",)),
 )
+# Options that older records do not name, and the values that their runs had.
+LATER = {"mask_latents": "zeros", "grid_tiles": "full"}
 GROUPS = tuple(dict.fromkeys(setting.group for setting in SETTINGS))
 
 
@@ -136,6 +140,8 @@ def resolved(pipe, setting: Setting, **options) -> dict:
     values["working_size"] = list(values["working_size"] or (pipe.config.height, pipe.config.width))
     for name in ("tau", "strength", "hint_weight", "keyframe_weight"):
         values[name] = float(pipe.config[name] if values[name] is None else values[name])
+    for name in LATER:
+        values[name] = pipe.config[name] if values[name] is None else values[name]
     mode = pipe.control.guidance.config.mode
     if mode == "concat":
         values |= {"strength": 1.0, "hint_weight": 0.0}  # as ``stages.Run`` has it
@@ -284,9 +290,10 @@ def _is_same_run(path: Path, what: dict) -> bool:
     """Return True if a file holds this very run."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record["settings"] = {**LATER, **record["settings"]}
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return isinstance(record, dict) and json.loads(json.dumps(what)).items() <= record.items()
+    return json.loads(json.dumps(what)).items() <= record.items()
 
 
 def _slug(text: str) -> str:

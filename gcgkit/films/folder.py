@@ -96,7 +96,7 @@ class JobFolder:
         self.frames, self.keyframes, self.shots = (self.path / name for name in ("frames", "keyframes", "shots"))
         self.exemplars, self.replaced = self.path / "exemplars", self.path / "replaced"
         self.given_file = self.path / "given.csv"  # a copy of the list of shots given with --shots
-        self.written_file, self.writing_file = self.path / "written.json", self.path / ".writing.json"
+        self.written_file = self.path / "written.json"
         self.lock = FileLock(self.path / ".lock")
 
     def make(self) -> None:
@@ -127,10 +127,14 @@ class JobFolder:
                 raise ValueError(f"Another process is at work in {self.path}: stop it first, or wait for it.") from None
 
     def remove(self) -> None:
-        """Rename the folder, then remove it: a half-removed folder never looks like a job."""
+        """Rename the folder, then remove it: a half-removed folder never looks like a job. One behind a link stays."""
         self.check_ours()
-        if self.path.exists():
-            doomed = self.path.with_name(f".{self.path.name}.removed-{os.getpid()}")
+        if self.path.is_symlink():  # to a disk with more room
+            (self.path / "job.json").unlink(missing_ok=True)
+            for entry in self.path.iterdir():
+                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
+        elif self.path.exists():
+            doomed = self.path.with_name(f".{short_name(self.path.name)}.removed-{os.getpid()}")
             os.replace(self.path, doomed)
             shutil.rmtree(doomed, ignore_errors=True)
 
@@ -153,13 +157,6 @@ class JobFolder:
     def join_lock(self) -> FileLock:
         """Return the lock of the process that writes the film."""
         return FileLock(self.path / ".join.lock")
-
-    def writing(self, output: Path) -> bool:
-        """Return True if a run started to write this film; it may have ended right after the final rename."""
-        try:
-            return json.loads(self.writing_file.read_bytes()) == {"path": str(output.absolute())}
-        except (OSError, ValueError, RecursionError):
-            return False
 
     def frame_file(self, number: int) -> Path:
         """Return the path of a finished frame."""

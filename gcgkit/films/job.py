@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from ..utils.commands import read_size
-from ..utils.files import file_sha256
+from ..utils.files import file_sha256, known_sha256
 from ..video import film
 from ..video.images import read_image
 from .folder import (
@@ -118,14 +118,16 @@ class Job:
         if self.carried:
             return True
         written = read_written(self.folder)
-        if written is None or not is_written(written, self.output):
-            return False
+        return written is not None and is_written(written, self.output) and self._written_as_now(written)
+
+    def _written_as_now(self, written: dict) -> bool:
+        """Return True for the record of a film with the present encoding, from the present shots."""
         return written["encoding"] == self.options.encoding and written["inputs"] == self._inputs()
 
     def check_earlier(self) -> None:
         """Raise ValueError if the output is a folder with the frames of an earlier run, which are never replaced."""
         filled = self.output.is_dir() and any(self.output.iterdir())
-        if filled and read_written(self.folder) and not self.folder.writing(self.output) and not self.finished():
+        if filled and (written := read_written(self.folder)) and not self._written_as_now(written):
             raise ValueError(f"{self.output} holds an earlier result: move it away, or name a new folder.")
 
     def missing(self) -> int:
@@ -199,18 +201,16 @@ class Job:
             if not all(self._is_done(self._plan(i, pictures)) for i in range(len(self.shots))):
                 return False
             self.check_earlier()
-            filled = self.output.is_dir() and any(self.output.iterdir())
+            filled, before = self.output.is_dir() and any(self.output.iterdir()), read_written(self.folder)
+            facts = {"path": str(self.output.absolute()), "encoding": self.options.encoding, "inputs": self._inputs()}
             # a folder of images with its final name is complete: the last run ended before recording it
-            if not (filled and self.folder.writing(self.output)):
-                write_json(self.folder.writing_file, {"path": str(self.output.absolute())})
+            if not (filled and before and is_begun(before, self.output)):
+                write_json(self.folder.written_file, {**facts, "size": None, "changed": None})
                 frames = (_finished_frame(self.folder.frame_file(n)) for n in range(self.record.num_frames))
                 comment = describe(self.record, self.options.encoding, self.folder.given_file)
                 film.write(self.output, frames, self.source, **self.options.encoding, comment=comment)
             stat = self.output.stat()
-            facts = {"path": str(self.output.absolute()), "size": stat.st_size, "changed": stat.st_mtime_ns}
-            facts |= {"encoding": self.options.encoding, "inputs": self._inputs()}
-            write_json(self.folder.written_file, facts)
-            self.folder.writing_file.unlink(missing_ok=True)
+            write_json(self.folder.written_file, {**facts, "size": stat.st_size, "changed": stat.st_mtime_ns})
             self.folder.log("written", path=str(self.output))
             return True
         finally:
@@ -287,19 +287,19 @@ class Pictures:
                 for number, (digest, by_hand) in _shot_record(path).keyframes.items():
                     if number in known and not by_hand:
                         known[number].add(digest)
-            digests = {n: _sha256(path) for n, path in files.items()}
+            digests = {n: known_sha256(path) for n, path in files.items()}
         by_hand = {n: (files[n], digest) for n, digest in digests.items() if digest not in known[n]}
         self.painted = [{n: p for n, p in by_hand.items() if s.first <= n <= s.last} for s in listed]
         self.exemplars = [
             {
-                n: (path, _sha256(path))
+                n: (path, known_sha256(path))
                 for n, path in ((n, folder.path / text) for n, text in shot.exemplars.items())
                 if n not in painted
             }
             for shot, painted in zip(listed, self.painted, strict=True)
         ]
         shared = sorted(p for p in folder.exemplars.glob("outside.*"))
-        self.outside = [(path, _sha256(path)) for path in shared]
+        self.outside = [(path, known_sha256(path)) for path in shared]
 
     def of_scene(self, index: int) -> list[tuple[Path, str]]:
         """Return the pictures that guide a shot from outside: the film's, and those of other shots of its scene."""
@@ -343,7 +343,10 @@ def read_description(output: Path) -> tuple[JobRecord, dict, str] | None:
 
 
 def read_written(folder: JobFolder) -> dict | None:
-    """Return the record of the written film, or None: path, size, time, encoding, and digest of its inputs."""
+    """Return the record of the written film, or None: path, size, time, encoding, and digest of its inputs.
+
+    Size and time are None until the film is complete.
+    """
     try:
         facts = json.loads(folder.written_file.read_bytes())
         if "lossless" in facts:  # as older jobs have it
@@ -355,29 +358,22 @@ def read_written(folder: JobFolder) -> dict | None:
 
 
 def is_written(written: dict, output: Path) -> bool:
-    if not output.exists() or written["path"] != str(output.absolute()):
+    """Return True if the output is there as it was written."""
+    if is_begun(written, output) or not output.exists() or written["path"] != str(output.absolute()):
         return False
     stat = output.stat()
     return output.is_dir() or (written["size"], written["changed"]) == (stat.st_size, stat.st_mtime_ns)
 
 
-def _sha256(path: Path) -> str:
-    """Return a file's digest; compute it again only after the file has changed."""
-    return _sha256_of(path, _state(path))
+def is_begun(written: dict, output: Path) -> bool:
+    """Return True if a run began to write this output; it may have ended right after the final rename."""
+    return written["size"] is None and written["path"] == str(output.absolute())
 
 
 def _shot_record(path: Path) -> ShotRecord:
-    return _shot_record_of(path, _state(path))
-
-
-def _state(path: Path) -> tuple[int, int, int]:
+    """Return a shot's record; read it again only after the file has changed."""
     stat = path.stat()
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-@lru_cache(maxsize=100_000)
-def _sha256_of(path: Path, state: tuple[int, int, int]) -> str:
-    return file_sha256(path, progress=False)
+    return _shot_record_of(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 
 
 @lru_cache(maxsize=100_000)

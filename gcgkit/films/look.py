@@ -13,6 +13,9 @@ from ..video import film
 
 SAMPLES = 24  # frames, evenly spread
 _DARK = 24  # gray level up to which a bar's pixels may reach, with grain and coding noise
+_GRAIN = 8  # gray levels between the darkest and the brightest pixels of a bar in one frame
+_EDGE = 12.0  # gray levels by which the picture begins brighter than such a bar ends
+_SPECKS = 0.02  # share of a bar's line that may be brighter
 _LEAST = 0.02  # of height or width: a thinner bar is left with the picture
 _TINT = 3.0  # mean difference of red, green and blue, in gray levels, above which a film has colour
 _SEVERAL = 6.0  # root mean square distance from the shades of one colour, in gray levels, above which there are several
@@ -27,14 +30,24 @@ class Box:
     left: int
     right: int
 
+    @property
+    def area(self) -> tuple[slice, slice]:
+        """The picture's rows and columns as an index."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
     def cut(self, frame: np.ndarray) -> np.ndarray:
         """Return the picture of a frame ``(H, W)`` or ``(H, W, 3)``."""
-        return np.ascontiguousarray(frame[self.top : self.bottom, self.left : self.right])
+        return np.ascontiguousarray(frame[self.area])
 
     def frame(self, gray: np.ndarray, picture: np.ndarray) -> np.ndarray:
-        """Return the whole frame ``(H, W, 3)``: a coloured picture ``(h, w, 3)``, and around it `gray` ``(H, W)``."""
+        """Return the whole frame ``(H, W, 3)``: a coloured picture ``(h, w, 3)``, and around it `gray` ``(H, W)``.
+
+        Bars that this frame has and others of the shot have not are gray, too, if they are black and end at once.
+        """
         whole = np.repeat(gray[..., None], 3, axis=-1)
-        whole[self.top : self.bottom, self.left : self.right] = picture
+        colored, own = whole.copy(), _lit(gray, min(_DARK, int(gray.min()) + _GRAIN), _EDGE).area
+        colored[self.area] = picture
+        whole[own] = colored[own]
         return whole
 
 
@@ -74,12 +87,23 @@ def shade(frame: np.ndarray, tint: np.ndarray | None) -> np.ndarray:
 
 def find_box(frames: Iterable[np.ndarray]) -> Box:
     """Return the picture within the black bars that all frames ``(H, W, 3)`` have; the whole frame without bars."""
-    brightest = reduce(np.maximum, map(to_gray, frames))  # (H, W)
-    whole, edges = Box(0, brightest.shape[0], 0, brightest.shape[1]), []
-    for axis in (1, 0):
-        lit = np.flatnonzero(np.quantile(brightest, 0.98, axis=axis) > _DARK)  # rows, then columns, with a picture
-        size = brightest.shape[1 - axis]
+    return _lit(reduce(np.maximum, map(to_gray, frames)), _DARK)
+
+
+def _lit(gray: np.ndarray, dark: int, edge: float = 0) -> Box:
+    """Return the part of a gray frame ``(H, W)`` that is not bars of gray levels up to `dark`.
+
+    edge: gray levels by which the mean of the picture's first line is brighter than that of the bar's last.
+    """
+    bright, edges = gray > dark, []
+    for axis in (1, 0):  # rows, then columns
+        lit, level, size = np.flatnonzero(bright.mean(axis) > _SPECKS), gray.mean(axis), gray.shape[1 - axis]
         if lit.size < size / 4:
-            return whole  # a dark film
-        edges += [lit[0] if lit[0] >= _LEAST * size else 0, lit[-1] + 1 if size - lit[-1] > _LEAST * size else size]
-    return Box(*map(int, edges))
+            return Box(0, gray.shape[0], 0, gray.shape[1])  # a dark film
+        first, last = lit[0], lit[-1]
+        if first < _LEAST * size or level[first] - level[first - 1] < edge:
+            first = 0
+        if size - last <= _LEAST * size or (last < size - 1 and level[last] - level[last + 1] < edge):
+            last = size - 1
+        edges += [int(first), int(last) + 1]
+    return Box(*edges)

@@ -20,11 +20,12 @@ from ..video import film
 from ..video.images import IMAGE_SUFFIXES, read_image
 from . import shots
 from .folder import SETTINGS, JobFolder, JobRecord, identify
-from .job import Job, Options, Pictures, is_written, read_description, read_written
+from .job import Job, Options, Pictures, is_begun, is_written, read_description, read_written
 from .look import has_color, samples
 
 DEFAULTS = {name: default for name, (_, _, default) in SETTINGS.items() if name != "references"}
 RESTART = "--restart to start over"
+_LONGEST_NAME = 255  # bytes, on most file systems
 _PNG_SHARE = 0.5  # size of a PNG over that of its frame's bytes, roughly
 
 
@@ -37,6 +38,7 @@ def prepare(source, output, options: Options) -> Job:
     """
     source, output = Path(source), Path(output)
     info = film.probe(source)
+    _check_name(output)
     folder = JobFolder(options.job) if options.job else JobFolder.beside(output)
     _check_place(source, output, folder, options)
     record = folder.read() if folder.exists() and not options.restart else None
@@ -49,9 +51,7 @@ def prepare(source, output, options: Options) -> Job:
     if record is not None:
         _check_same(record, source, profile, weights, options, references, folder)
     written, notes = read_written(folder) if record else None, []
-    if not (record and folder.writing(output)) and (
-        written is None or (written["encoding"] != options.encoding and not output.is_dir())
-    ):
+    if written is None or (written["encoding"] != options.encoding and not output.is_dir()):
         notes += film.check_output(output, source, **options.encoding, comment="A trial." if options.clean else None)
     count = record.num_frames if record else len(film.times(source))
     for number, path in options.references:
@@ -136,12 +136,21 @@ def check_prompts(profile: str, prompts: Iterable[str | None]) -> None:
             raise ValueError(f"The prompt '{start}' has {count} tokens, but only {most} are read: shorten it.")
 
 
+def _check_name(output: Path) -> None:
+    """Raise ValueError for a path that cannot be the name of a film or folder."""
+    if not output.name:
+        raise ValueError(f"'{output}' is no name for a film or a folder of images: give one, such as coloured.mp4.")
+    if len(os.fsencode(output.name)) > _LONGEST_NAME:
+        raise ValueError(f"{output} has a name of more than {_LONGEST_NAME} bytes: give a shorter one.")
+
+
 def _check_place(source: Path, output: Path, folder: JobFolder, options: Options) -> None:
     """Raise ValueError for places that cannot hold the film or the job."""
     parent = next(p for p in output.absolute().parents if p.exists())  # missing folders are made
     for wrong, reason in (
         (output.is_dir() and output.suffix.lower() in film.FILM_SUFFIXES, "is a folder; give the name of a film"),
         (output.exists() and output.samefile(source), "is the input itself; give another name"),
+        (output.exists() and not (output.is_file() or output.is_dir()), "is neither a file nor a folder"),
         (not (parent.is_dir() and os.access(parent, os.W_OK)), f"cannot be written: {parent} is not writable"),
     ):
         if wrong:
@@ -154,10 +163,8 @@ def _check_written(output: Path, folder: JobFolder, options: Options) -> None:
     filled = output.is_dir() and any(output.iterdir())
     if not output.exists() or (options.force and not output.is_dir()) or (output.is_dir() and not filled):
         return
-    if folder.writing(output) and not options.restart:
-        return
-    written = read_written(folder)
-    if options.restart or written is None or not is_written(written, output):
+    written = None if options.restart else read_written(folder)
+    if written is None or not (is_written(written, output) or is_begun(written, output)):
         advice = "name a new folder" if filled else "give another name, or --force to replace it"
         raise ValueError(f"{output} exists already; {advice}.")
 

@@ -13,6 +13,7 @@ import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -96,9 +97,10 @@ def find(
 
     A frame begins a shot if it is unlike the frame before: its mean change of brightness is above `threshold` (of 255),
     and its best correlation with the frame before, moved a little, is below `similarity`. Correlation sees no change in
-    strobes and fades. If a frame like the one before comes back within `flash` frames, they were a flash. Between two
-    shots that fade out and in, the cut is in the middle of the blank frames. A dissolve seldom cuts: its frames belong
-    to both shots. min_length: shorter shots, in frames, join the shot before. The shots cover the film without gaps.
+    strobes and fades. If a frame like the ones before comes back within `flash` frames, those between were a flash.
+    Between two shots that fade out and in, the cut is in the middle of the blank frames. A dissolve seldom cuts: its
+    frames belong to both shots. min_length: shorter shots, in frames, join the shot before. The shots cover the film
+    without gaps.
     Raises ValueError for a bad threshold, similarity or length, else as `film.frames`.
     """
     if not 0 < threshold <= 255 or not 0 < similarity <= 1:
@@ -167,9 +169,7 @@ def write_csv(path, shots: Iterable[Shot]) -> None:
         _check_texts(shot, f"shot {index}")
         keyframes = "" if shot.keyframes is None else shot.keyframes
         exemplars = "; ".join(f"{frame}={name}" for frame, name in sorted(shot.exemplars.items()))
-        writer.writerow(
-            (shot.first, shot.last, shot.prompt, shot.negative_prompt, keyframes, exemplars, shot.scene)
-        )
+        writer.writerow((shot.first, shot.last, shot.prompt, shot.negative_prompt, keyframes, exemplars, shot.scene))
     try:
         files.write_text(path, lines.getvalue())
     except OSError as error:
@@ -205,24 +205,26 @@ def check(shots: list[Shot], num_frames: int, folder=None) -> None:
         raise ValueError(f"The shot list ends with frame {expected - 1}, the film with frame {num_frames - 1}.")
 
 
-def _cuts(
-    frames: Iterable[tuple[int, np.ndarray]], threshold: float, similarity: float, flash: int
-) -> Iterator[int]:
+def _cuts(frames: Iterable[tuple[int, np.ndarray]], threshold: float, similarity: float, flash: int) -> Iterator[int]:
     """Yield the numbers of the frames that begin a new shot, from numbered small frames ``(h, w)``."""
     frames = (item for item in frames if item[1].std() > _BLANK)
+    alike = partial(_are_alike, threshold=threshold, similarity=similarity)
     shown = next(frames, None)
-    coming = deque(islice(frames, flash + 1))
+    coming, recent = deque(islice(frames, flash + 1)), deque(maxlen=flash + 1)
     while coming:
+        recent.append(shown[1])
         number, frame = coming.popleft()
         coming.extend(islice(frames, 1))
-        if not _are_alike(shown[1], frame, threshold, similarity):
-            back = next((i for i, (_, f) in enumerate(coming) if _are_alike(shown[1], f, threshold, similarity)), flash)
+        if not any(alike(old, frame) for old in reversed(recent)):
+            back = next((i for i, (_, later) in enumerate(coming) if alike(shown[1], later)), flash)
             if back < flash:
                 for _ in range(back + 1):  # the flash, and the first frame after it
+                    recent.append(frame)
                     number, frame = coming.popleft()
                     coming.extend(islice(frames, 1))
             else:
                 yield (shown[0] + 1 + number) // 2
+                recent.clear()
         shown = number, frame
 
 

@@ -47,6 +47,8 @@ class ModelConfig:
     null_token: Annotated[bool, "a learned token outside the reference for the gate"]
     condition_width: Annotated[Count, "hidden width of the convolution that takes concat(ColorHint, g) in"]
     image_condition: Annotated[Literal["patch", "pooled", "none"], "what the copy's cross-attention reads"]
+    mask_latents: Annotated[Literal["zeros", "black"], "under the reference mask; black is an encoded black picture"]
+    grid_tiles: Annotated[Literal["full", "shrunk"], "of the reference grid; shrunk to the size of one frame together"]
     joint: Annotated[bool, "train the UNet too (the paper keeps it frozen)"]
 
 

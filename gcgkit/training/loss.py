@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 
+import numpy as np
 import torch
 import torch.nn as nn
 from diffusers.training_utils import compute_snr
@@ -23,12 +24,13 @@ class Denoiser(nn.Module):
     """UNet and copy as one network, so that a distributed wrapper sees a single forward pass.
 
     ``forward`` returns the UNet's prediction, the ColorHint and the gate, each (B, C, h, w). ``dtype`` is what
-    networks that are trained compute in, where they can, with their weights in float32.
+    networks that are trained compute in, where they can, with their weights in float32. ``shrink``: reference grids
+    have the size of one frame.
     """
 
-    def __init__(self, unet, control: GuidedControlNet, dtype: torch.dtype = torch.float32):
+    def __init__(self, unet, control: GuidedControlNet, dtype: torch.dtype = torch.float32, shrink: bool = False):
         super().__init__()
-        self.unet, self.control, self.dtype = unet, control, dtype
+        self.unet, self.control, self.dtype, self.shrink = unet, control, dtype, shrink
 
     def forward(self, noisy, timestep, text, gray, references: list[References], semantics=None):
         """Predict from ``noisy`` z_t, ``gray`` (B, C, h, w), ``timestep`` (B,), ``text`` (B, L, D) and references.
@@ -63,11 +65,11 @@ class Denoiser(nn.Module):
         parts, tokens = [], []
         for group in references:
             own = gray[group.rows]
-            ref_gray, ref_color = (_join_or_zeros(latents, own) for latents in (group.gray, group.color))
+            ref_gray, ref_color = (self._join_or_zeros(latents, own) for latents in (group.gray, group.color))
             seen = of_references = None
             if semantics is not None:
                 seen = semantics[group.rows]  # (b, S, h, w)
-                of_references = _join_or_zeros(group.semantics, seen)  # (b, S, h', w')
+                of_references = self._join_or_zeros(group.semantics, seen)  # (b, S, h', w')
             parts.append(self.control.hint(own, ref_gray, ref_color, seen, of_references))
             of_group = group.tokens.flatten(1, 2)  # (b, n, N, D) -> (b, n*N, D)
             if of_group.shape[1] == 0:
@@ -80,14 +82,13 @@ class Denoiser(nn.Module):
         }
         return GuidanceOutput(**together, semantics=semantics), torch.cat(tokens)[order]
 
+    def _join_or_zeros(self, latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """Join references (b, n, C, h, w) into one picture each: (b, C, h', w'); zeros for n = 0."""
+        return join_references(latents, self.shrink) if latents.shape[1] else torch.zeros_like(like)
+
 
 def _float(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return None if tensor is None else tensor.float()
-
-
-def _join_or_zeros(latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Join references (b, n, C, h, w) into one picture each: (b, C, h', w'); zeros for the mask, n = 0."""
-    return join_references(latents) if latents.shape[1] else torch.zeros_like(like)
 
 
 def denoising_target(scheduler, clean: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -147,6 +148,18 @@ def encode_batch(batch: Batch, pipe, condition: str, device: torch.device | str)
     return Batch(target, gray, groups, batch.captions, batch.seeds, batch.labels, encoded=True, semantics=semantics)
 
 
+@torch.no_grad()
+def black_latents(pipe, size: tuple[int, int], device: torch.device | str) -> torch.Tensor:
+    """Encode a black picture of a size (height, width) on a device: ``(1, C, h, w)`` float32.
+
+    The autoencoder goes back to where it was.
+    """
+    home = pipe.vae.device
+    latents = encoders.encode(pipe.vae.to(device), np.zeros(size, np.uint8), device).float()
+    pipe.vae.to(home)
+    return latents
+
+
 def draw_noise(seeds: list[int], like: torch.Tensor, timesteps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw noise (B, C, h, w) and timestep (B,), uniform as in Eq. 11, each sample's from its own seed."""
     noise, steps = [], []
@@ -192,7 +205,10 @@ class Objective:
             pipe.control.unet_copy.enable_gradient_checkpointing()
         if run.compile:
             compile_for_training(pipe)
-        self.network = Denoiser(pipe.unet, pipe.control, self.dtype)
+        self.black = None  # latents under the reference mask, where they are not zeros
+        if config.model.mask_latents == "black":
+            self.black = black_latents(pipe, (config.data.height, config.data.width), device)
+        self.network = Denoiser(pipe.unet, pipe.control, self.dtype, config.model.grid_tiles == "shrunk")
 
     def encode(self, batch: Batch) -> Batch:
         """Encode a batch into latents on the device."""
@@ -216,6 +232,9 @@ class Objective:
             )
             for g in batch.references
         ]  # fmt: skip
+        for group in groups if self.black is not None else ():
+            if group.kind == "mask":  # one black reference each, of which no image tokens are read
+                group.color = group.gray = self.black.expand(len(group.rows), 1, -1, -1, -1)
         prediction, hint, gate = self.network(noisy, timestep, text, gray, groups, _float(batch.semantics))
         goal = denoising_target(self.scheduler, target, noise, timestep)
         errors = (prediction.float() - goal).square().mean((1, 2, 3))  # (B, C, h, w) -> (B,), Eq. 11
@@ -257,6 +276,7 @@ class Objective:
         parts["scheduler"] = copy.deepcopy(self.scheduler)
         options = inspect.signature(type(self.pipe).__init__).parameters
         own = {name: value for name, value in self.pipe.config.items() if name in options and name not in parts}
+        own |= {name: getattr(self.config.model, name) for name in ("mask_latents", "grid_tiles")}
         return type(self.pipe)(**parts, **own)
 
 

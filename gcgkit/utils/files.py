@@ -69,7 +69,7 @@ def known_sha256(path: Path) -> str:
     return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=100_000)
 def _sha256(path: Path, size: int, changed: int) -> str:
     return file_sha256(path, progress=False)
 

@@ -39,6 +39,11 @@ def as_array(frames):
     return frames
 
 
+def as_clip(frames):
+    """Return a clip as `as_array` does; a single PIL picture is a clip of one frame."""
+    return as_array([frames] if isinstance(frames, Image.Image) else frames)
+
+
 def check_output_type(output_type: str | None) -> None:
     """Raise ValueError for a name that is none of `OUTPUT_TYPES`."""
     if output_type not in OUTPUT_TYPES:

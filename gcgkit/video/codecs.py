@@ -44,6 +44,8 @@ def existing_path(path) -> Path:
         raise ValueError(f"{str(path)!r} is not a file name; give a video file or a folder of images.") from None
     except OSError as error:
         raise type(error)(f"{path} cannot be read ({error.strerror}).") from None
+    if not (path.is_file() or path.is_dir()):  # a pipe, say, which would wait for ever
+        raise ValueError(f"{path} is neither a file nor a folder; give a video file or a folder of images.")
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
         raise PermissionError(f"{path} may not be read; change its permissions, or copy it elsewhere.")
     return path
@@ -66,8 +68,8 @@ def writing_errors(out: Path) -> Iterator[None]:
     except av.FFmpegError as error:
         if isinstance(error, OSError):
             raise disk.write_error(error, out) from None
-        advice = "" if out.suffix.lower() == ".mkv" else "; try .mkv"
-        raise ValueError(f"{out} cannot be written as a film ({error.strerror}){advice}.") from None
+        advice = "try another codec" if out.suffix.lower() == ".mkv" else "try .mkv, or another codec"
+        raise ValueError(f"{out} cannot be written as a film ({error.strerror}); {advice}.") from None
 
 
 @contextmanager
@@ -175,6 +177,8 @@ def add_video(
         known = [f.name for f in av.Codec(encoder, "w").video_formats or () if _YUV.fullmatch(f.name)]
         able = [name for name in known if "444" in name or not odd]
         pixels = pixels or ("yuv444p" if odd else "yuv420p")
+        if not able:
+            raise ValueError(f"{encoder} needs even sides, and {path} has {width}x{height}: choose another codec.")
         if pixels not in able:
             raise ValueError(f"{path} of {width}x{height} in {encoder} takes the pixel formats {', '.join(able)}.")
     try:
@@ -219,6 +223,7 @@ def _lossy_options(encoder: str, crf: int, preset: str) -> dict[str, str]:
     if encoder == "libvpx-vp9":
         return {"crf": str(crf), "b": "0", "row-mt": "1"}
     if encoder == "libsvtav1":
+        os.environ.setdefault("SVT_LOG", "1")  # it prints errors only
         return {"crf": str(crf)}
     quiet = {"x265-params": "log-level=error"} if encoder == "libx265" else {}
     return {"crf": str(crf), "preset": preset, **quiet}

@@ -27,6 +27,7 @@ from .codecs import (
     add_video,
     checked_frames,
     container_options,
+    existing_path,
     open_container,
     open_video,
     writing_errors,
@@ -117,15 +118,15 @@ def check_output(out, source, **options) -> tuple[str, ...]:
     if plan.comment and not kept:
         notes.append(f"{plan.out} cannot tell that it is finished; without the job's folder, nothing does.")
     if plan.info.has_alpha and not plan.keeps_alpha:
-        way = "a lossless .mkv or a folder of pictures keeps that"
-        notes.append(f"{plan.source} is partly transparent, and {plan.out} will not be: {way}.")
+        way = "a lossless .mkv or a folder of pictures keeps it"
+        notes.append(f"{plan.source} holds transparency, and {plan.out} will not: {way}.")
     return tuple(notes)
 
 
 def comments(path) -> list[str]:
     """Return the lines of a film's comment, or that of a folder's first picture; none where there is none."""
     try:
-        if images := image_files(Path(path)):
+        if images := image_files(existing_path(path)):
             return read_comment(images[0]).splitlines()
         with open_container(Path(path)) as container:
             return [

@@ -92,7 +92,7 @@ def probe(path) -> FilmInfo:
         if transposed and left_right == up_down:
             rotation = 90  # with a mirror
         bits = max(component.bits for component in frame.format.components)
-        alpha = any(component.is_alpha for component in frame.format.components)
+        alpha = any(component.is_alpha for component in frame.format.components) or _alpha_decoder(stream) is not None
     count = variable = None
     if packets is not None:
         count, variable = len(packets.ticks), _is_variable(packets.ticks)
@@ -125,7 +125,10 @@ def alphas(path) -> Iterator[np.ndarray]:
         yield from map(read_alpha, images)
         return
     with open_video(path) as (container, stream):
-        for frame in decode(path, container, stream):
+        decoder = _alpha_decoder(stream)
+        packets = container.demux(stream) if decoder else ()
+        decoded = (frame for packet in packets for frame in decoder.decode(packet if packet.size else None))
+        for frame in decoded if decoder else decode(path, container, stream):
             yield _turn(frame.to_ndarray(format="rgba")[..., 3:], _orientation(frame))[..., 0]
 
 
@@ -345,6 +348,12 @@ def _decode_from(path: Path, container, stream, start: int, packets: _Packets | 
         with ffmpeg_errors(_cut_short(path)):
             container.seek(packets.ticks[0], stream=stream)
     return 0, decode(path, container, stream)
+
+
+def _alpha_decoder(stream) -> av.CodecContext | None:
+    """Return libvpx's decoder for WebM with transparency, which FFmpeg's own decoders leave out; else None."""
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.codec.canonical_name)
+    return av.CodecContext.create(name, "r") if name and stream.metadata.get("alpha_mode") == "1" else None
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:

@@ -53,7 +53,7 @@ def image_files(path: Path) -> list[Path] | None:
     if not files:
         raise ValueError(f"{path} is a folder without images ({', '.join(IMAGE_SUFFIXES)}).")
     if unread := [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]:
-        raise ValueError(f"{min(unread)} is a picture of a kind that is not read: convert it to PNG, or move it away.")
+        _raise_unread(min(unread))
     return sorted(files, key=_natural_order)
 
 
@@ -64,13 +64,17 @@ def check_images(files: list[Path]) -> tuple[int, int, bool]:
     """
     first, transparent = None, False
     for file in files:
+        deep = False
         try:
             with Image.open(file) as image:
                 size = image.size if image.getexif().get(274, 1) < 5 else image.size[::-1]  # turned when it is read
                 several = getattr(image, "n_frames", 1) > 1 and image.format not in ("JPEG", "MPO")
                 transparent |= image.has_transparency_data
+                deep = _is_deep(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             size, several = read_image(file).shape[1::-1], False
+        if deep:
+            _raise_unread(file)
         if several:
             raise ValueError(f"{file} holds several pictures: save them as a file each.")
         first = first or size
@@ -104,7 +108,7 @@ def read_image(file: Path) -> np.ndarray:
         pass
     try:
         with Image.open(file) as image:
-            if image.width * image.height <= MAX_PIXELS:
+            if image.width * image.height <= MAX_PIXELS and not _is_deep(image):
                 return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         pass
@@ -168,6 +172,15 @@ def _or_told(path: Path, write: Callable) -> None:
         write()
     except OSError as error:
         raise write_error(error, path) from None
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Return True for a TIFF of 32 bits a value, which has no white level."""
+    return image.format == "TIFF" and image.mode in ("F", "I")
+
+
+def _raise_unread(file: Path) -> None:
+    raise ValueError(f"{file} is a picture of a kind that is not read: convert it to PNG, or move it away.")
 
 
 def _raise_other_size(file: Path, own, usual) -> None:

@@ -25,7 +25,7 @@ _SOUND_ENCODERS = {".mkv": "flac", ".webm": "libopus", ".avi": "pcm_s16le"}  # e
 _TEXT_ENCODERS = {".mkv": "subrip", ".webm": "webvtt"}  # else mov_text
 _TEXT_CODECS = {"ass", "subrip", "text", "webvtt", "mov_text", "microdvd", "sami"}
 _COVERS = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
-_OWN_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration", "timecode")
+_OWN_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder", "software", "duration", "timecode")
 _TRIED = 6  # packets of a stream
 _SLACK = Fraction(2, 1000)  # seconds: Matroska counts milliseconds
 _DELAY = Fraction(1, 5)  # seconds: the first packets of some codecs give no sound, and encoders prepend some
@@ -87,7 +87,7 @@ def _choose(source: Path, state: tuple[int, int], out: Path, sound: str, offset:
 def _no_way(source: Path, out: Path, what: str, sound: str) -> ValueError:
     if sound == "copy":
         return ValueError(f"{out} cannot hold {what} of {source} unchanged: give --sound encode.")
-    return ValueError(f"{what} of {source} can be neither copied to {out} nor decoded: give --sound none.")
+    return ValueError(f"{out} can hold {what} of {source} neither as it is nor encoded: give --sound none.")
 
 
 def _ways(stream, suffix: str, sound: str) -> list[str | None]:
@@ -115,7 +115,9 @@ def add(container, source, path: Path | None, choice: Choice, suffix: str) -> di
         stream = source.streams[index]
         if is_cover(stream) and suffix == ".mkv":
             with open_container(path) as again:  # a stream that was read cannot be read again from here
-                container.add_attachment(*_COVERS[stream.name], bytes(next(again.demux(again.streams[index]))))
+                name, kind = _COVERS[stream.name]
+                picture = bytes(next(again.demux(again.streams[index])))
+                container.add_attachment(stream.metadata.get("filename", name), kind, picture)
             continue
         if encoder:
             new = _encoded(container, stream, encoder)

@@ -131,6 +131,8 @@ def test_a_name_as_long_as_the_system_takes_is_taken(tmp_path, model, clip, name
     run = ["colorize", tmp_path / "in.mkv", tmp_path / name, "--profile", model, "--steps", 1]
     assert cli.main([*map(str, run)]) == 0 == cli.main([*map(str, run)])
     assert (tmp_path / name).exists() and len(list(tmp_path.iterdir())) == 3
+    assert cli.main([*map(str, run), "--clean"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["in.mkv", name])
 
 
 def test_loading_is_not_counted_as_colouring(tmp_path, model, clip, capsys, monkeypatch):
@@ -171,6 +173,10 @@ def test_existing_file_is_replaced_only_when_forced_and_only_by_a_whole_one(tmp_
         (["text.mp4", "out.mp4"], "cannot be read as a video"),
         (["in.mkv", "out.gif"], "out.gif must end in one of .mp4"),
         (["in.mkv", "folder.mp4"], "is a folder"),
+        (["in.mkv", os.devnull, "--force"], "is neither a file nor a folder"),
+        ([os.devnull, "out.mp4"], "is neither a file nor a folder"),
+        (["in.mkv", "."], "'.' is no name for a film"),
+        (["in.mkv", f"new/{'n' * 252}.mp4"], "has a name of more than 255 bytes"),
         (["in.mkv", "-"], "not to '-': give names"),
         (["-", "out.mp4"], "not to '-': give names"),
         (["in.mkv", "pictures", "--force"], "name a new folder"),

@@ -97,6 +97,8 @@ def test_plan_leaves_out_what_is_the_profiles_own_or_cannot_be_set(pipe, tmp_pat
     ("tau", "1.0", {"tau": 1.0}),
     ("srg", "first keyframe alone", {"use_srg": False, "single_reference": "first"}),
     ("working_size", "560x320", {"working_size": (320, 560)}),
+    ("exemplar", "masked by black", {"reference_mask": True, "mask_latents": "black"}),
+    ("grid_tiles", "shrunk", {"grid_tiles": "shrunk"}),
 ])  # fmt: skip
 def test_frames_are_those_of_the_pipeline_called_by_hand(pipe, truth, group, value, options):
     truth = truth[:2] if group == "working_size" else truth  # large canvases take long
@@ -159,6 +161,13 @@ def test_files_one_a_run_and_a_second_run_makes_nothing_again(pipe, truth, tmp_p
     before, made[:] = {p: p.read_bytes() for p in paths}, []
     ablations.run(pipe, {"blocks": truth}, tmp_path, **keep, callback_on_step_end=callback)
     assert not made and before == {p: p.read_bytes() for p in paths}
+
+    for path in paths:  # records from before these options, which had no other value
+        older = json.loads(path.read_text(encoding="utf-8"))
+        assert (older["settings"].pop("mask_latents"), older["settings"].pop("grid_tiles")) == ("zeros", "full")
+        path.write_text(json.dumps(older), encoding="utf-8")
+    ablations.run(pipe, {"blocks": truth}, tmp_path, **keep, callback_on_step_end=callback)
+    assert not made
 
     paths[1].write_text(paths[1].read_text(encoding="utf-8")[:40], encoding="utf-8")  # cut off
     ablations.run(pipe, {"blocks": truth}, tmp_path, **keep, callback_on_step_end=callback)

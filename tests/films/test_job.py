@@ -249,14 +249,15 @@ def test_killed_twenty_times(whole, clip, model, tmp_path, request):
 
 @pytest.mark.parametrize("name", ["out.mkv", "out"])
 def test_killed_right_after_the_film_had_its_name(name, clip, model, tmp_path, capsys):
-    """The film is there and nothing says that it is ours: the same command takes it for what it is."""
+    """The film is there and nothing says that it is complete: the same command takes it for what it is."""
     out, run = tmp_path / name, arguments(clip, tmp_path / name, model, "--steps", 1)
     assert cli.main(run) == 0
     folder = JobFolder(f"{out}.job")
+    facts = json.loads(folder.written_file.read_bytes())
     folder.written_file.unlink()
     assert "exists already" in refused(capsys, run)
-    job_folder.write_json(folder.writing_file, {"path": str(out)})
-    assert cli.main(run) == 0 and folder.written_file.exists() and not folder.writing_file.exists()
+    job_folder.write_json(folder.written_file, {**facts, "size": None, "changed": None})
+    assert cli.main(run) == 0 and json.loads(folder.written_file.read_bytes())["size"] == out.stat().st_size
     assert len(list(film.frames(out))) == sum(LENGTHS)
 
 
@@ -450,8 +451,11 @@ def test_an_earlier_folder_of_pictures_is_refused_before_anything_is_coloured_ag
     before = {path: path.read_bytes() for path in (*(job / "frames").iterdir(), *out.iterdir())}
     number = min(int(path.stem) for path in (job / "keyframes").glob("*.png"))
     picture(job / f"keyframes/{number:06d}.png", np.full((*tiny.clip(1).shape[1:3], 3), (200, 80, 80), np.uint8))
-    assert cli.main([*map(str, options)]) == 1
-    assert "move it away" in capsys.readouterr().err
+    written = json.loads((job / "written.json").read_bytes())
+    for state in (written, {**written, "size": None, "changed": None}):  # complete, and killed right before that
+        (job / "written.json").write_text(json.dumps(state))
+        assert cli.main([*map(str, options)]) == 1
+        assert "move it away" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before and not (job / "replaced").exists()
     out.rename(tmp_path / "earlier")
     assert cli.main([*map(str, options)]) == 0
@@ -509,6 +513,17 @@ def test_only_some_shots(whole, clip, model, tmp_path):
 def test_clean_removes_the_job_and_only_once_the_film_is_there(whole, clip, model, tmp_path, job):
     np.testing.assert_array_equal(colour(clip, tmp_path / "out.mkv", model, "--clean"), whole[0])
     assert [p.name for p in tmp_path.iterdir()] == ["out.mkv"]
+
+
+def test_a_folder_behind_a_link_is_emptied_and_stays(tmp_path):
+    (tmp_path / "roomy").mkdir()
+    (tmp_path / "out.mkv.job").symlink_to(tmp_path / "roomy")
+    folder = JobFolder.beside(tmp_path / "out.mkv")
+    folder.make()
+    for file in (folder.path / "job.json", folder.frame_file(0)):
+        file.write_bytes(b"{}")
+    folder.remove()
+    assert folder.path.is_symlink() and not list((tmp_path / "roomy").iterdir()) and not folder.exists()
 
 
 @pytest.mark.parametrize("name", ["out.mkv", "out.avi", "pictures"])

@@ -52,6 +52,21 @@ def test_bars_get_no_tint_and_the_picture_is_coloured_as_without_them(tmp_path, 
     np.testing.assert_array_equal(results["in"][:, ~inside], np.repeat(to_gray(whole)[:, ~inside, None], 3, -1))
 
 
+def test_bars_that_come_and_go_within_a_shot_get_no_tint():
+    gray = to_gray(films.pictures(1, (64, 96))[0])
+    barred, titled = gray.copy(), gray.copy()
+    barred[:12] = barred[-9:] = barred[:, :20] = 7
+    titled[:16] = 0
+    titled[4:9, 30:60] = 220  # which is coloured with the rows from its own down
+    for frame, bars in ((barred, barred == 7), (titled, np.indices(gray.shape)[0] < 4)):
+        colored = Box(0, 64, 0, 96).frame(frame, np.full((64, 96, 3), (200, 50, 9), np.uint8))
+        assert (colored[bars] == frame[bars][:, None]).all() and (colored[~bars] == (200, 50, 9)).all()
+    dusk, ramp = gray.copy(), np.tile(np.arange(96, dtype=np.uint8), (64, 1))  # dark parts of pictures, with shades
+    dusk[:20] = np.arange(96) // 4
+    for frame in (dusk, ramp):
+        assert (Box(0, 64, 0, 96).frame(frame, np.full((64, 96, 3), (9, 0, 30), np.uint8)) == (9, 0, 30)).all()
+
+
 def test_color_and_sepia_are_told_and_gray_with_coding_noise_is_not(tmp_path, model, capsys):
     gray = np.repeat(to_gray(films.pictures(4))[..., None], 3, axis=-1)
     noisy = gray + np.random.default_rng(0).integers(0, 2, gray.shape).astype(np.uint8)

@@ -68,6 +68,12 @@ def test_an_insert_as_short_as_a_flash_is_one_and_a_longer_one_is_a_shot(tmp_pat
     assert bounds(shots.find(path, flash=0, min_length=5)) == [(0, 12), (13, 22)]
 
 
+def test_flashes_before_the_last_frames_are_no_shots(tmp_path):
+    clip = scene(30, 120, 1, speed=1)
+    clip[::4] = 255 - clip[::4]  # the film begins with one, and ends with one frame after one
+    assert bounds(shots.find(film_of(tmp_path, clip))) == [(0, 29)]
+
+
 def test_a_film_that_fades_out_and_in_is_cut_in_the_blank(tmp_path):
     first, second = scene(12, 120, 1), scene(12, 120, 2)
     ramp = np.r_[np.ones(4), np.linspace(1, 0, 8)][:, None, None, None]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gcgkit import guidance
 from gcgkit.data import prepare as preparation
+from gcgkit.settings import Settings
 from gcgkit.training import config as configs
 from gcgkit.training import recipes
 from gcgkit.training import run as training_run
@@ -202,6 +203,9 @@ def test_configurations_cannot_be_changed_by_accident():
 def test_choices_are_those_of_the_library():
     hints = get_type_hints(configs.ModelConfig)
     assert hints["mode"].__args__ == guidance.MODES and hints["stem"].__args__ == guidance.STEMS
+    for name in ("mask_latents", "grid_tiles"):
+        for value_of in (*hints[name].__args__, getattr(PAPER.model, name)):
+            assert getattr(Settings(**{name: value_of}), name) == value_of
     own = guidance.GatedColorGuidance().config
     for name in ("mode", "stem", "hidden_dim", "heads", "gate_bias"):
         assert getattr(PAPER.model, name) == own[name], name

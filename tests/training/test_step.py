@@ -16,6 +16,8 @@ from prepared import run_config as config
 
 from gcgkit import encoders
 from gcgkit.data.dataset import FrameDataset, References, collate
+from gcgkit.pipeline import GCGPipeline
+from gcgkit.settings import Settings
 from gcgkit.training import config as configs
 from gcgkit.training import loss as training_loss
 from gcgkit.training import run as training_run
@@ -93,11 +95,26 @@ def joined(tiles: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.cat([tiles[0], tiles[1]], 2), torch.cat([tiles[2], tiles[3]], 2)], 1)[None]
 
 
-@pytest.mark.parametrize("mode", ["gated", "attention", "concat"])
-def test_the_loss_is_equation_11_with_the_pipelines_own_parts(place, mode):
+def halved(grid: torch.Tensor) -> torch.Tensor:
+    """Average blocks of 2x2 of a picture with even sides: (1, C, h, w) -> (1, C, h/2, w/2)."""
+    return (grid[..., ::2, ::2] + grid[..., 1::2, ::2] + grid[..., ::2, 1::2] + grid[..., 1::2, 1::2]) / 4
+
+
+@pytest.mark.parametrize(
+    ("mode", "mask", "tiles_are"),
+    [
+        ("gated", "zeros", "full"), ("attention", "zeros", "full"), ("concat", "zeros", "full"),
+        ("gated", "black", "shrunk"), ("concat", "black", "shrunk"),
+    ],
+)  # fmt: skip
+def test_the_loss_is_equation_11_with_the_pipelines_own_parts(place, mode, mask, tiles_are):
     """Sample by sample through the pipeline's parts, references joined by hand, against the batch with all kinds."""
-    objective = make_objective(place, model__mode=mode, data__mask=0.4, data__single=0.3, data__grid=0.3)
+    model = {"model__mode": mode, "model__mask_latents": mask, "model__grid_tiles": tiles_are}
+    objective = make_objective(place, **model, data__mask=0.4, data__single=0.3, data__grid=0.3)
     tiny.trained(objective.pipe.control)
+    pixels = torch.full((1, 3, objective.config.data.height, objective.config.data.width), -1.0)
+    with torch.no_grad():
+        black = objective.pipe.vae.encode(pixels).latent_dist.mode() * objective.pipe.vae.config.scaling_factor
     raw = batch_of(place, objective, range(10))
     batch = objective.encode(raw)
     assert [group.kind for group in batch.references] == ["mask", "single", "grid"]
@@ -108,10 +125,12 @@ def test_the_loss_is_equation_11_with_the_pipelines_own_parts(place, mode):
             gray = batch.gray[row : row + 1]
             tiles = group.color.shape[1]
             if tiles == 0:
-                ref_gray = ref_color = torch.zeros_like(gray)
+                ref_gray = ref_color = black if mask == "black" else torch.zeros_like(gray)
                 tokens = torch.zeros(1, 1, tiny.WIDTH)
             else:
                 ref_gray, ref_color = joined(group.gray[at]), joined(group.color[at])
+                if tiles == 4 and tiles_are == "shrunk":
+                    ref_gray, ref_color = halved(ref_gray), halved(ref_color)
                 views = [v.permute(1, 2, 0).numpy() for v in pixels.color[at]]
                 tokens = [encoders.image_tokens(pipe.image_encoder, pipe.feature_extractor, v) for v in views]
                 tokens = torch.cat(tokens, 1)
@@ -264,3 +283,17 @@ def test_the_schedulers_of_training_and_validation_are_apart(place):
     assert json.dumps(dict(objective.scheduler.config), default=str) == json.dumps(
         dict(before["_internal_dict"]), default=str
     )
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_trained_pipeline_colours_under_the_mask_and_grid_that_it_was_trained_with(place, tmp_path, cached):
+    """From pixels and from cached latents; the pipeline that training writes has the values for its own."""
+    settings = config(
+        place, model__mask_latents="black", model__grid_tiles="shrunk", data__cache_variants=2 if cached else 0,
+        data__cache_views=5, run__max_steps=1,
+    )  # fmt: skip
+    folder = training_run.train(settings, place / "data", tmp_path / "run", cache=tmp_path, cpu=True)
+    trained = GCGPipeline.from_pretrained(folder)
+    assert (trained.config.mask_latents, trained.config.grid_tiles) == ("black", "shrunk")
+    completed = Settings().completed(trained)
+    assert (completed.mask_latents, completed.grid_tiles) == ("black", "shrunk")

@@ -206,6 +206,13 @@ def test_films_of_few_frames(tmp_path, codec, count):
         assert apart(film.times(out), film.times(source)) <= MILLISECOND
 
 
+def test_av1_prints_nothing(tmp_path, capfd):
+    source, out = tmp_path / "in.mkv", tmp_path / "out.mp4"
+    films.make(source, "ffv1", clip=films.pictures(2, (64, 64)))
+    film.write(out, film.frames(source), source, codec="av1")
+    assert film.probe(out).codec == "av1" and capfd.readouterr() == ("", "")
+
+
 def test_gray_films_of_8_and_16_bits_keep_their_values(tmp_path):
     ramp = np.linspace(0, 65535, 48 * 64).astype(np.uint16).reshape(48, 64)
     for pixels, values in (("gray", (ramp >> 8).astype(np.uint8)), ("gray16le", ramp)):
@@ -526,6 +533,8 @@ def test_pictures_of_every_kind_are_frames_in_natural_order(tmp_path):
         ("s2.svg", b"<svg/>", "s2.svg is a picture of a kind that is not read"),
         ("s2.webp", b"RIFF broken", "s2.webp cannot be read as an image"),
         ("s2.tif", "several", "s2.tif holds several pictures"),
+        ("s2.tif", "F", "s2.tif is a picture of a kind that is not read"),
+        ("s2.tif", "I", "s2.tif is a picture of a kind that is not read"),
         ("s2.png", (16, 24), "s2.png is 24x16 and the images before it 64x48"),
     ],
 )
@@ -535,6 +544,8 @@ def test_a_picture_that_cannot_be_a_frame_is_refused_by_name_at_once(tmp_path, n
         stills[0].save(tmp_path / f"s{number}.png")
     if content == "several":
         stills[0].save(tmp_path / name, save_all=True, append_images=stills[1:])
+    elif content in ("F", "I"):  # 32 bits a value
+        stills[0].convert(content).save(tmp_path / name)
     elif isinstance(content, tuple):
         stills[0].resize(content[::-1]).save(tmp_path / name)
     else:
@@ -658,6 +669,14 @@ def test_wrong_choices_are_told_in_one_sentence(tmp_path, out, options, message)
         film.check_output(tmp_path / out, tmp_path / "in.mp4", **options)
     assert_sentence(error)
     assert os.listdir(tmp_path) == ["in.mp4"]
+
+
+def test_a_codec_of_even_sizes_is_refused_for_an_odd_one_and_its_advice_works(tmp_path):
+    films.make(tmp_path / "in.mkv", "ffv1", "bgr0", films.pictures(2, (65, 67)))
+    with pytest.raises(ValueError, match="67x65: choose another codec") as error:
+        film.check_output(tmp_path / "out.mkv", tmp_path / "in.mkv", codec="av1")
+    assert_sentence(error)
+    film.check_output(tmp_path / "out.mkv", tmp_path / "in.mkv", codec="h264")
 
 
 @pytest.mark.parametrize("out", ["out.mp4", "out.mkv", "images"])

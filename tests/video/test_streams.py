@@ -231,7 +231,7 @@ def tagged(source, path, *, timecode=None, chapters=False, cover=False, font=Fal
             new.set_chapters([{"id": 1, **part}])
         picture = cv2.imencode(".png", films.pictures(1, (16, 16))[0])[1].tobytes()
         if cover and path.suffix == ".mkv":
-            new.add_attachment("cover.png", "image/png", picture)
+            new.add_attachment("small_cover.png", "image/png", picture)
         elif cover:
             still = new.add_stream("png", rate=25)
             still.width = still.height = 16
@@ -269,6 +269,8 @@ def test_timecode_chapters_cover_and_fonts_are_kept_or_named(tmp_path, name, suf
             "cover": any(s.disposition & av.stream.Disposition.attached_pic for s in container.streams),
             "attachment": any(s.type == "attachment" for s in container.streams),
         }
+        names = [stream.metadata.get("filename") for stream in container.streams]
+        assert "small_cover.png" in names or not name == "in.mkv" or suffix != ".mkv"
     for what, kept in found.items():
         assert kept or what in told or (what == "attachment" and name == "in.mp4"), (what, told)
         assert not (kept and what in told), (what, told)
@@ -349,6 +351,29 @@ def test_transparency_is_kept_where_the_codec_can(tmp_path, kind, out):
         with av.open(str(tmp_path / out)) as container:
             found = [frame.to_ndarray(format="rgba")[..., 3] for frame in container.decode(video=0)]
     np.testing.assert_array_equal(np.stack(found), opacity)
+
+
+@pytest.mark.parametrize("out", ["out.mkv", "pictures"])
+def test_transparency_of_webm_is_kept(tmp_path, out):
+    clip = films.pictures(4)
+    opacity = np.roll(clip[..., 0], 9, axis=2)
+    source = tmp_path / "in.webm"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=25, options={"crf": "4", "b": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuva420p"
+        for tick, picture in enumerate(np.concatenate([clip, opacity[..., None]], axis=-1)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgba").reformat(format="yuva420p")
+            frame.pts, frame.time_base = tick, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert "transparen" in film.check_output(tmp_path / "out.mp4", source)[0]
+    film.write(tmp_path / out, film.frames(source), source, lossless=out == "out.mkv")
+    if out == "pictures":
+        found = [cv2.imread(str(file), cv2.IMREAD_UNCHANGED)[..., 3] for file in sorted((tmp_path / out).iterdir())]
+    else:
+        with av.open(str(tmp_path / out)) as container:
+            found = [frame.to_ndarray(format="rgba")[..., 3] for frame in container.decode(video=0)]
+    assert np.abs(np.stack(found).astype(int) - opacity).mean() < 2  # VP9 is lossy
 
 
 def test_a_folder_of_pictures_names_what_it_leaves_out(tmp_path):
