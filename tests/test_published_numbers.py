@@ -430,7 +430,7 @@ READ = {
         rf"their mean is {N} s",
         rf"variants took {N} and {N} minutes",
         rf"plan above is {N} hours",
-        rf"that is {N} kWh", r"card with 16 GB", r"full 700 W",
+        rf"that is {N} kWh", r"card with 16 GB", r"full 700 W", r"LDV 3\.0",
     ],
     CARD: [
         rf"{N} M param", rf"over gray: {N}\. After 500 steps it had {N}", rf"three layers, had {N} after",
