@@ -287,3 +287,13 @@ def test_the_papers_steps_run_from_archives_in_official_layout_and_a_stable_diff
         assert all(i["prompts"] == prompts and i["prompts_source"] == source for i in identities)
         assert len({i["weights"] for i in identities}) == 3
     assert "guidance_scale 9.0, seed 0 1, prompts BLIP (blip), gray frames" in (out / "figures/table1.md").read_text()
+
+
+def test_a_system_is_looked_for_in_the_repository_where_the_commands_run(monkeypatch, tmp_path):
+    from gcgkit.evaluation.systems import setup
+
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(setup, "obstacle", lambda name, root: seen.append((name, Path(root))))
+    assert reproduce.lacks("system:vcgan") is None
+    assert seen == [("vcgan", ROOT / "systems")]
