@@ -129,8 +129,7 @@ def unreachable(url: str, seconds: float = 4.0) -> str | None:
             found[0] = None
 
     # In a thread, because the look-up of a name takes as long as it likes, and a name may stand for several addresses.
-    thread = Thread(target=connect, daemon=True)
-    thread.start()
+    (thread := Thread(target=connect, daemon=True)).start()
     thread.join(seconds)
     return found[0]
 
