@@ -177,6 +177,8 @@ def test_the_share_of_the_unet():
     whole = np.mean([with_it[clip]["ours"] for clip in ("blackswan", "dog")])
     printed = re.search(r"blackswan dog`\), ([\d.]+) dB, which is gray; ([\d.]+) with it", text(CARD))
     check(printed[1], without), check(printed[2], whole)
+    short = re.search(r"\(([\d.]+) dB on two clips, ([\d.]+) without it\)", text(README))
+    check(short[1], whole), check(short[2], without)
     noisy = record("exemplar-paper-settings-noise-scale-1")["mean"]
     calm = np.mean([with_it[clip]["colorfulness_ratio"] for clip in ("blackswan", "dog")])
     found = re.search(
@@ -407,7 +409,7 @@ READ = {
     README: [
         rf"same frame has {N}, {N} and {N} dB", rf"Ours is {N} dB better than optical flow", rf"flow leads by {N} dB",
         rf"guesses: {N} dB better than gray",
-        rf"and {N} dB on 72 fresh",
+        rf"and {N} dB on 72 fresh", rf"noise \({N} dB on two clips, {N} without it\)",
         r"48, \d+ % are worse",
         rf"these lose {N} dB",
         r"doi 10\.\d+/\d+\.\d+", r"Python 3\.11 to 3\.14", r"Apache-2\.0",
