@@ -54,7 +54,7 @@ class GCGPipeline(DiffusionPipeline):
             ``control`` is a ``GuidedControlNet``, ``unet`` stays as it was trained.
         height, width: the profile's working size in pixels, which frames are scaled to fit.
         guidance_scale, tau, strength, hint_weight, guess_strength, noise_scale, keyframe_weight, mask_latents,
-            grid_tiles: the profile's own values of these options, see ``settings.Settings``.
+            grid_tiles, image_condition: the profile's own values of these options, see ``settings.Settings``.
         semantic_encoder: recognises things in gray frames for the copy; None (the paper) for a copy that reads none.
     """
 
@@ -86,6 +86,7 @@ class GCGPipeline(DiffusionPipeline):
         semantic_encoder: SemanticEncoder | None = None,
         mask_latents: str = "zeros",
         grid_tiles: str = "full",
+        image_condition: str = "patch",
     ):
         super().__init__()
         self.register_modules(
@@ -96,6 +97,7 @@ class GCGPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale, height=height, width=width, tau=tau, strength=strength,
             hint_weight=hint_weight, guess_strength=guess_strength, noise_scale=noise_scale,
             keyframe_weight=keyframe_weight, mask_latents=mask_latents, grid_tiles=grid_tiles,
+            image_condition=image_condition,
         )  # fmt: skip
 
     @classmethod

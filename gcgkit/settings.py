@@ -47,7 +47,7 @@ _CHOICES = {
     "keyframe_method": keyframes.METHODS,
     "dissimilarity": keyframes.MEASURES,
     "single_reference": ("nearest", "first"),
-    "image_condition": IMAGE_CONDITIONS,
+    "image_condition": (None, *IMAGE_CONDITIONS),
     "exemplar_mode": ("given", "literal"),
     "solver": (None, *SOLVERS),
     "noise": ("shared", "independent"),
@@ -55,7 +55,7 @@ _CHOICES = {
     "grid_tiles": (None, "full", "shrunk"),
 }
 # The options of which each profile has its own value.
-OWN = (*(name for name in _NUMBERS if name != "eta"), "mask_latents", "grid_tiles")
+OWN = (*(name for name in _NUMBERS if name != "eta"), "mask_latents", "grid_tiles", "image_condition")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Settings:
     reference_mask: bool = False
     mask_latents: str | None = None
     grid_tiles: str | None = None
-    image_condition: str = "patch"
+    image_condition: str | None = None
     exemplar_mode: str = "given"
     working_size: tuple[int, int] | None = None
     solver: str | None = None

@@ -781,7 +781,7 @@ _BLACK = np.zeros((3, 32, 64, 3), np.uint8)
         ({"dissimilarity": "psnr"}, "dissimilarity must be one of mse"),
         ({"dissimilarity": "lpips"}, "needs network="),
         ({"single_reference": "last"}, "single_reference must be one of nearest, first"),
-        ({"image_condition": "all"}, "image_condition must be one of patch"),
+        ({"image_condition": "all"}, "image_condition must be None or one of patch"),
         ({"exemplar_mode": "other"}, "exemplar_mode must be one of given"),
         ({"noise": "pink"}, "noise must be one of shared"),
         ({"mask_latents": "gray"}, "mask_latents must be None or one of zeros, black"),

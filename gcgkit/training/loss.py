@@ -276,7 +276,7 @@ class Objective:
         parts["scheduler"] = copy.deepcopy(self.scheduler)
         options = inspect.signature(type(self.pipe).__init__).parameters
         own = {name: value for name, value in self.pipe.config.items() if name in options and name not in parts}
-        own |= {name: getattr(self.config.model, name) for name in ("mask_latents", "grid_tiles")}
+        own |= {name: getattr(self.config.model, name) for name in ("mask_latents", "grid_tiles", "image_condition")}
         return type(self.pipe)(**parts, **own)
 
 

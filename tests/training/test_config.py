@@ -203,7 +203,7 @@ def test_configurations_cannot_be_changed_by_accident():
 def test_choices_are_those_of_the_library():
     hints = get_type_hints(configs.ModelConfig)
     assert hints["mode"].__args__ == guidance.MODES and hints["stem"].__args__ == guidance.STEMS
-    for name in ("mask_latents", "grid_tiles"):
+    for name in ("mask_latents", "grid_tiles", "image_condition"):
         for value_of in (*hints[name].__args__, getattr(PAPER.model, name)):
             assert getattr(Settings(**{name: value_of}), name) == value_of
     own = guidance.GatedColorGuidance().config

@@ -289,11 +289,10 @@ def test_the_schedulers_of_training_and_validation_are_apart(place):
 def test_a_trained_pipeline_colours_under_the_mask_and_grid_that_it_was_trained_with(place, tmp_path, cached):
     """From pixels and from cached latents; the pipeline that training writes has the values for its own."""
     settings = config(
-        place, model__mask_latents="black", model__grid_tiles="shrunk", data__cache_variants=2 if cached else 0,
-        data__cache_views=5, run__max_steps=1,
+        place, model__mask_latents="black", model__grid_tiles="shrunk", model__image_condition="pooled",
+        data__cache_variants=2 if cached else 0, data__cache_views=5, run__max_steps=1,
     )  # fmt: skip
     folder = training_run.train(settings, place / "data", tmp_path / "run", cache=tmp_path, cpu=True)
     trained = GCGPipeline.from_pretrained(folder)
-    assert (trained.config.mask_latents, trained.config.grid_tiles) == ("black", "shrunk")
-    completed = Settings().completed(trained)
-    assert (completed.mask_latents, completed.grid_tiles) == ("black", "shrunk")
+    for own in (trained.config, Settings().completed(trained)):
+        assert (own.mask_latents, own.grid_tiles, own.image_condition) == ("black", "shrunk", "pooled")
