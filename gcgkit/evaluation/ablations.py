@@ -140,11 +140,11 @@ def resolved(pipe, setting: Setting, **options) -> dict:
     values["working_size"] = list(values["working_size"] or (pipe.config.height, pipe.config.width))
     for name in ("tau", "strength", "hint_weight", "keyframe_weight"):
         values[name] = float(pipe.config[name] if values[name] is None else values[name])
-    for name in LATER:
+    for name in (*LATER, "image_condition"):
         values[name] = pipe.config[name] if values[name] is None else values[name]
     mode = pipe.control.guidance.config.mode
     if mode == "concat":
-        values |= {"strength": 1.0, "hint_weight": 0.0}  # as ``stages.Run`` has it
+        values |= {"strength": 1.0, "hint_weight": 0.0}  # as ``Settings.completed`` has it
     has_gate = mode == "gated"
     gate = {None: "learned" if has_gate else "none", 0.0: "shut", 1.0: "open"}
     return {**values, "gate": gate.get(setting.gate, setting.gate), "mode": mode}

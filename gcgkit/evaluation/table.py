@@ -305,7 +305,7 @@ def _explain(records: list[dict], marked: bool) -> list[str]:
         f"narrow for few clips; from frame {', '.join(map(str, first))} on (frame 0 is the exemplar). FID and "
         "FD-EfficientNet are one number for "
         "all frames. ST-LPIPS is not LPIPS, FD-EfficientNet is not FID. The truth and gray are scales, no "
-        "competitors: gray or frozen output is steady for free. Bold: best of the group."
+        "competitors: gray or frozen output is often steadier than the truth. Bold: best of the group."
     )
     warning = [f"{DAGGER} not at the paper's scale, and not to be compared with its numbers."] if marked else []
     return [source, ours, *footnotes(records), *warning]

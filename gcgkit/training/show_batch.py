@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     dataset = FrameDataset(args.data, config.data, config.run.seed)
     batch = collate([dataset[args.start + i] for i in range(args.batch_size)])
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.out.with_name(f"{args.out.stem}.partial.png")
+    partial = args.out.with_name(f"{args.out.stem}.partial{args.out.suffix or '.png'}")
     show_batch(batch, limit=args.batch_size).savefig(partial, dpi=150)
     partial.replace(args.out)
     print(f"{len(dataset.clips)} clips, {len(dataset)} samples per epoch; a batch of {len(batch)}:")

@@ -165,6 +165,7 @@ def test_files_one_a_run_and_a_second_run_makes_nothing_again(pipe, truth, tmp_p
     for path in paths:  # records from before these options, which had no other value
         older = json.loads(path.read_text(encoding="utf-8"))
         assert (older["settings"].pop("mask_latents"), older["settings"].pop("grid_tiles")) == ("zeros", "full")
+        assert older["settings"]["image_condition"] in ("patch", "none")
         path.write_text(json.dumps(older), encoding="utf-8")
     ablations.run(pipe, {"blocks": truth}, tmp_path, **keep, callback_on_step_end=callback)
     assert not made

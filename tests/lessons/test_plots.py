@@ -102,9 +102,10 @@ def test_frames_shows_the_frames_that_were_picked():
 
 
 def test_a_missing_frame_leaves_its_place_empty():
-    picture = plots.frames({"a": FRAMES, "b": [FRAMES[0], None]}, [0, 1])
-    assert [len(axes.images) for axes in picture.axes] == [1, 1, 1, 0]
-    assert [axes.axison for axes in picture.axes] == [True, True, True, False]
+    picture = plots.frames({"a": FRAMES, "b": [None, FRAMES[0]]}, [0, 1])
+    assert [len(axes.images) for axes in picture.axes] == [1, 1, 0, 1]
+    assert [axes.spines["top"].get_visible() for axes in picture.axes] == [True, True, False, True]
+    assert picture.axes[2].get_ylabel() == "b" and picture.axes[2].axison
 
 
 def test_frames_picks_four_evenly_spread_ones_ends_included():
