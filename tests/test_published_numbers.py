@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from gcgkit.evaluation.methods import TABLE1_SETTINGS
-from gcgkit.evaluation.rows import group_rows, paired_differences
+from gcgkit.evaluation.rows import group_rows, paired_differences, row_settings
 from gcgkit.evaluation.run import read_results, t_interval
 from gcgkit.evaluation.table import render
 
@@ -306,6 +306,15 @@ def test_the_conclusions_of_the_results_page():
 def test_the_table_in_the_results_is_what_its_records_give():
     folder = ROOT / "results/mini"
     assert (folder / "table.md").read_text(encoding="utf-8") == render(read_results(folder))
+
+
+@pytest.mark.parametrize("group", [SIX, "installed"])
+def test_rows_of_table_1_differ_only_in_what_their_names_say(group):
+    records = [r for r in read_results(ROOT / "results/mini") if r["set"]["name"] == group and not r.get("absent")]
+    rows = {name: row_settings(own) for (name, _), own in group_rows(records).items() if name.startswith("Ours")}
+    ours, grid = rows["Ours"], rows["Ours***"]
+    assert ours["seed"] and ours == rows["Ours*"] == rows["Ours**"]
+    assert {name for name in ours | grid if ours.get(name) != grid.get(name)} == {"use_srg"}
 
 
 def test_settings_in_the_results_page():
