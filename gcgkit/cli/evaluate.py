@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--prompts", metavar="FILE", help="captions.jsonl, its folder, or JSON {clip: prompt}, for all of our rows")
     add("--metrics", metavar="M", nargs="+", help="only these metrics (all)")
     add("--first", metavar="N", type=int, default=1, help="first frame measured; 0 counts the exemplar too (1)")
-    add("--seed", metavar="N", type=int, nargs="+", help="several: their mean (0 1 2; with --method 0)")
+    add("--seed", metavar="N", type=int, nargs="+", help="several: their mean (default 0 1 2, but 0 with --method)")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (a GPU if there is one)")
     add("--systems", metavar="DIR", type=Path, default=Path("systems"), help="where compared systems lie (systems)")
     add("--out", metavar="DIR", type=Path, default=Path("results"), help="frames, numbers and their sources (results)")
@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
         for profile in filter(None, (getattr(method, "profile", None) for method in methods)):
             require(profile, "try again with a network, or give a folder")
         _give_prompts(methods, args.prompts, evalset)
+        _check_options([shared, *(method.options for method in methods if hasattr(method, "options"))])
         try:
             found += evaluate(
                 evalset, methods, args.out, metric_names=args.metrics, first=args.first, device=args.device
@@ -101,6 +102,15 @@ def run(args: argparse.Namespace) -> None:
         print(f"\nThe table: {table}\nEvery number and where it came from: {args.out / 'results.jsonl'}")
     if failure is not None:
         raise failure
+
+
+def _check_options(several: list[dict]) -> None:
+    """Raise ValueError for options that neither the pipeline nor its row takes; torch loads only if there are any."""
+    given = [{name: value for name, value in options.items() if name != "chunk"} for options in several]
+    for options in filter(None, given):
+        from ..evaluation.model_card import check_settings
+
+        check_settings(options)
 
 
 def _give_prompts(methods: list, file: str | None, evalset) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +79,17 @@ def main(argv: list[str] | None = None) -> int:
     return run_reporting_errors(lambda: _run(args))
 
 
+def _read_wear(pairs: list[str]) -> Wear:
+    given, kinds = read_options(pairs), {field.name: type(field.default) for field in fields(Wear)}
+    for name, value in given.items():
+        if name not in kinds or type(value) not in (int, kinds[name]):
+            known = ", ".join(kinds)
+            raise ValueError(f"--wear takes a number for {known} (a whole one for scratches), not {name}={value}.")
+    return Wear(**given)
+
+
 def _run(args: argparse.Namespace) -> None:
-    wear = Wear(**read_options(args.wear))
+    wear = _read_wear(args.wear)
     settings = {"num_keyframes": 4, **pipeline_options(args)}
     result = aged_quality(load_pipeline(args.weights, "cpu"), args.data, args.frames, wear, args.seed, **settings)
     given = {"weights": args.weights, "frames": args.frames, "seed": args.seed, "wear": asdict(wear)}

@@ -34,6 +34,7 @@ THINGS = {
 }  # fmt: skip
 FLAT = 4.0  # gray levels per pixel: where the gray picture changes less, colour has no edge to follow
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_OWN = {"words": ("prompt",), "keyframes": ("num_keyframes", "noise")}  # options that a part sets itself
 
 
 def list_photos(folder: str | Path, count: int | None = None) -> list[Path]:
@@ -213,7 +214,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    pipe, options, pictures = load_pipeline(args.weights, "cpu"), pipeline_options(args), []
+    options, pictures = pipeline_options(args, _OWN.get(args.part, ())), []
+    pipe = load_pipeline(args.weights, "cpu")
     if args.part == "photos":
         if args.photos:
             paths = list_photos(args.photos, args.count)

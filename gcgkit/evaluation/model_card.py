@@ -2,9 +2,9 @@
 
     python -m gcgkit.evaluation.model_card PART --data DIR [--weights mini] [--set tau=4] [--json FILE]
 
-PART is ``vae``, ``exemplar``, ``gate``, ``memory`` or ``data`` (counts of files); ``automatic`` has the others. The
-data folder is the one that
-``footage`` describes; only its six measuring clips are looked at (``memory`` needs none of it).
+PART is ``vae``, ``exemplar``, ``gate``, ``memory`` or ``data``; ``automatic`` has the others. The data folder is the
+one that ``footage`` describes. ``data`` counts its files; the other parts look only at its six measuring clips
+(``memory`` at nothing).
 """
 
 from __future__ import annotations
@@ -93,16 +93,25 @@ def exemplar_quality(
 
 
 def data_counts(data: str | Path) -> dict:
-    """Count what the footage rule gives: photographs for training by source, held-out ones, and training clips."""
+    """Count what the footage rule gives: photographs for training by source, held-out ones, and training clips.
+
+    Raises ValueError for a folder with neither photographs nor clips.
+    """
     root = Path(data)
     sources = Counter(path.relative_to(root / "photos").parts[0] for path in footage.photo_paths(root))
-    davis = [p.name for p in sorted(root.glob("DAVIS/JPEGImages/480p/*")) if p.name not in footage.MEASURING_CLIPS]
+    davis, others = ([*root.glob(pattern)] for pattern in ("DAVIS/JPEGImages/480p/*", "clips/*.mp4"))
+    held_out = footage.photo_paths(root, held_out=True)
+    if not (sources or held_out or davis or others):
+        raise ValueError(
+            f"{root} holds neither photographs nor clips: put photos/**/*.jpg, DAVIS/JPEGImages/480p/<clip>/*.jpg or "
+            "clips/*.mp4 there."
+        )
     return {
         "photographs": sum(sources.values()),
         "by_source": dict(sorted(sources.items())),
-        "held_out": len(footage.photo_paths(root, held_out=True)),
-        "davis_clips": davis,
-        "other_clips": [path.stem for path in sorted(root.glob("clips/*.mp4"))],
+        "held_out": len(held_out),
+        "davis_clips": [path.name for path in sorted(davis) if path.name not in footage.MEASURING_CLIPS],
+        "other_clips": [path.stem for path in sorted(others)],
     }
 
 
@@ -190,15 +199,31 @@ def part_parser(about: str, parts: Sequence[str] = ()) -> argparse.ArgumentParse
         parser.add_argument("part", choices=parts)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--weights", default="mini", help="bundled name, folder or hub id")
-    parser.add_argument("--steps", type=int, default=32, help="denoising steps")
+    parser.add_argument("--steps", type=int, help="denoising steps (32)")
     parser.add_argument("--set", metavar="K=V", dest="options", action="append", default=[], help=SET)
     parser.add_argument("--json", type=Path, help="write the result here too")
     return parser
 
 
-def pipeline_options(args: argparse.Namespace) -> dict:
-    """Return the pipeline's options that a command of `part_parser` was given."""
-    return {"num_inference_steps": args.steps, **read_options(args.options)}
+def check_settings(options: dict) -> Settings:
+    """Return the settings with these options; ValueError for those that do not exist, too, unlike `Settings.of`."""
+    try:
+        return Settings.of(**options)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def pipeline_options(args: argparse.Namespace, own: Sequence[str] = ()) -> dict:
+    """Return the pipeline's options that a command of `part_parser` was given.
+
+    own: options that the part sets itself. Raises ValueError for these and for options that the pipeline refuses.
+    """
+    options = {"num_inference_steps": 32 if args.steps is None else args.steps, **read_options(args.options)}
+    for name in own:
+        if name in options:
+            raise ValueError(f"{args.part} sets {name} itself: leave out --set {name}.")
+    check_settings(options)
+    return options
 
 
 def report(result: dict, path: Path | None, **settings) -> None:
@@ -225,6 +250,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
+    if args.part != "exemplar" and (args.options or args.steps is not None):
+        raise ValueError(f"--set and --steps are for exemplar: {args.part} does not use them, leave them out.")
+    options = {"num_keyframes": 4, **pipeline_options(args)}
     pipe = None if args.part in ("memory", "data") else load_pipeline(args.weights, "cpu")
     settings = {"part": args.part, "weights": args.weights}
     if args.part == "vae":
@@ -233,11 +261,10 @@ def _run(args: argparse.Namespace) -> None:
     elif args.part == "exemplar":
         if args.without_unet:
             silence(pipe.unet)
-        options = {"num_keyframes": 4, **pipeline_options(args)}
-        result = exemplar_quality(pipe, args.data, args.frames, args.clips, **options)
         settings |= {"frames": args.frames, "without_unet": args.without_unet}
-        completed = dataclasses.asdict(Settings.of(**options).completed(pipe))
+        completed = dataclasses.asdict(check_settings(options).completed(pipe))
         settings |= {name: value for name, value in completed.items() if not (callable(value) or name == "shortcuts")}
+        result = exemplar_quality(pipe, args.data, args.frames, args.clips, **options)
     elif args.part == "gate":
         result = gate_quality(pipe, args.data)
     elif args.part == "data":

@@ -66,7 +66,9 @@ def defaults() -> dict:
 def setting_in_words(settings: Mapping, option: str) -> str:
     """Return a setting of a row as text: the default if no record has it, "not set" for what is no setting."""
     value = settings[option] if option in settings else defaults().get(option, "not set")
-    return "as the profile has it" if value is None else str(value)
+    if value is None:
+        return "all" if option in ("past_window", "chunk") else "as the profile has it"
+    return str(value)
 
 
 def row_differences(rows: Mapping[RowKey, list[dict]]) -> dict[RowKey, list[str]]:

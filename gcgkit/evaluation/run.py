@@ -62,7 +62,8 @@ def evaluate(
     metric_names: those of `columns.METRICS`, all by default. first: the first frame measured; 1 leaves out the frame
     that methods get as exemplar, for all methods alike. device: as torch names it, a GPU if there is one by default.
     The true clips are measured too, as the method "truth". Progress goes to the terminal.
-    Raises ValueError for methods of one name, or, after everything else is done, for a method that failed on a clip.
+    Raises ValueError for methods of one name, for a damaged ``results.jsonl``, or, after everything else is done, for a
+    method that failed on a clip.
     """
     out, wanted = Path(out), columns.choose(metric_names)
     names = [method.name for method in methods]
@@ -70,6 +71,8 @@ def evaluate(
         raise ValueError(f"methods need names of their own, and none may be called '{TRUTH}': {', '.join(names)}.")
     if first < 0:
         raise ValueError(f"first must be at least 0, not {first}.")
+    if (out / "results.jsonl").is_file():
+        read_results(out)  # what cannot be read cannot be kept: it is refused before anything is coloured
     rank, world, wait = _processes()
     failures: list[str] = []
     for method in [None, *methods]:
@@ -104,11 +107,12 @@ def evaluate(
 def merge(out: str | Path) -> Path:
     """Write ``results.jsonl`` from the records of a folder of results, and return its path.
 
-    Measurements that only the file has stay: a published folder comes without its records.
+    Measurements that only the file has stay: a published folder comes without its records. Raises ValueError for a
+    damaged file, and leaves it as it is.
     """
     path = Path(out) / "results.jsonl"
     found = {}
-    with suppress(FileNotFoundError, ValueError):
+    with suppress(FileNotFoundError):
         earlier = [record for record in read_results(path) if record["clip"]]
         found = {_place(record): {k: v for k, v in record.items() if k != "folder"} for record in earlier}
     here = [json.loads(file.read_text(encoding="utf-8")) for file in Path(out).glob("records/*/*/*.json")]
@@ -158,9 +162,9 @@ def read_results(path: str | Path) -> list[dict]:
         except (ValueError, KeyError, TypeError):
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number}, is no result: run gcgkit evaluate again.") from None
+            raise ValueError(f"{path}, line {number}, is no result: mend the line or move the file away.") from None
         if version != SCHEMA:
-            raise ValueError(f"{path}, line {number}, is of schema {version}, not {SCHEMA}: evaluate again.")
+            raise ValueError(f"{path}, line {number}, is of schema {version}, not {SCHEMA}: move the file away.")
         record["folder"] = str(path.parent)
         records.append(record)
     return records

@@ -132,7 +132,10 @@ class JobFolder:
         if self.path.is_symlink():  # to a disk with more room
             (self.path / "job.json").unlink(missing_ok=True)
             for entry in self.path.iterdir():
-                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink()
         elif self.path.exists():
             doomed = self.path.with_name(f".{short_name(self.path.name)}.removed-{os.getpid()}")
             os.replace(self.path, doomed)

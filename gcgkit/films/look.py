@@ -14,7 +14,7 @@ from ..video import film
 SAMPLES = 24  # frames, evenly spread
 _DARK = 24  # gray level up to which a bar's pixels may reach, with grain and coding noise
 _GRAIN = 8  # gray levels between the darkest and the brightest pixels of a bar in one frame
-_EDGE = 12.0  # gray levels by which the picture begins brighter than such a bar ends
+_EDGE = 12.0  # difference in gray level between a bar's last line and the picture's first
 _SPECKS = 0.02  # share of a bar's line that may be brighter
 _LEAST = 0.02  # of height or width: a thinner bar is left with the picture
 _TINT = 3.0  # mean difference of red, green and blue, in gray levels, above which a film has colour
@@ -42,7 +42,7 @@ class Box:
     def frame(self, gray: np.ndarray, picture: np.ndarray) -> np.ndarray:
         """Return the whole frame ``(H, W, 3)``: a coloured picture ``(h, w, 3)``, and around it `gray` ``(H, W)``.
 
-        Bars that this frame has and others of the shot have not are gray, too, if they are black and end at once.
+        A bar of this frame alone stays gray too, if it is black and has a sharp edge.
         """
         whole = np.repeat(gray[..., None], 3, axis=-1)
         colored, own = whole.copy(), _lit(gray, min(_DARK, int(gray.min()) + _GRAIN), _EDGE).area

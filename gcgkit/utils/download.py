@@ -5,8 +5,7 @@ continues from there. A SHA-256 digest that nobody published is written to ``SHA
 first success (in the format of ``sha256sum -c``) and compared from then on.
 
 Each error is one sentence: FileNotFoundError and PermissionError for a file that the server lacks or refuses,
-ConnectionError for a connection that stays broken, ValueError for a wrong size, digest or content, OSError for a full
-disk.
+ConnectionError for a connection that fails, ValueError for a wrong size, digest or content, OSError for a full disk.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass, url2pathname
 
-from .files import BLOCK, bytes_bar, file_sha256, require_space, size_text, write_error, write_text
+from .files import bytes_bar, file_sha256, require_space, size_text, write_error, write_text
 
 LEDGER = "SHA256SUMS"
 _READ = 1 << 16  # bytes asked of the network at once; a broken read loses at most these
@@ -52,7 +51,8 @@ def fetch(
     source: address, ``file://`` address or local path. size: bytes, and sha256: digest (64 hexadecimal digits, or the
     first 8 or more), where known. room: disk space to keep for the file's content, as a multiple of the file's size.
     check: raises ValueError for content that cannot be used. attempts: tries in a row without progress before giving
-    up, with ``pause`` seconds after the first and twice as many after each next. timeout: seconds of silence.
+    up, with ``pause`` seconds after the first and twice as many after each next. A server that cannot be reached at the
+    start gets none. timeout: seconds of silence.
     An existing file is checked and never fetched again. Errors: see the module.
     """
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{8,64}", sha256 := sha256.lower()):
@@ -76,21 +76,19 @@ def fetch(
 
 def remote_size(url: str, timeout: float = 30.0) -> int | None:
     """Return the size in bytes of the file at an address, None if the server does not say. Errors as `fetch`."""
-    here = local_path(url)
-    if here is not None:
+    if (here := local_path(url)) is not None:
         return here.stat().st_size
     import requests
 
     if reason := unreachable(url):
         raise ConnectionError(_broken_message(url, 0, None, reason))
-    with _request_errors(url):
-        with requests.head(url, headers=_PLAIN, timeout=timeout, allow_redirects=True) as answer:
-            if answer.status_code in (403, 405, 501):  # some servers only answer GET
-                with requests.get(url, headers=_PLAIN | {"Range": "bytes=0-0"}, stream=True, timeout=timeout) as answer:
-                    _check_status(url, answer.status_code)
-                    return _total(answer.headers, 0 if answer.status_code == 206 else None)
-            _check_status(url, answer.status_code)
-            return _total(answer.headers, None)
+    with _request_errors(url), requests.head(url, headers=_PLAIN, timeout=timeout, allow_redirects=True) as answer:
+        if answer.status_code in (403, 405, 501):  # some servers only answer GET
+            with requests.get(url, headers=_PLAIN | {"Range": "bytes=0-0"}, stream=True, timeout=timeout) as answer:
+                _check_status(url, answer.status_code)
+                return _total(answer.headers, 0 if answer.status_code == 206 else None)
+        _check_status(url, answer.status_code)
+        return _total(answer.headers, None)
 
 
 def local_path(source: str | Path) -> Path | None:
@@ -112,26 +110,36 @@ def unreachable(url: str, seconds: float = 4.0) -> str | None:
 
     Behind a proxy, the proxy is tried. Clients try again for a minute and more before they give up.
     """
-    server = urlsplit(url)
-    proxy = getproxies().get(server.scheme)
+    server, proxies = urlsplit(url), getproxies()
+    proxy = proxies.get(server.scheme) or proxies.get("all")
     if proxy and not proxy_bypass(server.hostname or ""):
-        server = urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    found: list[str | None] = ["no answer in time"]
-
-    def connect() -> None:
-        try:
-            port = server.port or (443 if server.scheme == "https" else 80)
-            socket.create_connection((server.hostname, port), timeout=seconds).close()
-            found[0] = None
-        except OSError as error:
-            found[0] = _reason(error)
-        except ValueError:  # no address at all: the client says so
-            found[0] = None
-
-    # In a thread, because the look-up of a name takes as long as it likes, and a name may stand for several addresses.
-    (thread := Thread(target=connect, daemon=True)).start()
+        server = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
+    found: list[str | None] = []
+    # In a thread, because the look-up of a name takes as long as it likes.
+    (thread := Thread(target=lambda: found.append(_connect(server, seconds)), daemon=True)).start()
     thread.join(seconds)
-    return found[0]
+    return found[0] if found else "no answer in time"
+
+
+def _connect(server: SplitResult, seconds: float) -> str | None:
+    """Try a server's addresses in turn and return as `unreachable`; a silent one leaves time for the others."""
+    reason = "no answer in time"
+    try:
+        port = server.port or {"http": 80, "https": 443}.get(server.scheme, 1080)  # the last is SOCKS
+        places = socket.getaddrinfo(server.hostname, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        return _reason(error)
+    except ValueError:  # no address at all: the client says so
+        return None
+    for family, kind, protocol, _, address in places:
+        try:
+            with socket.socket(family, kind, protocol) as connection:
+                connection.settimeout(seconds / (len(places) + 1))
+                connection.connect(address)
+                return None
+        except OSError as error:
+            reason = _reason(error)
+    return reason
 
 
 # --- one file ---------------------------------------------------------------------------------------------------------
@@ -166,15 +174,9 @@ def _download(url, path, size, sha256, room, check, attempts, pause, timeout) ->
 
 
 def check_and_rename(
-    aside: Path,
-    path: Path,
-    origin: str,
-    digest: str,
-    *,
-    size: int | None = None,
-    sha256: str | None = None,
+    aside: Path, path: Path, origin: str, digest: str, *, size: int | None = None, sha256: str | None = None,
     check: Callable[[Path], object] | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Check a complete file with SHA-256 ``digest`` and rename it to ``path``; remove it if it is wrong.
 
     The digest is recorded unless ``sha256`` is known in full. Raises ValueError as `fetch` does.
@@ -271,10 +273,8 @@ def _from_network(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 def _hash_start(partial: Path, bar):
     """Return the SHA-256 object of the bytes that are already here, and show them on the bar."""
-    digest = hashlib.sha256()
     with partial.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
+        digest = hashlib.file_digest(file, "sha256")
     bar.initial = bar.n = partial.stat().st_size
     bar.refresh()
     return digest

@@ -145,15 +145,16 @@ def hub_unreachable(endpoint: str | None = None) -> str | None:
 
 
 def require(source: str, remedy: str) -> None:
-    """Raise FileNotFoundError for a hub id that neither the hub's cache nor the hub has, or ConnectionError.
+    """Raise FileNotFoundError for a hub id that neither the hub's cache nor the hub has.
 
     Call it before the imports that loading needs, which take seconds. Other sources pass unchecked. remedy: what to do
-    without a network.
+    without a network. Raises PermissionError for a closed repository, ValueError for a malformed id, and
+    ConnectionError where the hub breaks off.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.file_download import repo_folder_name
 
-    if source.count("/") != 1 or Path(source).exists():
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) or Path(source).exists():
         return
     if Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=source, repo_type="model"), "snapshots").is_dir():
         return

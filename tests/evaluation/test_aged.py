@@ -105,6 +105,13 @@ def test_the_command_writes_figures_and_settings(data, tmp_path, monkeypatch, ca
     assert "deflickered" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("wear", ["flikcer=0.2", "flicker=much", "dust=True", "scratches=1.5"])
+def test_wear_that_does_not_exist_is_one_sentence(wear, data, capsys):
+    assert aged.main(["--data", str(data), "--wear", wear]) == 1
+    told = capsys.readouterr().err
+    assert "contrast, flicker, weave, grain, scratches, dust" in told and wear in told and told.count("\n") == 1
+
+
 @pytest.mark.parametrize(("frames", "place", "sentence"), [(5, "", "6 or more"), (8, "empty", "none of the measuring")])
 def test_too_few_frames_and_no_clips_are_one_sentence(frames, place, sentence, data):
     with pytest.raises(ValueError, match=sentence):

@@ -80,6 +80,12 @@ def test_a_setting_that_all_rows_share_is_told_if_it_is_not_the_default(toy_pipe
     assert one.endswith(f" Ours: {option} {value}.") and one.count(option) == 1
 
 
+@pytest.mark.parametrize("option", ["past_window", "chunk"])
+def test_no_bound_is_told_as_all_and_not_as_the_profiles(toy_pipe, option):
+    (note,) = footnotes.footnotes([settings_of(toy_pipe, **{option: "null"})])
+    assert f"{option} all" in note
+
+
 def test_what_the_profile_fills_in_is_no_setting_that_somebody_gave(toy_pipe):
     (note,) = footnotes.footnotes([settings_of(toy_pipe)])
     assert toy_pipe.config["guess_strength"] is not None and "guess_strength" not in note

@@ -129,6 +129,21 @@ def test_a_run_into_a_published_folder_adds_to_its_results(clips, data, tmp_path
     assert numbers({(r["method"], r["clip"]): r for r in after if r["set"]["name"] == "others"}) == numbers(new)
 
 
+@pytest.mark.parametrize("planted", ["<<<<<<< ours", '{"schema": 1, "set"', '{"schema": 0}'])
+def test_results_that_cannot_be_read_are_refused_and_kept(clips, tmp_path, planted, monkeypatch):
+    run(clips, tmp_path, "gray")
+    path = tmp_path / "results.jsonl"
+    first, *rest = path.read_text().splitlines()
+    damaged = "\n".join([first, planted, *rest, ""])
+    path.write_text(damaged)
+    with pytest.raises(ValueError, match="line 2, is"):
+        evaluation.merge(tmp_path)
+    monkeypatch.setattr(evaluation, "_evaluate_clip", lambda *arguments: pytest.fail("a clip was coloured"))
+    with pytest.raises(ValueError, match="line 2, is"):
+        run(clips, tmp_path, "flow")
+    assert path.read_text() == damaged
+
+
 def test_a_metric_asked_for_later_is_added_to_the_same_frames(clips, tmp_path):
     first = run(clips, tmp_path, "flow", metric_names=["psnr_rgb"])
     again = run(clips, tmp_path, "flow", metric_names=["psnr_rgb", "cdc"])
@@ -587,6 +602,16 @@ def test_a_failed_clip_still_leaves_the_table(data, tmp_path, capsys):
     told = capsys.readouterr()
     assert code == 1 and "every frame is needed" in told.err
     assert "T (1 of 2 clips) †" in (out / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "words", [("--set", "tua=4"), ("--method", "gcg:mini", "--set", "tua=4"), ("--method", "gcg:mini,tua=4"),
+              ("--method", "gray", "--set", "tua=4")],
+)  # fmt: skip
+def test_an_option_that_does_not_exist_is_refused_before_anything_is_made(data, tmp_path, capsys, words):
+    assert command("--data", data, "--size", "keep", "--out", tmp_path / "out", "--set", "chunk=4", *words) == 1
+    told = capsys.readouterr().err
+    assert "did you mean 'tau'" in told and told.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 def test_importing_for_the_command_needs_no_torch():

@@ -522,7 +522,11 @@ def test_a_folder_behind_a_link_is_emptied_and_stays(tmp_path):
     folder.make()
     for file in (folder.path / "job.json", folder.frame_file(0)):
         file.write_bytes(b"{}")
+    (tmp_path / "roomier").mkdir()
+    (tmp_path / "roomier" / "kept.png").write_bytes(b"x")
+    (folder.path / ".scratch").symlink_to(tmp_path / "roomier")
     folder.remove()
+    assert (tmp_path / "roomier" / "kept.png").exists()
     assert folder.path.is_symlink() and not list((tmp_path / "roomy").iterdir()) and not folder.exists()
 
 

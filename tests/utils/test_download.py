@@ -310,7 +310,7 @@ def test_without_a_network_it_gives_up_within_seconds(tmp_path):
 
 def test_a_server_that_cannot_be_reached(monkeypatch):
     """Refused, silent, behind a proxy, and with a name that is looked up for long; each is told in time."""
-    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with socket.socket() as listening, socket.socket() as first, socket.socket() as second:
         listening.bind(("127.0.0.1", 0))
@@ -323,15 +323,40 @@ def test_a_server_that_cannot_be_reached(monkeypatch):
             waiting.connect_ex(listening.getsockname())
         assert download.unreachable(url, 0.2) == "no answer in time"
     with serving() as server:
-        monkeypatch.setenv("http_proxy", server.address)
-        assert download.unreachable("http://nowhere.invalid/a.bin") is None  # a proxy may know the way
+        for name in ("http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, server.address)
+            assert download.unreachable("http://nowhere.invalid/a.bin") is None  # a proxy may know the way
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("ALL_PROXY", server.address)
     assert download.unreachable("http://nowhere.invalid/a.bin") == "connection refused"
-    monkeypatch.delenv("http_proxy")
+    monkeypatch.setenv("no_proxy", "nowhere.invalid")
+    assert download.unreachable("http://nowhere.invalid/a.bin") == "the host is unknown or there is no network"
+    monkeypatch.delenv("ALL_PROXY")
     assert download.unreachable("http://nowhere.invalid/a.bin") == "the host is unknown or there is no network"
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(2) or [])
     began = time.monotonic()
     assert download.unreachable("http://nowhere.invalid/a.bin", 0.2) == "no answer in time"
     assert time.monotonic() - began < 1
+
+
+def test_a_silent_address_leaves_time_for_the_next(monkeypatch):
+    """As on a machine whose way for IPv6 is a black hole."""
+    with socket.socket() as silent, socket.socket() as first, socket.socket() as second, serving() as server:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        for waiting in (first, second):  # no room is left for another connection
+            waiting.setblocking(False)
+            waiting.connect_ex(silent.getsockname())
+        port = int(server.address.rsplit(":", 1)[1])
+        addresses = silent.getsockname(), ("127.0.0.1", port)
+        places = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: places)
+        monkeypatch.setattr(download, "getproxies", dict)
+        assert download.unreachable("http://two.invalid/a.bin", 1.0) is None
+        places.reverse()
+        assert download.unreachable("http://two.invalid/a.bin", 1.0) is None
+        del places[0]
+        assert download.unreachable("http://two.invalid/a.bin", 1.0) == "no answer in time"
 
 
 def test_content_that_is_refused_leaves_nothing(server, tmp_path):

@@ -300,7 +300,7 @@ def test_files_chosen_for_a_pipeline():
 
 
 def test_a_model_that_cannot_be_had_is_refused_before_anything_loads(hub, tmp_path, monkeypatch):
-    """The address, a folder, and the cache decide; a name without a slash is none of the hub's."""
+    """The address, a folder, and the cache decide; a path is none of the hub's, whether it is there or not."""
     hub.add("owner/name", {"config.json": b"{}"})
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -311,7 +311,8 @@ def test_a_model_that_cannot_be_had_is_refused_before_anything_loads(hub, tmp_pa
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(FileNotFoundError, match=r"owner/name .* cannot be reached \(connection refused\): do this"):
         require("owner/name", "do this")
-    require("mini", "unused"), require(str(tmp_path), "unused")
+    for other in ("mini", str(tmp_path), "./ours", "/ours", "runs/", "../ours", "a/b/c"):
+        require(other, "unused")
     (tmp_path / "models--owner--name" / "snapshots").mkdir(parents=True)
     require("owner/name", "unused")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
