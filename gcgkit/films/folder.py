@@ -114,7 +114,7 @@ class JobFolder:
             raise ValueError(f"{self.path} is not a folder: give another --job folder.")
         if self.path.exists() and not self.exists():
             foreign = sorted(p.name for p in self.path.iterdir() if p.name not in _OURS and not p.name.startswith("."))
-            if foreign:
+            if foreign and not self.exists():  # another process may have begun it just now
                 raise ValueError(f"{self.path} holds {foreign[0]}, which belongs to no job: give another --job folder.")
 
     def check_idle(self) -> None:

@@ -140,7 +140,7 @@ def _check_name(output: Path) -> None:
     """Raise ValueError for a path that cannot be the name of a film or folder."""
     if not output.name:
         raise ValueError(f"'{output}' is no name for a film or a folder of images: give one, such as coloured.mp4.")
-    if len(os.fsencode(output.name)) > _LONGEST_NAME:
+    if any(len(os.fsencode(name)) > _LONGEST_NAME for name in output.parts):
         raise ValueError(f"{output} has a name of more than {_LONGEST_NAME} bytes: give a shorter one.")
 
 

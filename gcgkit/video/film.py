@@ -108,7 +108,7 @@ def check_output(out, source, **options) -> tuple[str, ...]:
     ticks = _frame_ticks(plan)[:count]
     aspect, kept, notes = Fraction(1), True, list(plan.beside.notes)  # pictures have square pixels
     if not _is_folder(plan.out):
-        with _without_new_folders(plan.out), _partial(plan.out) as partial:
+        with _partial(_in_existing_folder(plan.out)) as partial:
             _write_film(partial, _with_alpha(islice(frames(plan.source), count), plan), ticks, plan, _REHEARSED)
             _check_written(partial, ticks, plan)
             aspect, kept = probe(partial).pixel_aspect, plan.comment in comments(partial)
@@ -243,16 +243,12 @@ def _partial(out: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-@contextmanager
-def _without_new_folders(out: Path) -> Iterator[None]:
-    """Remove the folders of `out` that did not exist before, as far as they are empty."""
-    made = [folder for folder in out.absolute().parents if not folder.exists()]
+def _in_existing_folder(out: Path) -> Path:
+    """Return the name of `out` in the nearest folder above it that exists: what a rehearsal removes, others may use."""
     try:
-        yield
-    finally:
-        for folder in made:
-            with suppress(OSError):  # in use by now
-                folder.rmdir()
+        return next(folder for folder in out.absolute().parents if folder.exists()) / out.name
+    except OSError as error:
+        raise files.write_error(error, out) from None
 
 
 def _remove_stale(out: Path) -> None:
@@ -262,8 +258,9 @@ def _remove_stale(out: Path) -> None:
         number = left.name.removeprefix(begin).removesuffix(out.suffix)
         if not left.is_file() or not number.isdecimal() or _is_running(int(number)):
             continue
-        if time.time() - left.stat().st_mtime > _STALE:
-            left.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # removed by another process just now
+            if time.time() - left.stat().st_mtime > _STALE:
+                left.unlink()
 
 
 def _is_running(process: int) -> bool:

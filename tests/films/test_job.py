@@ -288,15 +288,14 @@ def test_keyframes_killed_before_they_had_their_names_count(whole, clip, model, 
 # --- several processes, several films --------------------------------------------------------------------------------
 
 
-def share(pairs, options, index: int, count: int, together) -> None:
-    """What each of several processes does, once all are there."""
+def share(pairs, options, index: int, count: int, threads: int, together, errors: Path) -> None:
+    """What each of several processes does, once all are there. With other numbers of threads, sums may differ."""
     from gcgkit.films.load import Loader
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     together.wait(240)
-    with open(os.devnull, "w") as nowhere:
-        sys.stdout = sys.stderr = nowhere
-        batch.colorize(pairs, options, Loader(), batch.Worker(index, count))
+    sys.stdout = sys.stderr = errors.open("w")  # open to the end of the process, which may write an error to it
+    batch.colorize(pairs, options, Loader(), batch.Worker(index, count))
 
 
 def test_two_processes_on_two_films_equal_one(whole, clip, model, tmp_path):
@@ -307,12 +306,15 @@ def test_two_processes_on_two_films_equal_one(whole, clip, model, tmp_path):
     assert [out.name for _, out in pairs] == ["a.mkv", "b.mkv"]
     options = Options(profile=str(model), num_inference_steps=STEPS, num_keyframes=2, chunk=4, lossless=True)
     together = PROCESSES.Barrier(2)
-    both = [PROCESSES.Process(target=share, args=(pairs, options, i, 2, together)) for i in range(2)]
+    errors = [tmp_path / f"errors-{i}" for i in range(2)]
+    shared = pairs, options
+    threads = torch.get_num_threads()
+    both = [PROCESSES.Process(target=share, args=(*shared, i, 2, threads, together, errors[i])) for i in range(2)]
     for process in both:
         process.start()
-    for process in both:
+    for process, said in zip(both, errors, strict=True):
         process.join(240)
-        assert process.exitcode == 0
+        assert process.exitcode == 0, said.read_text()
     alone = colour(tmp_path / "films" / "b.mkv", tmp_path / "alone.mkv", model)
     for (_, out), wanted in zip(pairs, (whole[0], alone), strict=True):
         np.testing.assert_array_equal(np.stack(list(film.frames(out))), wanted)
@@ -336,7 +338,8 @@ def test_accelerate_starts_the_processes(whole, clip, model, tmp_path):
         [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
          "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
          "-m", "gcgkit.cli", *run],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT),
+             "CUDA_VISIBLE_DEVICES": ""},
         cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -724,6 +727,19 @@ def test_a_folder_of_something_else_is_never_touched(clip, model, tmp_path, caps
         text = refused(capsys, [*arguments(clip, tmp_path / "out.mkv", model), "--job", place, *more])
         assert "letter.txt, which belongs to no job" in text
     assert [p.name for p in place.iterdir()] == ["letter.txt"]
+
+
+def test_a_job_that_another_process_begins_just_now_is_no_foreign_folder(tmp_path, monkeypatch):
+    place, real = tmp_path / "new.job", Path.iterdir
+    place.mkdir()
+
+    def iterdir(path):
+        (place / "job.json").write_text("{}")  # the other process ends its preparation
+        return real(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    JobFolder(place).check_ours()
+    assert (place / "job.json").exists()
 
 
 def test_a_damaged_frame_is_named(whole, clip, model, tmp_path, job, capsys):

@@ -640,6 +640,21 @@ def test_check_output_leaves_no_folder_that_it_made(tmp_path):
     assert (tmp_path / "own").is_dir()
 
 
+def test_a_rehearsal_shares_no_new_folder_with_another_process(tmp_path, monkeypatch):
+    """Of two processes, the one that ends its rehearsal removes what it made while the other begins its own."""
+    films.make(tmp_path / "in.mkv")
+    real, out = av.open, tmp_path / "new" / "out.mkv"
+
+    def after_the_other(*args, **kwargs):
+        if out.parent.exists():
+            out.parent.rmdir()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(av, "open", after_the_other)
+    film.check_output(out, tmp_path / "in.mkv")
+    assert os.listdir(tmp_path) == ["in.mkv"]
+
+
 def test_a_folder_or_a_dead_link_named_like_a_picture_is_refused_by_name(tmp_path):
     cv2.imwrite(str(tmp_path / "0.png"), np.zeros((48, 64, 3), np.uint8))
     (tmp_path / "1.png").mkdir()
