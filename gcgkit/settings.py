@@ -166,7 +166,7 @@ class Settings:
                 check_number(name, getattr(self, name), domain, holds)
         for name, allowed in _CHOICES.items():
             check_choice(name, getattr(self, name), allowed)
-        if self.dissimilarity == "lpips" and self.network is None:
+        if self.dissimilarity == "lpips" and not callable(self.network):
             raise ValueError("dissimilarity 'lpips' needs network=, a callable (a_frames, b_frames) -> (N,) distances.")
         if self.callback_on_step_end is not None and not callable(self.callback_on_step_end):
             raise ValueError("callback_on_step_end must be callable as (pipe, step, timestep, kwargs).")

@@ -243,15 +243,20 @@ def report(result: dict, path: Path | None, **settings) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = part_parser(__doc__, ("vae", "exemplar", "gate", "memory", "data"))
     parser.add_argument("--clips", nargs="*", help="exemplar: only these measuring clips")
-    parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("--frames", type=int, help="exemplar and vae: frames of each clip (40)")
     parser.add_argument("--without-unet", action="store_true", help="exemplar: with zeros for all the UNet says")
     args = parser.parse_args(argv)
     return run_reporting_errors(lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> None:
-    if args.part != "exemplar" and (args.options or args.steps is not None):
-        raise ValueError(f"--set and --steps are for exemplar: {args.part} does not use them, leave them out.")
+    given = {"--set": args.options, "--steps": args.steps, "--clips": args.clips, "--without-unet": args.without_unet}
+    if args.part != "vae":
+        given["--frames"] = args.frames
+    unused = [flag for flag, value in given.items() if value not in (None, [], False)]
+    if unused and args.part != "exemplar":
+        raise ValueError(f"{args.part} does not use {' and '.join(unused)}: leave it out.")
+    args.frames = 40 if args.frames is None else args.frames
     options = {"num_keyframes": 4, **pipeline_options(args)}
     pipe = None if args.part in ("memory", "data") else load_pipeline(args.weights, "cpu")
     settings = {"part": args.part, "weights": args.weights}

@@ -38,8 +38,11 @@ def test_any_option_of_the_pipeline_is_set_by_name():
      (automatic, "words --set prompt=red", "sets prompt itself"),
      (automatic, "keyframes --set num_keyframes=3", "sets num_keyframes itself"),
      (automatic, "keyframes --set noise=shared", "sets noise itself"),
-     *((model_card, f"{part} {option}", f"{part} does not use them")
-       for part in ("vae", "gate", "memory", "data") for option in ("--set tau=4", "--steps 8"))],
+     (model_card, "exemplar --set dissimilarity=lpips --set network=x", "needs network="),
+     (model_card, "gate --frames 8", "gate does not use --frames"),
+     *((model_card, f"{part} {option}", f"{part} does not use {option.split()[0]}")
+       for part in ("vae", "gate", "memory", "data")
+       for option in ("--set tau=4", "--steps 8", "--clips dog", "--without-unet"))],
 )  # fmt: skip
 def test_an_option_without_use_is_refused_before_the_weights_load(command, words, sentence, monkeypatch, capsys):
     monkeypatch.setattr(command, "load_pipeline", lambda *arguments: pytest.fail("the weights were loaded"))
