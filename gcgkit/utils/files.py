@@ -103,6 +103,12 @@ def short_name(name: str, longest: int = 150) -> str:
     return f"{data[: longest - 10].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:8]}"
 
 
+def behind_link(path: str | Path) -> Path:
+    """Return the path that a link points to, and any other path as it is: writing to a link keeps the link."""
+    path = Path(path)
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def partial_path(path: Path) -> Path:
     """Return this process's name beside a file or folder for as long as it is being written."""
     return path.with_name(f".{short_name(path.stem)}.partial-{os.getpid()}{path.suffix}")

@@ -166,7 +166,7 @@ def write(
     (FLAC in a lossless .mkv). The file gets its name only when it is complete.
     Raises ValueError for bad frames, fps, suffix or codec, and OSError for a place that cannot be written to.
     """
-    path = Path(path)
+    path = files.behind_link(path)
     if not (isinstance(fps, (int, float, Fraction)) and math.isfinite(fps) and fps > 0):
         raise ValueError(f"fps must be a positive number, not {fps!r}.")
     if path.suffix.lower() not in VIDEO_SUFFIXES:

@@ -89,12 +89,13 @@ def write(out, frames: Iterable[np.ndarray], source, **options) -> Path:
     ticks = _frame_ticks(plan)
     counted = _with_alpha(_exactly(frames, len(ticks), plan), plan)
     if _is_folder(plan.out):
-        return write_frames(counted, plan.out, _image_names(plan, len(ticks)), plan.comment)
+        write_frames(counted, plan.out, _image_names(plan, len(ticks)), plan.comment)
+        return Path(out)
     with _partial(plan.out) as partial:
         _write_film(partial, counted, ticks, plan)
         _check_written(partial, ticks, plan)
         os.replace(partial, plan.out)
-    return plan.out
+    return Path(out)
 
 
 def check_output(out, source, **options) -> tuple[str, ...]:
@@ -154,7 +155,7 @@ def _plan(
     comment=None,
 ) -> _Plan:
     """Check the arguments and return them as a plan."""
-    out, info = Path(out), probe(source)
+    out, info = files.behind_link(out), probe(source)
     suffix = out.suffix.lower()
     if out.exists() and out.samefile(source):
         raise ValueError(f"{out} is the source itself; write to another name.")

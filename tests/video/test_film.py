@@ -640,6 +640,20 @@ def test_check_output_leaves_no_folder_that_it_made(tmp_path):
     assert (tmp_path / "own").is_dir()
 
 
+@pytest.mark.parametrize("name", ["out.mkv", "folder"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_kept_and_its_target_written(name, there, tmp_path):
+    films.make(tmp_path / "in.mkv")
+    target = tmp_path / "disk" / name
+    target.parent.mkdir()
+    (tmp_path / name).symlink_to(target)
+    if there:
+        target.touch() if target.suffix else target.mkdir()
+    assert film.write(tmp_path / name, film.frames(tmp_path / "in.mkv"), tmp_path / "in.mkv") == tmp_path / name
+    assert (tmp_path / name).is_symlink() and os.listdir(target.parent) == [name]
+    assert film.times(target) == film.times(tmp_path / "in.mkv") or not target.suffix
+
+
 def test_a_rehearsal_shares_no_new_folder_with_another_process(tmp_path, monkeypatch):
     """Of two processes, the one that ends its rehearsal removes what it made while the other begins its own."""
     films.make(tmp_path / "in.mkv")
