@@ -48,8 +48,8 @@ class Check:
             try:
                 holds = bool(condition(answer))
             except Exception as error:  # whatever a wrong answer may do
-                first = (str(error).strip().splitlines() or ["no message"])[0]
-                return Verdict(False, f"Not yet. {hint} ({type(error).__name__}: {first})")
+                reason = " ".join(str(error).split())[:300] or "no message"
+                return Verdict(False, f"Not yet. {hint} ({type(error).__name__}: {reason})")
             if not holds:
                 return Verdict(False, f"Not yet. {hint}")
         return Verdict(True, "Right.")

@@ -201,7 +201,7 @@ def lines(
             )  # fmt: skip
         axes.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
         if from_zero:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.05 * axes.get_ylim()[1])  # with room for marks
         if xscale == "linear" and all(float(value).is_integer() for x, _ in series.values() for value in x):
             axes.xaxis.get_major_locator().set_params(integer=True)
         places = sorted({float(value) for x, _ in series.values() for value in x})

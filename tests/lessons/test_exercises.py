@@ -34,7 +34,7 @@ def test_an_answer_that_breaks_the_check_is_wrong_and_says_why():
     def long(answer):
         raise RuntimeError("first line\nsecond line")
 
-    assert repr(exercises.Check({"Look.": long})(1)) == "Not yet. Look. (RuntimeError: first line)"
+    assert repr(exercises.Check({"Look.": long})(1)) == "Not yet. Look. (RuntimeError: first line second line)"
 
 
 def test_a_check_without_conditions_is_refused():

@@ -39,7 +39,7 @@ CALLS = {
     2: "guidance(g, g_ref, z_ref, return_weights=True, semantics=s, ref_semantics=s_ref)",
     3: "cdga.to_q(tokens), cdga.to_k(ref_tokens), cdga.to_v(ref_tokens)",
     4: "cdga(tokens, ref_tokens)",
-    5: "guidance(g, g_ref, z_ref, semantics=seen",
+    5: "guidance(g, g_ref, z_ref, semantics=s",
     6: "keyframes.select_keyframes(distance, count",
     7: "gray[[i]], prompt, num_keyframes=1",
     8: "joint_self_attention(pipe.unet, count)",
