@@ -275,7 +275,7 @@ def test_a_file_that_changes_its_size_is_told(tmp_path):
 
 
 def test_a_file_is_hardly_larger_than_from_one_thread(tmp_path):
-    """x264 in slices, one for each thread, makes files an eighth larger."""
+    """x264 in slices, one for each thread, makes this file an eighth larger; real clips by 0 to 2 %."""
     board = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (192, 320, 3), np.uint8), (0, 0), 5)
     clip = np.stack([np.roll(board, (i, 2 * i), (0, 1)) for i in range(96)])
     video.write(tmp_path / "many.mp4", clip, 24, crf=18)
