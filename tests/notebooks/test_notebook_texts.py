@@ -107,7 +107,7 @@ STATEMENTS = [
     ("02", "a picture of four numbers per place", lambda: latents()[1] == 4),
     ("02", "mini model predicts $z_0$", lambda: mini("scheduler/scheduler_config.json")["prediction_type"] == "sample"),
     ("02", "its profile keeps to a low one", lambda: mini("model_index.json")["guidance_scale"] < 3),
-    ("02", "so it runs only the last steps (`guess_strength`)", lambda: mini("model_index.json")["guess_strength"] < 1),
+    ("02", "so it runs only the last steps", lambda: mini("model_index.json")["guess_strength"] < 1),
     ("03", "the stem also reads $s$", lambda: mini("control/config.json")["guidance_config"]["semantic_width"] > 0),
     ("03", 'shared by both, gives it some (`stem="conv"`)', lambda: guided("stem") == "conv"),
     ("04", "adds one more token that belongs to no reference (`null_token=True`)", extra_token),
@@ -129,7 +129,7 @@ STATEMENTS = [
         "Adam, its learning rate, its batch, its epochs",
         lambda: [recipe(x) for x in PAPER] == [("adam", 5e-5, 24, 15)] * 2,  # §4.1
     ),
-    ("09", "The paper takes ε as it is, and so does its recipe", lambda: not any(x.loss.snr_gamma for x in PAPER)),
+    ("09", "does not weight the timesteps", lambda: not any(x.loss.snr_gamma for x in PAPER)),
     (
         "09",
         "gathers the batch in several passes, and recomputes values that the first one keeps",
