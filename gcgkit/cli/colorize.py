@@ -6,6 +6,7 @@ torch and the rest load when they are needed, so ``--help`` is quick.
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import sys
 from collections.abc import Callable
@@ -106,9 +107,14 @@ class _Loader:
         self.say, self._loader = print, None
 
     def __call__(self, profile: str, dtype: str):
-        from ..films.load import Loader
-
         if self._loader is None:
+            gc.disable()  # torch and diffusers make a million objects: the collector would go through them many times
+            try:
+                from ..films.load import Loader
+            finally:
+                gc.freeze()  # with unfreeze, this makes them old objects, which the collector seldom looks at
+                gc.unfreeze()
+                gc.enable()
             quiet_libraries(self.debug)
             self._loader = Loader(self.device, self.card, lambda text: self.say(text), self.compiled)
         return self._loader(profile, dtype)

@@ -165,9 +165,9 @@ class Job:
                 self._set_aside_if_changed(index, plan, say)
                 if self._is_done(plan, preview):
                     continue
+                ready = ladder(self.record.profile, self.record.settings["dtype"])
                 from .shot import ShotRun  # with torch
 
-                ready = ladder(self.record.profile, self.record.settings["dtype"])
                 run = ShotRun(ready, self.source, plan, self.folder, show)
                 if preview:
                     for numbers in run.color_keyframes():

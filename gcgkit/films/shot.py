@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
+from .. import keyframes
 from ..color import to_gray
 from ..references import (
     OUTSIDE,
@@ -32,6 +33,23 @@ from .folder import JobFolder, write_png
 from .look import Box, find_box, fit_tint, samples, shade
 from .memory_ladder import MemoryLadder
 from .shots import ShotPlan
+
+
+class LaterReference:
+    """A coloured frame that is encoded as a ``Reference`` when it first guides another: after a restart, few do soon.
+
+    descriptor: as in ``Reference``. encode: returns the reference; work that ran out of memory calls it again.
+    """
+
+    def __init__(self, frame: int, descriptor: np.ndarray, encode: Callable[[], Reference]):
+        self.frame, self.descriptor, self._encode = frame, descriptor, encode
+
+    def __getattr__(self, name: str):
+        if name not in Reference.__dataclass_fields__:
+            raise AttributeError(name)
+        vars(self).update(vars(self._encode()))
+        del self._encode  # with its pictures
+        return vars(self)[name]
 
 
 class ShotRun:
@@ -133,7 +151,7 @@ class ShotRun:
                 if picture.shape[:2] == next(iter(self._around.values())).shape:  # a frame of this film, with its bars
                     picture = self.box.cut(picture)
                 picture = check_exemplars(picture, None, size)[OUTSIDE]
-                self.outside.append(self._encode(OUTSIDE, to_gray(picture), picture))
+                self.outside.append(self._reference(OUTSIDE, to_gray(picture), picture))
         return self.run
 
     def _read(self, numbers: range) -> dict[int, np.ndarray]:
@@ -186,8 +204,14 @@ class ShotRun:
         size = next(iter(self._around.values())).shape
         return on_luminance(gray, self.box.cut(fit_exemplar(picture, size, f"the exemplar of frame {number}")))
 
-    def _encode(self, number: int, gray: np.ndarray, colored: np.ndarray) -> Reference:
-        return self.ladder.run(lambda _: self.run.reference(number, gray, colored))
+    def _reference(self, number: int, gray: np.ndarray, colored: np.ndarray | None = None) -> LaterReference:
+        """Return a coloured frame as a reference; a finished frame is read when it is encoded."""
+
+        def encode() -> Reference:
+            picture = self.box.cut(read_image(self.folder.frame_file(number))) if colored is None else colored
+            return self.run.reference(number, gray, picture)
+
+        return LaterReference(number, keyframes.describe(gray[None], self.settings.dissimilarity)[0], encode)
 
     def _recorded(self, index: int) -> list[int]:
         if self._keys is None:  # no other process writes the record while this shot is locked
@@ -207,7 +231,7 @@ class ShotRun:
             gray = self._read_some(self._recorded(index), known)
             self._run(gray)
             colored = self._keyframes(index, gray)
-            self._references[index] = [self._encode(n, gray[n], frame) for n, frame in colored.items()]
+            self._references[index] = [self._reference(n, gray[n], frame) for n, frame in colored.items()]
             for old in [i for i in self._references if i < index - 1]:
                 del self._references[old]
         return self._references[index]
@@ -227,8 +251,7 @@ class ShotRun:
             return
         references = {reference.frame: reference for reference in self.pool.past}
         gray = self._read_some([n for n in wanted if n not in references], known)
-        for n, image in gray.items():
-            references[n] = self._encode(n, image, self.box.cut(read_image(self.folder.frame_file(n))))
+        references |= {n: self._reference(n, image) for n, image in gray.items()}
         self.pool.past.clear()
         self.pool.past.extend(references[n] for n in wanted)
 

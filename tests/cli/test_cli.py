@@ -1,5 +1,6 @@
 """The command: run as a user runs it, its result held against the library's own, its faults one sentence each."""
 
+import gc
 import os
 import platform
 import re
@@ -148,6 +149,7 @@ def test_loading_is_not_counted_as_colouring(tmp_path, model, clip, capsys, monk
     assert cli.main([*map(str, run)]) == 0
     told = float(re.search(r"frame\(s\) in ([0-9.]+) s", capsys.readouterr().out)[1])
     assert told < time.monotonic() - started - 3
+    assert gc.isenabled()  # it was off while libraries were loading
 
 
 def test_existing_file_is_replaced_only_when_forced_and_only_by_a_whole_one(tmp_path, model, clip, capsys):

@@ -31,6 +31,7 @@ from gcgkit.films import shot as film_shot
 from gcgkit.films.folder import JobFolder
 from gcgkit.films.job import Options
 from gcgkit.films.prepare import DEFAULTS
+from gcgkit.stages import Run
 from gcgkit.video import film
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -270,6 +271,28 @@ def test_any_gap_is_filled_with_the_same_frames(whole, clip, model, tmp_path, jo
     before = len(log(job))
     np.testing.assert_array_equal(colour(clip, tmp_path / "out.mkv", model), frames)
     assert [line["frame"] for line in log(job)[before:] if line["event"] == "colour"] == lost
+
+
+def test_a_restart_encodes_only_the_references_that_guide(model, tmp_path, monkeypatch):
+    """Few of the earlier frames guide the next one, and encoding all would take longer than that frame itself."""
+    video.write(tmp_path / "film.mkv", tiny.clip(9), 24, lossless=True)
+    run = tmp_path / "film.mkv", tmp_path / "out.mkv", model, "--chunk", 9
+    frames, folder = colour(*run), JobFolder.beside(tmp_path / "out.mkv")
+    lost = max(set(range(9)) - set(job_folder.numbered_files(folder.keyframes)))
+    for path in (folder.frame_file(lost), folder.written_file, tmp_path / "out.mkv"):
+        path.unlink()
+    encoded, guided, held, reference, color_frame = [], set(), set(), Run.reference, film_shot.color_frame
+
+    def spy(run, gray, frame, pool):
+        held.update(r.frame for r in (*pool.keys, *pool.past))
+        result = color_frame(run, gray, frame, pool)
+        guided.update(n for part in result[2] for n in (*part.keyframes, *part.past))
+        return result
+
+    monkeypatch.setattr(film_shot, "color_frame", spy)
+    monkeypatch.setattr(Run, "reference", lambda run, n, *pictures: encoded.append(n) or reference(run, n, *pictures))
+    np.testing.assert_array_equal(colour(*run), frames)
+    assert sorted(encoded) == sorted(guided) and guided < held
 
 
 def test_keyframes_killed_before_they_had_their_names_count(whole, clip, model, tmp_path, job):

@@ -9,6 +9,7 @@ import torch
 
 from gcgkit.color import to_gray
 from gcgkit.films.memory_ladder import CARDS, OFFLOADS, Card, MemoryLadder
+from gcgkit.films.shot import LaterReference
 from gcgkit.pipeline import GCGPipeline
 from gcgkit.references import ReferencePool
 from gcgkit.settings import Settings
@@ -98,6 +99,23 @@ def test_a_single_failure_is_tried_again_as_it_was(pipe, gray):
     scarce(pipe, lambda batch: not (failures and failures.pop()))
     np.testing.assert_array_equal(one_frame(MemoryLadder(pipe, say=told.append), gray), wanted)
     assert told == []
+
+
+def test_a_reference_that_finds_too_little_memory_is_encoded_again_and_then_kept(pipe, gray):
+    run = Run(pipe, gray.shape[1:], Settings(num_inference_steps=1), torch.Generator())
+    with torch.no_grad():
+        wanted, asked = run.reference(2, gray[2], tiny.clip(FRAMES)[2]), []
+
+    def encode():
+        asked.append(2)
+        return wanted if len(asked) > 1 else too_much()
+
+    later = LaterReference(2, wanted.descriptor, encode)
+    assert later.descriptor is wanted.descriptor and not asked
+    assert MemoryLadder(pipe).run(lambda _: later.color) is wanted.color and len(asked) == 2
+    for name, part in vars(wanted).items():
+        assert getattr(later, name) is part
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(("limit", "group"), [(8, None), (4, 2), (3, 1), (2, 1)])
