@@ -68,7 +68,7 @@ def near(expected, tolerance: float = 0.01) -> Callable[[object], bool]:
         return holds_each(answer, wanted)
 
     def holds_each(answer, wanted) -> bool:
-        answer, wanted = to_numpy(answer), to_numpy(wanted)
+        answer, wanted = (np.asarray(to_numpy(x), float) for x in (answer, wanted))  # bytes would wrap around
         return answer.shape == wanted.shape and bool(np.all(np.abs(answer - wanted) <= tolerance))
 
     return holds
