@@ -12,6 +12,7 @@ import sys
 import gcgkit
 from gcgkit.cli import colorize, doctor, evaluate, status, train
 from gcgkit.cli.common import SCREEN
+from gcgkit.utils.commands import reason
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        message, code = str(error), 1
+        message, code = reason(error), 1
         if type(error).__name__ == "OutOfMemoryError":
             message = "the GPU has too little memory for this; --device cpu does without."
         elif not isinstance(error, (ValueError, OSError)):  # neither bad input nor a system that refuses

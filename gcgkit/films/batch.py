@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..utils.commands import best_device
+from ..utils.commands import best_device, reason
 from ..video import film
 from ..video.images import is_image
 from .job import Job, Options
@@ -89,7 +89,8 @@ def films(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
 
 
 def _check_apart(place: Path, read: set[Path]) -> None:
-    if place.resolve() in read or (place.suffix and place.resolve().parent in read):
+    real = Path(os.path.realpath(place))  # also for a link to itself
+    if real in read or (place.suffix and real.parent in read):
         raise ValueError(f"{place} would lie among what is read: write to another folder.")
 
 
@@ -123,11 +124,11 @@ def colorize(
         except Exception as error:
             if job is not None:
                 with suppress(OSError):  # on a full disk
-                    job.folder.log("failed", error=" ".join(str(error).split()) or type(error).__name__)
+                    job.folder.log("failed", error=reason(error) or type(error).__name__)
             if len(pairs) == 1 or not isinstance(error, (ValueError, OSError)):
                 raise
             failed += 1
-            print("gcgkit:", f"{source}:", " ".join(str(error).split()), file=sys.stderr)
+            print("gcgkit:", f"{source}:", reason(error), file=sys.stderr)
     if failed:
         raise ValueError(f"{failed} of {len(pairs)} films failed, see above; the others are done or in progress.")
 

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from ..utils.commands import read_size
 from ..utils.files import file_sha256, short_name, write_error
-from ..video.images import image_files
+from ..video.images import image_files, read_image
 
 FORMAT = 1
 # The settings of a job, fixed at its start like film and weights: name, type, the command's option, and default.
@@ -112,6 +112,9 @@ class JobFolder:
         """Raise ValueError for a folder that holds other things than a job, complete or interrupted at its start."""
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is not a folder: give another --job folder.")
+        if self.path.is_symlink() and not self.path.exists():
+            where = f"is a link to {os.readlink(self.path)}, which is not there"
+            raise ValueError(f"{self.path} {where}: mount its disk, or give another --job folder.")
         if self.path.exists() and not self.exists():
             foreign = sorted(p.name for p in self.path.iterdir() if p.name not in _OURS and not p.name.startswith("."))
             if foreign and not self.exists():  # another process may have begun it just now
@@ -299,6 +302,18 @@ def read_shot_record(path: Path) -> ShotRecord:
             raise wrong
         keyframes[int(number)] = (pair[0], pair[1])
     return ShotRecord(data["inputs"], keyframes)
+
+
+def read_finished(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Return a frame or keyframe of the job ``(H, W, 3)``; ValueError for a damaged one, or one of another size."""
+    try:
+        frame = read_image(path)
+    except (ValueError, OSError):
+        raise ValueError(f"{path} is damaged: delete it and run again.") from None
+    if size is not None and frame.shape[:2] != size:
+        found, wanted = (f"{s[1]}x{s[0]}" for s in (frame.shape, size))
+        raise ValueError(f"{path} is {found} and the film {wanted}: delete it and run again.")
+    return frame
 
 
 def numbered_files(folder: Path) -> dict[int, Path]:

@@ -20,7 +20,6 @@ from filelock import Timeout
 from ..utils.commands import read_size
 from ..utils.files import file_sha256, known_sha256
 from ..video import film
-from ..video.images import read_image
 from .folder import (
     FORMAT,
     SETTINGS,
@@ -29,6 +28,7 @@ from .folder import (
     ShotRecord,
     numbered_files,
     parse_job,
+    read_finished,
     read_shot_record,
     write_json,
 )
@@ -206,7 +206,9 @@ class Job:
             # a folder of images with its final name is complete: the last run ended before recording it
             if not (filled and before and is_begun(before, self.output)):
                 write_json(self.folder.written_file, {**facts, "size": None, "changed": None})
-                frames = (_finished_frame(self.folder.frame_file(n)) for n in range(self.record.num_frames))
+                info = film.probe(self.source)
+                size = info.height, info.width
+                frames = (read_finished(self.folder.frame_file(n), size) for n in range(self.record.num_frames))
                 comment = describe(self.record, self.options.encoding, self.folder.given_file)
                 film.write(self.output, frames, self.source, **self.options.encoding, comment=comment)
             stat = self.output.stat()
@@ -308,13 +310,6 @@ class Pictures:
             if scene and shot.scene == scene and other != index:
                 found += [*self.exemplars[other].values(), *self.painted[other].values()]
         return found
-
-
-def _finished_frame(path: Path):
-    try:
-        return read_image(path)
-    except (ValueError, OSError):
-        raise ValueError(f"{path} is damaged: delete it and run again.") from None
 
 
 def describe(record: JobRecord, encoding: dict, given: Path) -> str:

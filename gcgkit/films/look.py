@@ -16,7 +16,8 @@ _DARK = 24  # gray level up to which a bar's pixels may reach, with grain and co
 _GRAIN = 8  # gray levels between the darkest and the brightest pixels of a bar in one frame
 _EDGE = 12.0  # difference in gray level between a bar's last line and the picture's first
 _SPECKS = 0.02  # share of a bar's line that may be brighter
-_LEAST = 0.02  # of height or width: a thinner bar is left with the picture
+_FEW = 4  # a picture of less than this part of the lines needs sharp edges
+_FEWEST = 8  # and of less than this part is a dark film
 _TINT = 3.0  # mean difference of red, green and blue, in gray levels, above which a film has colour
 _SEVERAL = 6.0  # root mean square distance from the shades of one colour, in gray levels, above which there are several
 
@@ -98,12 +99,13 @@ def _lit(gray: np.ndarray, dark: int, edge: float = 0) -> Box:
     bright, edges = gray > dark, []
     for axis in (1, 0):  # rows, then columns
         lit, level, size = np.flatnonzero(bright.mean(axis) > _SPECKS), gray.mean(axis), gray.shape[1 - axis]
-        if lit.size < size / 4:
+        if lit.size < size / _FEWEST:
             return Box(0, gray.shape[0], 0, gray.shape[1])  # a dark film
         first, last = lit[0], lit[-1]
-        if first < _LEAST * size or level[first] - level[first - 1] < edge:
+        needed = edge if lit.size >= size / _FEW else _EDGE
+        if first > 0 and level[first] - level[first - 1] < needed:
             first = 0
-        if size - last <= _LEAST * size or (last < size - 1 and level[last] - level[last + 1] < edge):
+        if last < size - 1 and level[last] - level[last + 1] < needed:
             last = size - 1
         edges += [int(first), int(last) + 1]
     return Box(*edges)

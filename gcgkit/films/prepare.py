@@ -73,6 +73,9 @@ def prepare(source, output, options: Options) -> Job:
         check_prompts(profile, _prompts(listed))
         with folder.lock:
             _list_shots(_with_defaults(listed, record.settings), options, folder)
+    folder.make()  # tools that copy a folder leave empty ones out
+    if not folder.shots_file.is_file():
+        raise ValueError(f"{folder.shots_file} is not there any more: put it back, or give {RESTART}.")
     listed = shots.read_csv(folder.shots_file)
     shots.check(listed, count, folder.path)
     check_prompts(profile, _prompts(listed))
@@ -203,7 +206,10 @@ def _check_sizes(pictures: Iterable[tuple[int | None, Path]], size: tuple[int, i
     """Return notes on pictures of another size; raise ValueError if a frame's picture has another aspect ratio."""
     notes = []
     for number, path in pictures:
-        picture = read_image(path)
+        try:
+            picture = read_image(path)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{str(error).rstrip('.')}: replace it, or take it away.") from None
         if picture.shape[:2] != size:
             if number is not None:
                 from ..references import fit_exemplar  # with torch

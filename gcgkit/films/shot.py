@@ -29,7 +29,7 @@ from ..settings import Settings
 from ..stages import Run, color_frame, color_jointly
 from ..video import film, flicker
 from ..video.images import read_image
-from .folder import JobFolder, write_png
+from .folder import JobFolder, read_finished, write_png
 from .look import Box, find_box, fit_tint, samples, shade
 from .memory_ladder import MemoryLadder
 from .shots import ShotPlan
@@ -208,7 +208,7 @@ class ShotRun:
         """Return a coloured frame as a reference; a finished frame is read when it is encoded."""
 
         def encode() -> Reference:
-            picture = self.box.cut(read_image(self.folder.frame_file(number))) if colored is None else colored
+            picture = self.box.cut(read_finished(self.folder.frame_file(number))) if colored is None else colored
             return self.run.reference(number, gray, picture)
 
         return LaterReference(number, keyframes.describe(gray[None], self.settings.dissimilarity)[0], encode)
@@ -221,7 +221,7 @@ class ShotRun:
 
     def _keyframes(self, index: int, gray: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
         """Read a segment's coloured keyframes ``(H, W, 3)`` from the folder."""
-        frames = {n: read_image(self.folder.keyframe_file(n)) for n in self._recorded(index)}
+        frames = {n: read_finished(self.folder.keyframe_file(n)) for n in self._recorded(index)}
         painted = self.plan.painted
         return {n: self._fitted(n, gray[n], f) if n in painted else self.box.cut(f) for n, f in frames.items()}
 

@@ -67,11 +67,19 @@ def quiet_libraries(debug: bool = False) -> None:
             library.utils.logging.set_verbosity_error()
 
 
+def reason(error: Exception) -> str:
+    """Return an error's sentence on one line; for the system's own error, one that names the path and what to do."""
+    path = getattr(error, "filename", None)
+    if isinstance(error, OSError) and path and error.strerror:
+        return f"{path}: {error.strerror.lower()}; check the path and who may read and write there, or give another."
+    return " ".join(str(error).split())
+
+
 def run_reporting_errors(work: Callable[[], None]) -> int:
     """Run ``work`` and return the exit code: 0 on success, 1 after a ValueError or OSError, printed on stderr."""
     try:
         work()
     except (ValueError, OSError) as error:
-        print("gcgkit:", " ".join(str(error).split()), file=sys.stderr)
+        print("gcgkit:", reason(error), file=sys.stderr)
         return 1
     return 0

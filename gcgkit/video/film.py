@@ -118,6 +118,8 @@ def check_output(out, source, **options) -> tuple[str, ...]:
         notes.append(f"{plan.out} will look squeezed or stretched beside {plan.source}: {way}.")
     if plan.comment and not kept:
         notes.append(f"{plan.out} cannot tell that it is finished; without the job's folder, nothing does.")
+    if plan.info.bit_depth > 8:
+        notes.append(f"{plan.source} has {plan.info.bit_depth} bits a colour channel, and {plan.out} will have 8.")
     if plan.info.has_alpha and not plan.keeps_alpha:
         way = "a lossless .mkv or a folder of pictures keeps it"
         notes.append(f"{plan.source} holds transparency, and {plan.out} will not: {way}.")

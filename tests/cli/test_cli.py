@@ -23,6 +23,7 @@ from gcgkit import cli, profiles, video
 from gcgkit.color import to_gray
 from gcgkit.data import clips
 from gcgkit.films import load
+from gcgkit.utils.commands import reason
 
 ROOT = Path(__file__).resolve().parents[2]
 FPS, FRAMES = 24, 6
@@ -335,3 +336,9 @@ def test_help_is_quick():
         assert command("--help").returncode == 0
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 1.5
+
+
+def test_the_systems_own_error_names_the_path_and_what_to_do():
+    text = reason(PermissionError(13, "Permission denied", "closed/film.mkv"))
+    assert text.startswith("closed/film.mkv: permission denied; check the path") and "Errno" not in text
+    assert reason(OSError("The disk is full:\nmake room.")) == "The disk is full: make room."

@@ -924,3 +924,33 @@ def test_ten_thousand_frames_take_the_memory_of_five_hundred(tmp_path, model, re
     few, more = memory(tmp_path, model, 500), memory(tmp_path, model, 10_000)
     print(f"{few / 1e6:.0f} MB for 500 frames, {more / 1e6:.0f} MB for 10,000")
     assert more < 1.2 * few
+
+
+# --- what an owner's tools do to a job's folder -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["frames", "keyframes"])
+def test_an_empty_folder_that_a_copy_left_out_is_made_again(name, whole, clip, model, tmp_path):
+    run = arguments(clip, tmp_path / "out.mkv", model)
+    assert cli.main([*run, "--preview", "2"]) == 0
+    shutil.rmtree(tmp_path / "out.mkv.job" / name)
+    np.testing.assert_array_equal(colour(clip, tmp_path / "out.mkv", model), whole[0])
+
+
+def test_faults_in_a_jobs_folder_are_one_sentence_with_the_file(whole, clip, model, tmp_path, job, capsys):
+    run = arguments(clip, tmp_path / "out.mkv", model)
+    frame = JobFolder(job).frame_file(3)
+    content = frame.read_bytes()
+    picture(frame, np.zeros((50, 60, 3), np.uint8))
+    assert "000003.png is 60x50 and the film 64x32: delete it" in refused(capsys, run)
+    frame.write_bytes(content)
+    (job / "shots.csv").unlink()
+    assert "shots.csv is not there any more: put it back, or give --restart" in refused(capsys, run)
+    shutil.rmtree(job)
+    job.symlink_to(tmp_path / "unplugged" / "job")
+    assert "unplugged/job, which is not there: mount its disk" in refused(capsys, run)
+
+
+def test_a_link_to_itself_is_replaced_by_the_film(whole, clip, model, tmp_path):
+    (tmp_path / "out.mkv").symlink_to("out.mkv")
+    np.testing.assert_array_equal(colour(clip, tmp_path / "out.mkv", model), whole[0])

@@ -131,3 +131,19 @@ def test_each_shot_is_coloured_by_its_own_tint_also_after_a_stop(tmp_path, model
     assert (results["luma"] != results["plain"]).any()
     assert cli.main([*map(str, [*run, "--tinted"])]) == 1
     assert "was begun with no --tinted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("top", "left"), [(1, 0), (0, 8), (0, 1), (2, 3), (40, 0)])
+def test_thin_and_large_bars_are_found_to_the_pixel(top, left):
+    """A line at the edge, the eight columns beside a DVD's picture, and a wide picture in a tall frame."""
+    frames = np.zeros((4, 96, 160, 3), np.uint8)
+    frames[:, top : 96 - top, left : 160 - left] = np.random.default_rng(0).integers(60, 250, (4, 1, 1, 3))
+    assert find_box(frames) == Box(top, 96 - top, left, 160 - left)
+
+
+def test_a_lamp_in_the_night_has_no_bars_around_it():
+    """What is bright is small, and its edge is soft."""
+    rows, columns = np.mgrid[:96, :160]
+    glow = 200 * np.exp(-((rows - 40) ** 2 + (columns - 70) ** 2) / 30)
+    frames = np.repeat(glow[None, ..., None].astype(np.uint8), 3, -1)
+    assert find_box(frames) == Box(0, 96, 0, 160)
