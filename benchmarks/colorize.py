@@ -213,8 +213,7 @@ def keyframes(args: argparse.Namespace) -> dict:
         for name, times in seconds.items():
             memory = peak_memory(cases[name])
             found[name][count] = {"seconds": times, "bytes": memory}
-            more = "" if memory is None else f"{memory / 1e6:.0f} MB more"
-            print(line(f"m = {count}, {name}", times, count, more))
+            print(line(f"m = {count}, {name}", times, count, f"{memory / 1e6:.0f} MB more"))
         gain = statistics.median(seconds["written plainly"]) / statistics.median(seconds["ours"])
         found["ours"][count] |= {"gain": gain, "gray_levels": difference}
         print(f"m = {count}: {gain:.2f} times as fast, {difference} gray levels apart")
