@@ -12,9 +12,6 @@ from collections.abc import Callable
 import psutil
 import torch
 
-from ..pipeline import GCGPipeline
-from ..utils.commands import best_device
-
 
 def machine() -> dict:
     """Return what a figure depends on: device, PyTorch's version, CPU threads."""
@@ -83,10 +80,3 @@ def line(name: str, seconds: list[float], frames: int, more: str = "") -> str:
     middle = statistics.median(seconds)
     spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
     return f"{name:28} {middle:8.2f} s ({spread})  {frames / middle:7.3f} frames/s  {more}".rstrip()
-
-
-def load(weights: str) -> GCGPipeline:
-    """Load the pipeline to measure on the best device here, without progress bars."""
-    pipe = GCGPipeline.from_pretrained(weights).to(best_device())
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
