@@ -41,7 +41,7 @@ from gcgkit import stages as coloring
 from gcgkit.evaluation import provenance
 from gcgkit.lessons import flops
 from gcgkit.lessons.random_networks import SHAPES, random_pipeline
-from gcgkit.lessons.timing import clock, compare, line, load, machine, now, peak_memory
+from gcgkit.lessons.timing import clock, compare, line, machine, now, peak_memory
 from gcgkit.settings import NO_SHORTCUTS, Shortcuts
 from gcgkit.utils import compilation, files
 from gcgkit.utils.commands import best_device
@@ -59,7 +59,9 @@ KEYS = 4  # keyframes that are given to the second stage: m and c of the paper, 
 def pipeline(args: argparse.Namespace) -> GCGPipeline:
     """Load the weights to measure, or make random ones of a size."""
     if args.shapes == "mini":
-        return load(args.weights)
+        from gcgkit.evaluation.methods import load_pipeline  # needs a video library, as random networks do not
+
+        return load_pipeline(args.weights)
     return random_pipeline(args.shapes, OF_PRECISION[args.precision], args.height, args.width, best_device())
 
 
@@ -213,8 +215,7 @@ def keyframes(args: argparse.Namespace) -> dict:
         for name, times in seconds.items():
             memory = peak_memory(cases[name])
             found[name][count] = {"seconds": times, "bytes": memory}
-            more = "" if memory is None else f"{memory / 1e6:.0f} MB more"
-            print(line(f"m = {count}, {name}", times, count, more))
+            print(line(f"m = {count}, {name}", times, count, f"{memory / 1e6:.0f} MB more"))
         gain = statistics.median(seconds["written plainly"]) / statistics.median(seconds["ours"])
         found["ours"][count] |= {"gain": gain, "gray_levels": difference}
         print(f"m = {count}: {gain:.2f} times as fast, {difference} gray levels apart")

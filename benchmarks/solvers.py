@@ -24,7 +24,8 @@ from gcgkit.color import to_gray
 from gcgkit.data import footage
 from gcgkit.data.clips import CLIP, load_clip
 from gcgkit.evaluation import provenance
-from gcgkit.lessons.timing import clock, load, machine
+from gcgkit.evaluation.methods import load_pipeline
+from gcgkit.lessons.timing import clock, machine
 from gcgkit.settings import SOLVERS
 from gcgkit.utils import files
 
@@ -43,7 +44,7 @@ def clips(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
 
 def measure(args: argparse.Namespace, known: dict) -> dict:
     """Measure ``{clip: {"solver steps": {psnr, apart, seconds}}}``; complete cases in ``known`` are kept."""
-    pipe = load(args.weights)
+    pipe = load_pipeline(args.weights)
     for name, clip in clips(args):
         found, frames = known.setdefault(name, {}), {}
         cases = [(solver, steps) for steps in sorted(args.steps, reverse=True) for solver in SOLVERS]

@@ -62,15 +62,16 @@ def canvas_multiple(vae, unet) -> int:
     return _factor(vae) * 2 ** (len(unet.config.block_out_channels) - 1)
 
 
-def latent_size(vae, canvas: Canvas) -> tuple[int, int]:
-    """Latents' (h, w) for a canvas."""
-    return canvas.outer[0] // _factor(vae), canvas.outer[1] // _factor(vae)
+def latent_size(vae, size: tuple[int, int]) -> tuple[int, int]:
+    """Latents' (h, w) for a canvas of a size (height, width) in pixels."""
+    return size[0] // _factor(vae), size[1] // _factor(vae)
 
 
 def _factor(vae) -> int:
     return getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
 
 
+@torch.no_grad()
 def encode(vae, images: np.ndarray | list[np.ndarray], device: torch.device | str | None = None) -> torch.Tensor:
     """Latents of a canvas, or of a list of n (the posterior's mode, scaled): uint8 -> ``(1, C, h, w)`` or ``(n, ...)``.
 
@@ -88,18 +89,21 @@ def encode_pixels(vae, pixels: torch.Tensor) -> torch.Tensor:
     return (latents - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
 
 
-def semantics(semantic_encoder, control, images, size: tuple[int, int], device=None) -> torch.Tensor | None:
-    """Semantic features of a gray canvas for a copy, at the latents' size (h, w): uint8 ``(H, W)`` -> ``(1, S, h, w)``.
+@torch.no_grad()
+def semantics(pipe, images: np.ndarray | list[np.ndarray], device=None) -> torch.Tensor | None:
+    """Semantic features of a gray canvas, for the copy, at its latents' size: uint8 ``(H, W)`` -> ``(1, S, h, w)``.
 
-    A list of n canvases gives ``(n, S, h, w)``. None for a copy that reads no semantic features, as in the paper.
+    n canvases give ``(n, S, h, w)``. None for a copy that reads no semantic features, as in the paper.
     """
-    if semantic_encoder is None or control.pyramid is None:
+    if pipe.semantic_encoder is None or pipe.control.pyramid is None:
         return None
-    pixels = torch.from_numpy(np.stack(images if isinstance(images, list) else [images])).to(device or control.device)
-    pixels = (pixels[:, None].float() / 127.5 - 1).to(semantic_encoder.dtype)  # (n, 1, H, W)
-    return control.semantics(semantic_encoder(pixels), size)
+    size = np.shape(images)[-2:]
+    pixels = torch.from_numpy(np.reshape(images, (-1, 1, *size))).to(device or pipe.control.device)  # (n, 1, H, W)
+    features = pipe.semantic_encoder((pixels.float() / 127.5 - 1).to(pipe.semantic_encoder.dtype))
+    return pipe.control.semantics(features, latent_size(pipe.vae, size))
 
 
+@torch.no_grad()
 def decode(vae, latents: torch.Tensor) -> np.ndarray:
     """Canvas of latents: ``(1, C, h, w)`` -> uint8 RGB ``(H, W, 3)``."""
     return decode_all(vae, latents)[0]

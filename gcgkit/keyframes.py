@@ -245,20 +245,10 @@ def _histograms(small: np.ndarray) -> np.ndarray:
 
 def _one_minus_ssim(a: np.ndarray, b: np.ndarray) -> float:
     """1 - mean SSIM of two frames ``(h, w)`` in 0..1 (Wang et al. 2004): uniform window, inner pixels only."""
+    from skimage.metrics import structural_similarity  # here, because no other measure needs it
+
     side = min(_SSIM_WINDOW, *a.shape)
     side -= 1 - side % 2  # odd
     a, b = a.astype(np.float64), b.astype(np.float64)
-    margin = side // 2
-    inner = (slice(margin, a.shape[0] - margin), slice(margin, a.shape[1] - margin))
-
-    def mean(image):
-        return cv2.blur(image, (side, side))[inner]
-
-    unbias = side**2 / max(side**2 - 1, 1)
-    mean_a, mean_b = mean(a), mean(b)
-    variance_a, variance_b = unbias * (mean(a * a) - mean_a**2), unbias * (mean(b * b) - mean_b**2)
-    covariance = unbias * (mean(a * b) - mean_a * mean_b)
-    c1, c2 = 0.01**2, 0.03**2
-    ssim = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    ssim /= (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
-    return max(0.0, 1.0 - float(ssim.mean()))
+    ssim = structural_similarity(a, b, win_size=side, data_range=1, use_sample_covariance=side > 1)
+    return max(0.0, 1.0 - float(ssim))

@@ -186,7 +186,7 @@ class Run:
             upright = (frame_size[0] - frame_size[1]) * (size[0] - size[1]) < 0
             size = size[::-1] if upright else size
         self.canvas = encoders.fit_canvas(frame_size, tuple(size), encoders.canvas_multiple(pipe.vae, pipe.unet))
-        self.latent_size = encoders.latent_size(pipe.vae, self.canvas)
+        self.latent_size = encoders.latent_size(pipe.vae, self.canvas.outer)
         self.denoiser = Denoiser(pipe, self.settings, self.latent_size, generator)
         self.seed = self.denoiser.seed
         # g_ref = z_ref under the reference mask (§3.2), (1, C, h, w), where they are not zeros.
@@ -219,10 +219,10 @@ class Run:
 
     def recognise(self, *gray: np.ndarray) -> torch.Tensor | None:
         """Semantic features of n gray frames ``(H, W)``: ``(n, S, h, w)``; None for a copy that reads none."""
-        networks, parts = (self.pipe.semantic_encoder, self.pipe.control), []
+        parts = []
         for some in self._in_parts(gray):
             canvases = [self.canvas.place(frame) for frame in some]
-            parts.append(encoders.semantics(*networks, canvases, self.latent_size, self.device))
+            parts.append(encoders.semantics(self.pipe, canvases, self.device))
         return None if parts[0] is None else torch.cat(parts)
 
     def tokens(self, *colored: np.ndarray) -> torch.Tensor:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skimage.metrics import structural_similarity
 from skimage.transform import resize_local_mean
 
 from gcgkit import keyframes
@@ -160,10 +159,22 @@ def test_mse_is_the_mean_square_of_area_averaged_frames():
     np.testing.assert_allclose(pairwise_dissimilarity(clip), expected, atol=1e-6)
 
 
-def test_ssim_agrees_with_scikit_image():
-    clip = smooth_clip(height=40, width=64)
-    small = to_gray(clip).astype(float) / 255
-    expected = [1 - structural_similarity(small[0], other, data_range=1.0) for other in small]
+@pytest.mark.parametrize(("height", "side"), [(40, 7), (6, 5), (1, 1)])
+def test_ssim_is_the_published_formula_over_windows(height, side):
+    clip = smooth_clip(height=height, width=64)
+    windows = np.lib.stride_tricks.sliding_window_view(to_gray(clip) / 255, (side, side), (1, 2))
+    windows = windows.reshape(len(clip), -1, side**2)  # (T, N, pixels of a window)
+    mean = windows.mean(-1)
+    deviation = windows - mean[..., None]
+    product = lambda i, j: (deviation[i] * deviation[j]).sum(-1) / max(side**2 - 1, 1)  # noqa: E731  unbiased
+    c1, c2 = 0.01**2, 0.03**2
+    expected = [
+        1 - np.mean(
+            (2 * mean[0] * mean[i] + c1) * (2 * product(0, i) + c2)
+            / ((mean[0] ** 2 + mean[i] ** 2 + c1) * (product(0, 0) + product(i, i) + c2))
+        )
+        for i in range(len(clip))
+    ]  # fmt: skip
     np.testing.assert_allclose(dissimilarity(clip[0], clip, "ssim"), expected, atol=1e-6)
 
 

@@ -113,7 +113,7 @@ def encode_clip(
             lightness = color.to_gray(some)  # (n, H, W)
             gray = np.repeat(lightness[..., None], 3, axis=3)  # (n, H, W) -> (n, H, W, 3)
             if "semantics" in names:
-                parts["semantics"].append(encode_semantics(pipe, lightness).cpu().half())
+                parts["semantics"].append(encoders.semantics(pipe, lightness).cpu().half())
             for name, pixels in (("color", some), ("gray", gray)):
                 pixels = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
                 parts[name].append(encoders.encode_pixels(pipe.vae, pixels).cpu().half())
@@ -131,13 +131,6 @@ def encode_clip(
 def encode_tokens(pipe, frames: np.ndarray, condition: str, device) -> torch.Tensor:
     """Return the image tokens ``(n, N, D)`` of RGB frames ``(n, H, W, 3)``."""
     return encoders.image_tokens(pipe.image_encoder, pipe.feature_extractor, list(frames), condition, device)
-
-
-def encode_semantics(pipe, gray: np.ndarray) -> torch.Tensor | None:
-    """Return the semantic features ``(n, S, h, w)`` of gray frames ``(n, H, W)``; None for a copy that reads none."""
-    size = gray.shape[1:]
-    size = encoders.latent_size(pipe.vae, encoders.Canvas(size, size, size))
-    return encoders.semantics(pipe.semantic_encoder, pipe.control, list(gray), size)
 
 
 def scenes(clip: Clip, data: DataConfig) -> Iterator[tuple[list[int], np.ndarray, str]]:
@@ -228,8 +221,7 @@ def _digest(module: torch.nn.Module) -> str:
 
 def _check_space(folder: Path, clips: Sequence[Clip], data: DataConfig, pipe, condition: str) -> None:
     """Raise OSError if the cache does not fit on the disk."""
-    size = (data.height, data.width)
-    height, width = encoders.latent_size(pipe.vae, encoders.Canvas(size, size, size))
+    height, width = encoders.latent_size(pipe.vae, (data.height, data.width))
     latents = 2 * pipe.unet.config.in_channels * height * width  # colour and gray
     encoder = pipe.image_encoder.config
     count = (encoder.image_size // encoder.patch_size) ** 2 if condition == "patch" else 1

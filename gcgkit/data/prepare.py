@@ -68,17 +68,28 @@ class Source:
     path: Path
 
 
-def davis_sources(data: str | Path, split: str) -> list[Source]:
-    """List the clips of a DAVIS split ("train", "val", "test-dev") in the order of ``ImageSets/2017/<split>.txt``.
+def davis_folder(data: str | Path) -> Path | None:
+    """Return DAVIS's own folder, ``data`` itself or ``DAVIS`` in it; None where its frames are in neither."""
+    return next((root for root in (Path(data), Path(data) / "DAVIS") if (root / "JPEGImages/480p").is_dir()), None)
 
-    Raises FileNotFoundError for a missing list or clip, with the command that fetches them.
+
+def davis_sources(data: str | Path, split: str | None = None) -> list[Source]:
+    """List the clips of DAVIS (`davis_folder`), or of a split in the order of ``ImageSets/2017/<split>.txt``.
+
+    split: "train", "val" or "test-dev". Raises FileNotFoundError for a missing list or clip, with the command that
+    fetches them.
     """
-    root = Path(data) / "DAVIS"
-    listed = root / "ImageSets/2017" / f"{split}.txt"
-    if not listed.is_file():
-        raise FileNotFoundError(f"{listed} does not exist: run python data_scripts/davis.py --out {data} first.")
-    sources = [Source(name, root / "JPEGImages/480p" / name) for name in listed.read_text().split()]
-    _require(sources, f"python data_scripts/davis.py --out {data}")
+    root = davis_folder(data) or Path(data) / "DAVIS"
+    frames, listed = root / "JPEGImages/480p", root / "ImageSets/2017" / f"{split}.txt"
+    command = f"python data_scripts/davis.py --out {root.parent}"
+    if split is not None and not listed.is_file():
+        have = ", ".join(sorted(path.stem for path in listed.parent.glob("*.txt"))) or "none"
+        raise FileNotFoundError(f"{listed} does not exist: run {command} (lists that are there: {have}).")
+    names = listed.read_text().split() if split else sorted(path.name for path in frames.glob("*/"))
+    if not names:
+        raise FileNotFoundError(f"{frames} holds no clips: run {command}.")
+    sources = [Source(name, frames / name) for name in names]
+    _require(sources, command)
     return sources
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -21,14 +22,7 @@ from . import captions, catalog, clips, prepare
 CLIPS: dict[str, tuple[str, int]] = {"rabbit": ("bigbuckbunny", 30), "skyline": ("city", 20), "street": ("bikes", 106)}
 SIZE = (480, 854)  # height, width of DAVIS's frames
 NAME = "davis-train"
-
-
-def frames_of(clip: str, first: int, count: int, stride: int = 2, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """Read ``count`` frames of an installed clip, every ``stride``-th, cut to DAVIS's size: (count, 480, 854, 3) RGB.
-
-    Errors as ``clips.find``.
-    """
-    return clips.load_clip(clip, first, count, stride, size)
+frames_of = partial(clips.load_clip, size=SIZE)  # frames of an installed clip, cut to DAVIS's size
 
 
 def write_archive(path: str | Path, frames: Mapping[str, np.ndarray]) -> Path:

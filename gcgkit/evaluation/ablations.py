@@ -134,19 +134,11 @@ def measure(frames: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 def resolved(pipe, setting: Setting, **options) -> dict:
     """Return a run's value for each varied setting, with the profile's own filled in."""
-    chosen = {**options, **setting.options}
-    names = dict.fromkeys(name for each in SETTINGS for name in each.options)
-    values = {name: chosen.get(name, getattr(Settings(), name)) for name in names}
+    completed = Settings.of(**{**options, **setting.options}).completed(pipe)
+    values = {name: getattr(completed, name) for each in SETTINGS for name in each.options}
     values["working_size"] = list(values["working_size"] or (pipe.config.height, pipe.config.width))
-    for name in ("tau", "strength", "hint_weight", "keyframe_weight"):
-        values[name] = float(pipe.config[name] if values[name] is None else values[name])
-    for name in (*LATER, "image_condition"):
-        values[name] = pipe.config[name] if values[name] is None else values[name]
     mode = pipe.control.guidance.config.mode
-    if mode == "concat":
-        values |= {"strength": 1.0, "hint_weight": 0.0}  # as ``Settings.completed`` has it
-    has_gate = mode == "gated"
-    gate = {None: "learned" if has_gate else "none", 0.0: "shut", 1.0: "open"}
+    gate = {None: "learned" if mode == "gated" else "none", 0.0: "shut", 1.0: "open"}
     return {**values, "gate": gate.get(setting.gate, setting.gate), "mode": mode}
 
 

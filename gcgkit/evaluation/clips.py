@@ -115,9 +115,9 @@ def open_set(
     elif (root / prepare.MANIFEST).is_file():
         manifest = prepare.read_manifest(root)
         paths = {clip["clip"]: root / "frames" / clip["clip"] for clip in manifest["clips"]}
-    elif davis := next((d for d in (root, root / "DAVIS") if (d / "JPEGImages/480p").is_dir()), None):
+    elif davis := prepare.davis_folder(root):
         root = davis
-        paths = _davis(davis, split)
+        paths = {found.clip: found.path for found in prepare.davis_sources(davis, split)}
     else:
         paths = {found.clip: found.path for found in prepare.folder_sources(root)}
     if split is not None and not (root / "ImageSets").is_dir():
@@ -145,21 +145,3 @@ def digest(frames: Iterable[np.ndarray]) -> tuple[str, int]:
     if count == 0:
         raise ValueError("frames holds no frames.")
     return total.hexdigest(), count
-
-
-def _davis(root: Path, split: str | None) -> dict[str, Path]:
-    """Return the clips of DAVIS, all or those of a list."""
-    folder = root / "JPEGImages/480p"
-    if split is None:
-        names = sorted(p.name for p in folder.iterdir() if p.is_dir())
-    else:
-        listed = root / "ImageSets/2017" / f"{split}.txt"
-        if not listed.is_file():
-            have = ", ".join(sorted(p.stem for p in listed.parent.glob("*.txt"))) or "none"
-            raise FileNotFoundError(f"{listed} does not exist; the lists there are: {have}.")
-        names = listed.read_text().split()
-    if lost := [name for name in names if not (folder / name).is_dir()]:
-        raise FileNotFoundError(f"{folder / lost[0]} does not exist: fetch DAVIS again, or choose other clips.")
-    if not names:
-        raise ValueError(f"{folder} holds no clips.")
-    return {name: folder / name for name in names}

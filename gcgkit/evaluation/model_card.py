@@ -42,12 +42,8 @@ def vae_quality(pipe: GCGPipeline, data: str | Path, frames: int = 40) -> dict[s
     """Return PSNR (rgb, dB) of true colours after encoding and decoding, L* kept, per clip and in the mean."""
     result = {}
     for name, clip in footage.measuring_clips(data, frames):
-        through = []
-        for frame in clip:
-            with torch.no_grad():
-                decoded = encoders.decode(pipe.vae, encoders.encode(pipe.vae, frame))
-            through.append(merge_luminance(to_gray(frame), decoded))
-        result[name] = metrics.psnr_rgb(np.stack(through), clip)
+        through = np.stack([encoders.decode(pipe.vae, encoders.encode(pipe.vae, frame)) for frame in clip])
+        result[name] = metrics.psnr_rgb(merge_luminance(to_gray(clip), through), clip)
     return {**result, "mean": float(np.mean(list(result.values())))}
 
 
@@ -140,12 +136,11 @@ def gate_quality(pipe: GCGPipeline, data: str | Path) -> dict[str, float]:
         code = lambda image: encoders.encode(pipe.vae, image)  # noqa: E731
         with torch.no_grad():
             g = code(to_gray(clip[frame]))
-            see = lambda image: encoders.semantics(pipe.semantic_encoder, pipe.control, image, g.shape[-2:])  # noqa: B023, E731
-            seen = see(to_gray(clip[frame]))
+            seen = encoders.semantics(pipe, to_gray(clip[frame]))
             sums["masked"].append(pipe.control.hint(g, g * 0, g * 0, seen).gate.mean())
             for kind, source in (("matching", clip[ref]), ("wrong", other[ref % len(other)])):
                 gray = to_gray(source)
-                given = code(gray), code(source), seen, see(gray)
+                given = code(gray), code(source), seen, encoders.semantics(pipe, gray)
                 sums[kind].append(pipe.control.hint(g, *given).gate.mean())
     return {kind: float(torch.stack(values).mean()) for kind, values in sums.items()}
 

@@ -103,7 +103,7 @@ def sizes(pipe=None) -> dict[str, str]:
         }  # fmt: skip
     height, width = pipe.config.height, pipe.config.width
     canvas = encoders.fit_canvas((height, width), (height, width), encoders.canvas_multiple(pipe.vae, pipe.unet))
-    h, w = encoders.latent_size(pipe.vae, canvas)
+    h, w = encoders.latent_size(pipe.vae, canvas.outer)
     vision, channels = pipe.image_encoder.config, pipe.unet.config.in_channels
     latents = f"({channels}, {h}, {w})"
     return {

@@ -63,7 +63,7 @@ def passes(
     where = torch.device(where)
     of = (lambda part: copy.deepcopy(part).to("meta")) if where.type == "meta" else lambda part: part
     vae, unet, control, image_encoder, text_encoder = (of(getattr(pipe, name)) for name in names)
-    h, w = encoders.latent_size(vae, encoders.Canvas((height, width), (height, width), (height, width)))
+    h, w = encoders.latent_size(vae, (height, width))
     some = lambda *shape: torch.zeros(*shape, device=where, dtype=pipe.dtype)  # noqa: E731
     channels, vision, columns = unet.config.in_channels, image_encoder.config, math.ceil(math.sqrt(tiles))
     latents, grid = some(1, channels, h, w), some(1, channels, math.ceil(tiles / columns) * h, columns * w)

@@ -13,6 +13,9 @@ import numpy as np
 
 from .. import __version__, profiles
 from ..data import clips, footage
+from ..encoders import decode as image  # noqa: F401  (lesson.image, lesson.latents and lesson.semantics)
+from ..encoders import encode as latents  # noqa: F401
+from ..encoders import semantics  # noqa: F401
 from ..utils.commands import best_device, quiet_libraries
 from .hosted import pip_install
 
@@ -96,40 +99,6 @@ def default(function: Callable, name: str):
     if parameter is None or parameter.default is inspect.Parameter.empty:
         raise ValueError(f"{getattr(function, '__qualname__', function)} has no default for {name!r}.")
     return parameter.default
-
-
-def image(vae, latents) -> np.ndarray:
-    """Return a picture of latents ``(1, C, h, w)``: uint8 RGB ``(8h, 8w, 3)``."""
-    import torch
-
-    from .. import encoders
-
-    with torch.no_grad():
-        return encoders.decode(vae, latents)
-
-
-def latents(vae, frame: np.ndarray):
-    """Encode one frame at the working size, gray ``(H, W)`` or RGB ``(H, W, 3)`` uint8: latents ``(1, C, h, w)``."""
-    import torch
-
-    from .. import encoders
-
-    with torch.no_grad():
-        return encoders.encode(vae, frame)
-
-
-def semantics(pipe, frame: np.ndarray):
-    """Return the semantic features of a gray frame ``(H, W)`` for the copy, at its latents' size ``(1, S, h, w)``.
-
-    None for a profile whose copy reads none, as in the paper.
-    """
-    import torch
-
-    from .. import encoders
-
-    size = encoders.latent_size(pipe.vae, encoders.Canvas(frame.shape, frame.shape, frame.shape))
-    with torch.no_grad():
-        return encoders.semantics(pipe.semantic_encoder, pipe.control, frame, size)
 
 
 class Text:

@@ -9,10 +9,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
+import psutil
 import torch
-
-from ..pipeline import GCGPipeline
-from ..utils.commands import best_device
 
 
 def machine() -> dict:
@@ -48,10 +46,10 @@ def compare(
     return dict(seconds), results
 
 
-def peak_memory(work: Callable[[], object]) -> int | None:
-    """Return the bytes that some work allocates at its peak; None if they cannot be measured.
+def peak_memory(work: Callable[[], object]) -> int:
+    """Return the bytes that some work allocates at its peak.
 
-    On a GPU what PyTorch allocates; on Linux the process's resident size, sampled every few milliseconds.
+    On a GPU what PyTorch allocates; elsewhere the process's resident size, sampled every few milliseconds.
     """
     gc.collect()
     if torch.cuda.is_available():
@@ -59,15 +57,13 @@ def peak_memory(work: Callable[[], object]) -> int | None:
         before = torch.cuda.memory_allocated()
         work()
         return torch.cuda.max_memory_allocated() - before
-    before = _resident()
-    if before is None:
-        work()
-        return None
+    resident = lambda: psutil.Process().memory_info().rss  # noqa: E731
+    before = resident()
     highest, done = [before], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.005):
-            highest[0] = max(highest[0], _resident())
+            highest[0] = max(highest[0], resident())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -79,23 +75,8 @@ def peak_memory(work: Callable[[], object]) -> int | None:
     return highest[0] - before
 
 
-def _resident() -> int | None:
-    try:
-        with open("/proc/self/status", encoding="ascii") as status:
-            return next(int(entry.split()[1]) * 1024 for entry in status if entry.startswith("VmRSS:"))
-    except (OSError, StopIteration):
-        return None
-
-
 def line(name: str, seconds: list[float], frames: int, more: str = "") -> str:
     """Return a line for one case: median and range, and frames per second."""
     middle = statistics.median(seconds)
     spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
     return f"{name:28} {middle:8.2f} s ({spread})  {frames / middle:7.3f} frames/s  {more}".rstrip()
-
-
-def load(weights: str) -> GCGPipeline:
-    """Load the pipeline to measure on the best device here, without progress bars."""
-    pipe = GCGPipeline.from_pretrained(weights).to(best_device())
-    pipe.set_progress_bar_config(disable=True)
-    return pipe

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import cv2
 import numpy as np
+from scipy.special import rel_entr
 
 from ..color import LUMINANCE_OF_BYTE, lightness_of_gray, rgb_to_lab, to_gray
 from ..utils.checks import check_choice, each_frame, frame_pairs
@@ -219,10 +220,4 @@ def _histograms(frame: np.ndarray) -> np.ndarray:
 def _jensen_shannon(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Return JS(P, Q) = KL(P | M)/2 + KL(Q | M)/2 over the last axis, with M the mean of both; 0 log 0 is 0."""
     middle = (p + q) / 2
-
-    def divergence(distribution):
-        # Where the distribution is 0, the ratio is set to 1, so the term is 0; elsewhere M is positive.
-        ratio = np.divide(distribution, middle, out=np.ones_like(middle), where=distribution > 0)
-        return (distribution * np.log(ratio)).sum(axis=-1)
-
-    return (divergence(p) + divergence(q)) / 2
+    return (rel_entr(p, middle).sum(axis=-1) + rel_entr(q, middle).sum(axis=-1)) / 2

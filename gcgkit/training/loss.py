@@ -128,7 +128,7 @@ def encode_batch(batch: Batch, pipe, condition: str, device: torch.device | str)
         return torch.cat(chunks).unflatten(0, pixels.shape[:-3])
 
     def semantics_of(pixels: torch.Tensor) -> torch.Tensor | None:
-        found = latent_cache.encode_semantics(pipe, pixels.flatten(0, -3).cpu().numpy())  # (..., 1, H, W) -> (n, H, W)
+        found = encoders.semantics(pipe, pixels.flatten(0, -3).cpu().numpy())  # (..., 1, H, W) -> (n, H, W)
         return None if found is None else found.unflatten(0, pixels.shape[:-3])
 
     target, gray, semantics = latents(batch.target), latents(batch.gray), semantics_of(batch.gray)

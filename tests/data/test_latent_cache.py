@@ -234,8 +234,7 @@ def test_cached_semantics_are_those_of_the_gray_frames(root, seeing, tmp_path):
         assert held.dtype == torch.float16 and held.shape == (4, 5, 8, 4, 8)  # (K, V, S, h, w)
         for own, (_, views, _) in zip(held, scenes(clip, DATA), strict=True):
             for features, view in zip(own, views, strict=True):
-                with torch.no_grad():
-                    wanted = encoders.semantics(seeing.semantic_encoder, seeing.control, color.to_gray(view), (4, 8))[0]
+                wanted = encoders.semantics(seeing, color.to_gray(view))[0]
                 torch.testing.assert_close(features.float(), wanted, atol=5e-3, rtol=5e-3)
     assert float(held[0, 0].float().std((1, 2)).max()) > 0.1  # places differ
     dataset = LatentDataset(folder, clips, DATA, seed=2)

@@ -443,6 +443,8 @@ def test_sets_are_found_in_every_layout(tmp_path, data):
     (davis / "ImageSets/2017").mkdir(parents=True)
     (davis / "ImageSets/2017/val.txt").write_text("dog\n")
     assert evalset.open_set(tmp_path).clips == evalset.open_set(davis).clips == ["cow", "dog"]
+    with pytest.raises(FileNotFoundError, match=r"train.txt does not exist: .*davis\.py .*there: val"):
+        evalset.open_set(davis, split="train")
     half = evalset.open_set(tmp_path, split="val", limit=4)
     assert half.clips == ["dog"] and half.name == "DAVIS-val"
     frames = list(half.frames("dog"))

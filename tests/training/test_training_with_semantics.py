@@ -113,8 +113,8 @@ def test_cached_and_uncached_training_have_the_same_loss(place, objective, tmp_p
 def test_features_of_a_batch_of_pixels_are_those_of_its_gray_frames(place, objective):
     dataset = FrameDataset(place / "data", objective.config.data)
     raw = collate([dataset[i] for i in range(6)])
-    batch, parts = objective.encode(raw), (objective.pipe.semantic_encoder, objective.pipe.control)
-    by_hand = lambda gray: encoders.semantics(*parts, gray[0].numpy(), (4, 8))[0]  # noqa: E731  (1, H, W) -> (S, h, w)
+    batch = objective.encode(raw)
+    by_hand = lambda gray: encoders.semantics(objective.pipe, gray[0].numpy())[0]  # noqa: E731  (1, H, W) -> (S, h, w)
     with torch.no_grad():
         for seen, gray in zip(batch.semantics, raw.gray, strict=True):
             torch.testing.assert_close(seen, by_hand(gray), atol=1e-4, rtol=1e-4)

@@ -92,13 +92,12 @@ def test_keeping_what_the_gate_lets_through_beats_leaving_it_to_the_unet(pipe, c
 
 def test_gate_is_closed_under_the_mask_and_trusts_a_matching_reference_more(pipe, clip):
     code = lambda image: encoders.encode(pipe.vae, image)  # noqa: E731
-    see = lambda image, like: encoders.semantics(pipe.semantic_encoder, pipe.control, image, like.shape[-2:])  # noqa: E731
     frame, reference = color.to_gray(clip[4]), color.to_gray(clip[0])
     with torch.no_grad():
         gray, ref_gray, other = code(frame), code(reference), code(clip[0])
-        seen = see(frame, gray)
+        seen = encoders.semantics(pipe, frame)
         masked = pipe.control.hint(gray, gray * 0, gray * 0, seen).gate.mean()
-        matching = pipe.control.hint(gray, ref_gray, other, seen, see(reference, gray)).gate.mean()
+        matching = pipe.control.hint(gray, ref_gray, other, seen, encoders.semantics(pipe, reference)).gate.mean()
     assert masked <= 0.1 and matching >= masked + 0.1
 
 
