@@ -113,7 +113,7 @@ class Denoiser:
                 negative, positive = output.chunk(2)
                 output = negative + settings.guidance_scale * (positive - negative)
             if guided and settings.hint_weight:
-                output = toward_hint(scheduler, output, latents, now, hint, settings.hint_weight)
+                output = toward_hint(scheduler, output, sample, now, hint, settings.hint_weight)
             latents = scheduler.step(output, now, latents, **options).prev_sample
             latents = self._call_back(step, timestep, latents, stage, frames)
             if bar is not None:
