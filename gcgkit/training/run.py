@@ -2,7 +2,7 @@
 
     pipeline = train(load("paper"), "data/prepared", "runs/paper")             # the same as the command
     gcgkit train --config paper --data data/prepared --out runs/paper
-    accelerate launch -m gcgkit.cli.train --config paper --data data/prepared --out runs/paper
+    accelerate launch -m gcgkit.cli train --config paper --data data/prepared --out runs/paper
 
 A run's folder holds ``config.toml``, ``checkpoints/``, ``log.jsonl``, ``tensorboard/``, ``validation/`` and, at the
 end, ``pipeline/``, which ``GCGPipeline.from_pretrained`` reads. The same call resumes from the last checkpoint.
