@@ -116,7 +116,7 @@ def color_in_order(
         ahead = run.encode(*(image for _, image in following)) if following else None
         colored = [frame.result() for frame in merging]
         if run.keeps_past:
-            copies = [frame.copy() for frame in colored]  # whoever gets a frame may draw on it
+            copies = [frame.copy() for frame in colored]  # the caller may draw on a frame
             pool.latest = numbers, gray, copies, latents, descriptors
         yield from zip(numbers, colored, records, strict=True)
 

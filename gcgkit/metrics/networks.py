@@ -151,7 +151,7 @@ def missing(name: str) -> str | None:
     network = NETWORKS[name]
     absent = [package for package in network.packages if find_spec(package) is None]
     if absent:
-        # What pyiqa depends on would bring a second OpenCV, over this one's files.
+        # pyiqa's dependencies would bring a second OpenCV, over this one's files.
         options = "--no-deps " if "pyiqa" in network.packages else ""
         wanted = " ".join(_INSTALL.get(package, package) for package in absent)
         return f"{network.label} needs the package {absent[0]}: run pip install {options}{wanted}"

@@ -148,7 +148,7 @@ def build_pipeline(config: TrainConfig) -> GCGPipeline:
         control = GuidedControlNet.from_unet(
             pipe.unet, image_tokens_dim=width, condition_width=model.condition_width, **seeing, **options
         )
-        control.pyramid = pyramid  # what is recognised stays as it is
+        control.pyramid = pyramid  # the recognition stays as it is
         pipe.register_modules(control=control)
         return pipe
     own = pipe.control.guidance.config
