@@ -19,7 +19,7 @@ from .utils import compilation
 from .utils.solvers import scheduler_for
 
 
-class Denoiser:
+class DenoisingLoop:
     """One call's text embeddings, noise and scheduler, and the loop over the denoising steps.
 
     settings: completed. size: the latents' (h, w). Raises ValueError for a generator that is not one torch.Generator.
