@@ -332,7 +332,7 @@ def toward_hint(
     the same frames; ``timestep`` is one of the scheduler's, which also says what the output stands for. Weight 0 leaves
     it as it is; at weight 1 an open gate leaves nothing of it. Raises ValueError for another prediction type.
     """
-    share = scheduler.alphas_cumprod[int(timestep)]  # a tensor still: its value would have to come from the GPU
+    share = scheduler.alphas_cumprod[round(float(timestep))]  # still a tensor: its value would have to come from a GPU
     signal, noise = share.sqrt(), (1 - share).sqrt()
     kind = scheduler.config.prediction_type
     if kind == "sample":
