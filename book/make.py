@@ -30,7 +30,7 @@ GUIDES = {
         "benchmarks/README.md",
     ],
     "The weights": ["gcgkit/weights/mini/README.md"],
-    "Work on it": ["CONTRIBUTING.md", "data_scripts/README.md", "CHANGELOG.md"],
+    "Work on it": ["CONTRIBUTING.md", "data_scripts/README.md", "book/README.md", "CHANGELOG.md"],
 }
 # Names of pages that do not stand where their files stand: the README is the first page of the site.
 MOVED = {"README.md": "index.md"}

@@ -25,7 +25,6 @@ from torchvision.models._meta import _IMAGENET_CATEGORIES
 
 from gcgkit.data.footage import SIZE, davis_clip, photo_paths, video_clip
 from gcgkit.metrics import networks
-from gcgkit.metrics.efficientnet import EfficientNetLite0
 from gcgkit.training.mini.pack import LONG
 
 SHORT = 184  # pixels of a stored photograph's short side, at most
@@ -73,10 +72,8 @@ class ObjectFinder:
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
-        weights = torch.load(networks.weight_files("fd_efficientnet")[0], weights_only=True)
-        self.network = EfficientNetLite0(weights).eval().to(memory_format=torch.channels_last)
-        self.network.head.register_forward_hook(lambda _module, _inputs, output: setattr(self, "map", output))
-        weight = self.network.classifier.weight.detach().numpy()  # (1000, 1280)
+        self.network = networks.load("fd_efficientnet", "cpu").to(memory_format=torch.channels_last)
+        weight = self.network._fc.weight.detach().numpy()  # (1000, 1280)
         self.weight = weight - weight.mean(axis=0)
 
     def __call__(self, image: np.ndarray, classes: list[int], siblings) -> dict:
@@ -113,8 +110,9 @@ class ObjectFinder:
         picture = (cv2.resize(image, (width, height), interpolation=way).astype(np.float32) - 127) / 128
         batch = torch.from_numpy(picture).permute(2, 0, 1)[None]
         with torch.inference_mode():
-            logits = self.network.classify(batch)[0].numpy()
-            features = self.map[0].clamp(0, 6).permute(1, 2, 0).contiguous().numpy()
+            maps = self.network.extract_features(batch)  # (1, 1280, h, w)
+            logits = self.network._fc(maps.mean(dim=(2, 3)))[0].numpy()
+            features = maps[0].permute(1, 2, 0).contiguous().numpy()
         return features, logits
 
 

@@ -28,7 +28,7 @@ from gcgkit.paper import PAPER_BASE
 
 HERE = Path(__file__).resolve().parent
 DPI = 200
-# What decides a colouring: the pipeline's modules, and those that take frames and settings.
+# The modules that decide a colouring: the pipeline's, and those that take frames and settings.
 CODE = (
     "attention", "color", "control", "data.clips", "data.footage", "denoising", "encoders",
     "evaluation.ablations", "guidance", "keyframes", "lessons.demo", "pipeline", "profiles", "references", "semantics",

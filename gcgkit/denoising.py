@@ -19,7 +19,7 @@ from .utils import compilation
 from .utils.solvers import scheduler_for
 
 
-class Denoiser:
+class DenoisingLoop:
     """One call's text embeddings, noise and scheduler, and the loop over the denoising steps.
 
     settings: completed. size: the latents' (h, w). Raises ValueError for a generator that is not one torch.Generator.
@@ -113,7 +113,7 @@ class Denoiser:
                 negative, positive = output.chunk(2)
                 output = negative + settings.guidance_scale * (positive - negative)
             if guided and settings.hint_weight:
-                output = toward_hint(scheduler, output, latents, now, hint, settings.hint_weight)
+                output = toward_hint(scheduler, output, sample, now, hint, settings.hint_weight)
             latents = scheduler.step(output, now, latents, **options).prev_sample
             latents = self._call_back(step, timestep, latents, stage, frames)
             if bar is not None:

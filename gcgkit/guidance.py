@@ -322,25 +322,25 @@ class GatedColorGuidance(ModelMixin, ConfigMixin):
 
 
 def toward_hint(
-    scheduler, output: torch.Tensor, latents: torch.Tensor, timestep, hint: GuidanceOutput, weight: float
+    scheduler, output: torch.Tensor, sample: torch.Tensor, timestep, hint: GuidanceOutput, weight: float
 ) -> torch.Tensor:
     """Change the UNet's output so that its clean latents x become ``x + weight * gate * (color - x)``.
 
     The paper has no such step: its weight is zero. As blended latent diffusion (Avrahami et al. 2023) keeps the known
     part of a picture under a mask, so the gate keeps the colour that it trusts, and the UNet need not copy it.
-    ``output`` and ``latents`` z_t (B, C, h, w), ``hint`` of the same frames; ``timestep`` is one of the scheduler's,
-    which also says what the output stands for. Weight 0 leaves it as it is; at weight 1 an open gate leaves nothing of
-    it. Raises ValueError for a prediction type that is none of epsilon, v_prediction and sample.
+    ``output`` and ``sample`` (B, C, h, w), the UNet's input as ``scheduler.scale_model_input`` scales it, ``hint`` of
+    the same frames; ``timestep`` is one of the scheduler's, which also says what the output stands for. Weight 0 leaves
+    it as it is; at weight 1 an open gate leaves nothing of it. Raises ValueError for another prediction type.
     """
-    share = scheduler.alphas_cumprod[int(timestep)]  # a tensor still: its value would have to come from the GPU
+    share = scheduler.alphas_cumprod[round(float(timestep))]  # still a tensor: its value would have to come from a GPU
     signal, noise = share.sqrt(), (1 - share).sqrt()
     kind = scheduler.config.prediction_type
     if kind == "sample":
         clean, per_output = output, 1.0
-    elif kind == "epsilon":  # z = signal * x + noise * epsilon
-        clean, per_output = (latents - noise * output) / signal, -signal / noise
+    elif kind == "epsilon":  # sample = signal * x + noise * epsilon
+        clean, per_output = (sample - noise * output) / signal, -signal / noise
     elif kind == "v_prediction":  # v = signal * epsilon - noise * x
-        clean, per_output = signal * latents - noise * output, -1 / noise
+        clean, per_output = signal * sample - noise * output, -1 / noise
     else:
         raise ValueError(f"the scheduler's prediction_type is {kind!r}; none of epsilon, v_prediction and sample.")
     return output + per_output * weight * hint.gate * (hint.color - clean)

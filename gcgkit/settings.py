@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from . import keyframes
 from .encoders import IMAGE_CONDITIONS
 from .utils.checks import check_choice, check_number, check_options, is_whole
+from .utils.solvers import SOLVERS
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,6 @@ class Shortcuts:
     values: bool = True
 
 
-SOLVERS = ("ddim", "dpm++", "unipc")  # the first is the paper's
 NO_SHORTCUTS = Shortcuts(hints=False, references=False, copy=False, keys=False, halves=False, values=False)
 
 _NUMBERS = {  # the numbers that each option may be
@@ -94,7 +94,7 @@ class Settings:
             ``num_keyframes`` frames in a row under the mask, and the exemplars join them in the second stage.
         working_size: (height, width) of the model's canvas, which frames are scaled to fit. The profile's own is turned
             for upright frames.
-        solver: "ddim", "dpm++" or "unipc"; see ``utils.solvers``. ``eta``: DDIM's.
+        solver: one of ``SOLVERS``; see ``utils.solvers``. ``eta``: DDIM's.
         noise: "shared" starts every frame from the same noise, "independent" each from its own.
         side_by_side: stretches of the clip that the second stage colours at once, a frame of each as one batch; 1 is
             the paper's order. With more, "earlier frames" are those that were coloured earlier.

@@ -18,7 +18,7 @@ import torch
 
 from . import attention, encoders, keyframes, srg
 from .color import merge_luminance, to_gray
-from .denoising import Denoiser
+from .denoising import DenoisingLoop
 from .guidance import GuidanceOutput
 from .references import (
     OUTSIDE,
@@ -116,7 +116,7 @@ def color_in_order(
         ahead = run.encode(*(image for _, image in following)) if following else None
         colored = [frame.result() for frame in merging]
         if run.keeps_past:
-            copies = [frame.copy() for frame in colored]  # whoever gets a frame may draw on it
+            copies = [frame.copy() for frame in colored]  # the caller may draw on a frame
             pool.latest = numbers, gray, copies, latents, descriptors
         yield from zip(numbers, colored, records, strict=True)
 
@@ -187,7 +187,7 @@ class Run:
             size = size[::-1] if upright else size
         self.canvas = encoders.fit_canvas(frame_size, tuple(size), encoders.canvas_multiple(pipe.vae, pipe.unet))
         self.latent_size = encoders.latent_size(pipe.vae, self.canvas.outer)
-        self.denoiser = Denoiser(pipe, self.settings, self.latent_size, generator)
+        self.denoiser = DenoisingLoop(pipe, self.settings, self.latent_size, generator)
         self.seed = self.denoiser.seed
         # g_ref = z_ref under the reference mask (§3.2), (1, C, h, w), where they are not zeros.
         self.black = self.encode(np.zeros(frame_size, np.uint8)) if self.settings.mask_latents == "black" else None

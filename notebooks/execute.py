@@ -1,9 +1,10 @@
 """Making the notebooks: one set-up cell for all, and runs whose outputs are kept with a record of their sources.
 
 ``python notebooks/execute.py notebooks/*.ipynb`` puts badges and the set-up cell in place, runs each notebook from top
-to bottom with static pictures, and writes it back only if every cell ran. What was run is recorded in the notebook's
-metadata (`record`), so that a test can tell outputs of other sources, or of other weights. At each exercise the check
-is also tried on wrong answers, which the attempt's cell keeps in its metadata, and on the solution (`_try_exercise`).
+to bottom with static pictures, and writes it back only if every cell ran. The notebook's metadata records the sources
+and weights of the run (`record`), so that a test can tell outputs of other sources, or of other weights. At each
+exercise the check is also tried on wrong answers, which the attempt's cell keeps in its metadata, and on the solution
+(`_try_exercise`).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _BADGES = {
 _KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _CLOCK = '__import__("time").process_time()'  # CPU seconds of the kernel
-# How blocks and lines of code stand in a digest.
+# Signs for blocks and lines of code in a digest.
 _LAYOUT = {tokenize.INDENT: "\u2192", tokenize.DEDENT: "\u2190", tokenize.NEWLINE: "\u21b5"}
 # A path of this machine in an output: a home, a temporary folder, an environment, or a drive letter.
 _PATHS = re.compile(r"(?:/(?:home|root|Users|tmp|work|usr|opt|var|content)/|\b[A-Z]:\\)\S*|\S*site-packages\S*")
@@ -127,13 +128,13 @@ def wrong_answers(cell) -> list[str]:
 
 
 def record(notebook, seconds: float, cpu_seconds: float, verdicts: dict | None = None) -> dict:
-    """What a run is remembered by: digests of the code cells and of the mini weights, seconds, verdicts of checks."""
+    """Return the record of a run: digests of the code cells and of the mini weights, seconds, verdicts of checks."""
     return {
         "exercises": verdicts or {},
         "sources": sources_digest(notebook),
         "weights": methods.weights_digest("mini"),
         "seconds": round(seconds),
-        "cpu_seconds": round(cpu_seconds),  # what the run takes where nothing else runs, on one core
+        "cpu_seconds": round(cpu_seconds),  # the time of the run on one core where nothing else runs
     }
 
 
@@ -162,7 +163,7 @@ def run(path: str | Path, timeout: int = 600) -> float:
         with client.setup_kernel():
             for index, cell in enumerate(notebook.cells):
                 count += cell.cell_type == "code"
-                client.execute_cell(cell, index, execution_count=count)  # what checks are tried on does not count
+                client.execute_cell(cell, index, execution_count=count)  # the tries of a check do not count
                 if {"check", "solution"} & set(cell.metadata.get("tags", [])):
                     tries += _try_exercise(client, index, verdicts)
     except (CellExecutionError, CellTimeoutError) as error:

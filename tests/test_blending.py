@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from test_pipeline import color, seeded
 
 from gcgkit import encoders
@@ -90,6 +90,30 @@ def test_each_step_is_blended(pipe, clip, strength):
 
     wanted = by_hand.second_frame(pipe, clip, scheduler, 4, strength, change=blended)
     assert np.abs(out.frames[1].astype(int) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize(("weight", "gate"), [(1.0, 1.0), (0.5, 0.7)])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+@pytest.mark.parametrize("karras", [False, True])  # whose timesteps lie between those of training
+def test_eulers_steps_are_blended_at_their_own_scale(pipe, clip, weight, gate, strength, karras):
+    """Euler's latents are x + sigma * epsilon, of any size; at the whole weight and an open gate, x is the hint's."""
+    own, options = pipe.scheduler, {"reference": {0: clip[0]}, "num_keyframes": 1, "num_inference_steps": 4}
+
+    def blended(epsilon, latents, t, hint):
+        sigma = scheduler.sigmas[scheduler.step_index]
+        share, clean = weight * gate, latents - sigma * epsilon
+        return (latents - (1 - share) * clean - share * hint.color) / sigma
+
+    pipe.scheduler = EulerDiscreteScheduler.from_config(own.config, use_karras_sigmas=karras)
+    scheduler = EulerDiscreteScheduler.from_config(own.config, use_karras_sigmas=karras)
+    try:
+        with torch.no_grad(), fixed_gate(pipe.control.guidance, gate):
+            gray, how = to_gray(clip)[:2], {"strength": strength, "hint_weight": weight}
+            out = pipe(gray, **options, **how, generator=seeded()).frames
+            wanted = by_hand.second_frame(pipe, clip, scheduler, 4, strength, change=blended)
+    finally:
+        pipe.scheduler = own
+    assert np.abs(out[1].astype(int) - wanted).max() <= 1
 
 
 def test_keyframes_are_blended_too_and_the_mask_is_not(pipe, clip):

@@ -107,6 +107,17 @@ def test_every_method_returns_that_many_distinct_frames(total, count, method):
         assert chosen[0] == 0 and chosen[-1] == total - 1
 
 
+@pytest.mark.parametrize("method", keyframes.METHODS)
+@pytest.mark.parametrize("total", [1, 2, 3, 9])
+def test_a_method_takes_the_first_the_last_and_as_many_frames_as_wanted(method, total):
+    for count in range(1, total + 2):
+        chosen = select_keyframes(random_distance(total, total), count, method, generator=count)
+        assert chosen == sorted(set(chosen)) and len(chosen) == min(count, total)
+        assert set(chosen) <= set(range(total))
+        if len(chosen) > 1:
+            assert {0, total - 1} <= set(chosen)
+
+
 def test_uniform_gaps_differ_by_one_at_most():
     for total in (5, 17, 100):
         for count in range(2, total):

@@ -5,6 +5,6 @@ from __future__ import annotations
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command with these arguments, ``sys.argv``'s by default, and return its exit code."""
-    from .__main__ import main as run  # so that one subcommand, run as a module, loads no other
+    from .__main__ import main as run  # or ``python -m gcgkit.cli`` would load it twice
 
     return run(argv)

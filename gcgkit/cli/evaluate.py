@@ -1,4 +1,4 @@
-"""The command ``gcgkit evaluate``; ``accelerate launch -m gcgkit.cli.evaluate`` takes the same options and shares work.
+"""The command ``gcgkit evaluate``; ``accelerate launch -m gcgkit.cli evaluate ...`` shares the work among processes.
 
 torch and the rest load when a method needs them, so ``--help`` is quick.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from ..utils.commands import read_options, read_size
 from ..utils.hub import require
-from .common import run_standalone
 
 ABOUT = "Measure methods and write Table 1; the same command goes on where it was."
 USAGE = "gcgkit evaluate [options]"
@@ -127,12 +125,3 @@ def _give_prompts(methods: list, file: str | None, evalset) -> None:
                 f"{method.name}: there are prompts for {next(iter(method.prompts))} and others, but for no clip of "
                 f"{evalset.name}: give the captions of this set."
             )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command by itself, for ``accelerate launch -m gcgkit.cli.evaluate``, and return the exit code."""
-    return run_standalone("gcgkit.cli.evaluate", ABOUT, add_options, run, argv, EPILOG)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The command ``gcgkit train``; ``accelerate launch -m gcgkit.cli.train`` takes the same options.
+"""The command ``gcgkit train``; ``accelerate launch -m gcgkit.cli train ...`` shares the work among processes.
 
 torch and the rest load when training begins, so ``--help`` is quick.
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ..utils.commands import read_pairs
 from ..utils.hub import require
-from .common import run_standalone
 
 ABOUT = "Train on prepared data, or go on with a run that was cut off."
+EPILOG = "on several GPUs: accelerate launch -m gcgkit.cli train, and the same options"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -62,12 +62,3 @@ def run(args: argparse.Namespace) -> None:
             ) from error
         raise
     print(f"The trained pipeline: {folder}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command by itself, for ``accelerate launch -m gcgkit.cli.train``, and return the exit code."""
-    return run_standalone("gcgkit.cli.train", ABOUT, add_options, run, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

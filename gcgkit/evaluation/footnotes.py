@@ -1,7 +1,7 @@
 """Footnotes of Table 1 from the records: the prompts of our rows, and the settings that they share or not (§4.4).
 
 One footnote for each set of clips. It first lists the settings of most rows, then every row that differs, so that a
-reader sees whether rows differ in more than their names say. A setting is listed if it is one of `_NAMED`, if rows
+reader sees if rows differ in more than their names say. A setting is listed if it is one of `_NAMED`, if rows
 differ in it, or if it is not the default. A value that the profile filled in is listed only where rows differ.
 """
 

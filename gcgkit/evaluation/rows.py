@@ -111,10 +111,10 @@ def paired_differences(first: Iterable[dict], second: Iterable[dict], metric: st
 
 
 class Difference(NamedTuple):
-    """The mean difference of two rows over clips, its 95 % t interval, and whether the first is better.
+    """The mean difference of two rows over clips, its 95 % t interval, and the verdict on the first.
 
-    verdict: "yes" where the whole interval lies on the better side, "no" where it lies on the worse one, "not decided"
-    where it holds zero.
+    verdict: "yes", the first is better, where the whole interval lies on the better side, "no" where it lies on the
+    worse one, "not decided" where it holds zero.
     """
 
     mean: float

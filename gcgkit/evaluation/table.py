@@ -3,9 +3,9 @@
     print(render(read_results("results")))                 # Markdown; Table(...) shows itself in a notebook
     python -m gcgkit.evaluation.table results --format latex --out table1.tex
 
-The paper's digits are those printed (``table1.json``). What differs from the paper's setting, be it the data, the
-number of frames or the weights, marks a row with a dagger at its name and at every number, so that no part of it can be
-taken for a number at the paper's scale. In each group the best is bold; the truth and plain gray are scales, not
+The paper's digits are those printed (``table1.json``). A row with another setting than the paper's, be it the data,
+the number of frames or the weights, has a dagger at its name and at every number, so that no part of it can be taken
+for a number at the paper's scale. In each group the best is bold; the truth and plain gray are scales, not
 competitors. Each of our numbers is a mean over seeds and clips, with its bootstrap interval over clips; FID and
 FD-EfficientNet are one number for all frames, without an interval. The last rows pair Ours with each ablation, with
 Student's t interval of the differences, since a bootstrap over few clips is too narrow.

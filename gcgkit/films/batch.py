@@ -28,7 +28,7 @@ _KEPT_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")  # others may not hold H.264 w
 
 @dataclass(frozen=True)
 class Worker:
-    """This process: its number, the number of processes, and its device, None for a GPU if there is one."""
+    """A process: its number, the number of processes, and its device, None for a GPU if there is one."""
 
     index: int = 0
     count: int = 1

@@ -315,7 +315,7 @@ class Pictures:
 def describe(record: JobRecord, encoding: dict, given: Path) -> str:
     """Return a line that says how a film was made: the job's record, the encoding, and the digest of a given list.
 
-    Folders are left out: whoever gets the film need not know them, and digests tell the weights and the source.
+    Folders are left out: viewers of the film need not know them, and digests tell the weights and the source.
     """
     facts = {"format": FORMAT, **asdict(record)}
     if Path(record.profile).is_absolute():

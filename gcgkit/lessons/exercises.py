@@ -1,4 +1,4 @@
-"""Exercises of the notebooks: checks that say whether an attempt is right, or what to look at.
+"""Exercises of the notebooks: checks that accept an attempt, or say what to look at.
 
 An exercise has four cells: the question, an empty attempt ``answer_1 = ...``, a folded check, and a folded solution
 that fills in the same name and is checked in the same way.
@@ -31,7 +31,7 @@ class Check:
     """Conditions of a right answer, asked in order until one fails.
 
     Args:
-        conditions: ``{what to look at: condition}``; a condition takes the answer and returns whether it holds. It is
+        conditions: ``{what to look at: condition}``; a condition takes the answer and returns True if it holds. It is
             asked only about answers for which those before it hold, so a later one may rely on an earlier.
     """
 

@@ -1,7 +1,8 @@
 """The GPU memory of a training run, computed from its configuration; `recipes` explains it in words (§4.1).
 
-Weights, gradients and the optimizer's state can be counted exactly. What a pass keeps for its way back cannot: see
-`recipes` for a count on the networks' shapes, and ``benchmarks/train_step.py --cap-gb 16`` to see it on a card.
+Weights, gradients and the optimizer's state can be counted exactly. The activations that a pass keeps for its backward
+pass cannot: `recipes` has a count on the networks' shapes, and ``benchmarks/train_step.py --cap-gb 16`` measures them
+on a card.
 """
 
 from __future__ import annotations

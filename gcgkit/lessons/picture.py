@@ -18,7 +18,7 @@ _LETTERS_PER_LINE = 92
 class Picture:
     """A matplotlib figure outside pyplot's state that a notebook shows with its caption as text.
 
-    What is not found here is the figure's own, such as ``subplots`` and ``axes``.
+    All other attributes, such as ``subplots`` and ``axes``, are the figure's own.
 
     Args:
         height: inches, without the caption, for which room is added.

@@ -151,7 +151,7 @@ def missing(name: str) -> str | None:
     network = NETWORKS[name]
     absent = [package for package in network.packages if find_spec(package) is None]
     if absent:
-        # What pyiqa depends on would bring a second OpenCV, over this one's files.
+        # pyiqa's dependencies would bring a second OpenCV, over this one's files.
         options = "--no-deps " if "pyiqa" in network.packages else ""
         wanted = " ".join(_INSTALL.get(package, package) for package in absent)
         return f"{network.label} needs the package {absent[0]}: run pip install {options}{wanted}"
@@ -262,11 +262,18 @@ def _build_st_lpips(device: str):
 
 def _build_efficientnet(device: str):
     import torch
+    from efficientnet_lite_pytorch import EfficientNet
 
-    from .efficientnet import EfficientNetLite0
+    class Pooled(EfficientNet):
+        """From images ``(B, 3, 224, 224)``, (x - 127) / 128 for x in 0..255, to features ``(B, 1280)``."""
+
+        def forward(self, images):
+            return self.extract_features(images).mean(dim=(2, 3))  # (B, 1280, 7, 7) -> (B, 1280)
 
     (path,) = weight_files("fd_efficientnet")
-    return EfficientNetLite0(torch.load(path, map_location="cpu", weights_only=True))
+    network = Pooled.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return network
 
 
 def _build_pyiqa(name: str, device: str):
@@ -308,7 +315,7 @@ NETWORKS: dict[str, Network] = {
         "ST-LPIPS", "pair", _ST_LPIPS, _build_st_lpips, ("stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth",)
     ),
     "fd_efficientnet": Network(
-        "FD-EfficientNet", "features", (_LITE0,), _build_efficientnet,
+        "FD-EfficientNet", "features", ("efficientnet_lite_pytorch", _LITE0), _build_efficientnet,
         (f"{_LITE0}/models/efficientnet-lite0-57934424.pth",), (224, 127.0, 128.0),
     ),
 }  # fmt: skip

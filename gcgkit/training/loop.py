@@ -62,8 +62,8 @@ def fit(
 ) -> Learner:
     """Train a network, or several by name, on ``loss(step, generator)``, and leave it with its averaged weights.
 
-    What the loss returns is described at ``Learner.step``; values may have any shape, and their means are logged. A
-    second call with the same folder continues from the last of its ``checkpoints``; ``log.jsonl`` lies beside them.
+    ``Learner.step`` describes the values of the loss; they may have any shape, and their means are logged. A second
+    call with the same folder continues from the last of its ``checkpoints``; ``log.jsonl`` lies beside them.
 
     settings: of the optimizer. seconds: stop after this time if ``steps`` are not done by then, with a learning rate
     that falls by the clock. rates: factors on the learning rate of some modules. precision: "bf16" for autocast around

@@ -2,7 +2,7 @@
 
     pipeline = train(load("paper"), "data/prepared", "runs/paper")             # the same as the command
     gcgkit train --config paper --data data/prepared --out runs/paper
-    accelerate launch -m gcgkit.cli.train --config paper --data data/prepared --out runs/paper
+    accelerate launch -m gcgkit.cli train --config paper --data data/prepared --out runs/paper
 
 A run's folder holds ``config.toml``, ``checkpoints/``, ``log.jsonl``, ``tensorboard/``, ``validation/`` and, at the
 end, ``pipeline/``, which ``GCGPipeline.from_pretrained`` reads. The same call resumes from the last checkpoint.
@@ -148,7 +148,7 @@ def build_pipeline(config: TrainConfig) -> GCGPipeline:
         control = GuidedControlNet.from_unet(
             pipe.unet, image_tokens_dim=width, condition_width=model.condition_width, **seeing, **options
         )
-        control.pyramid = pyramid  # what is recognised stays as it is
+        control.pyramid = pyramid  # the recognition stays as it is
         pipe.register_modules(control=control)
         return pipe
     own = pipe.control.guidance.config

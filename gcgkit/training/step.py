@@ -42,7 +42,7 @@ class Learner:
     """A network in training, with its optimizer, its averaged weights and its checkpoints.
 
     Args:
-        network: its children are the parts that may learn. What requires no gradient is neither trained nor saved.
+        network: its children are the parts that may learn. Frozen parameters are neither trained nor saved.
         settings: of the optimizer.
         accelerator: made with as many gradient accumulation steps as a step has passes.
         steps: length of the whole run, for the learning rate.

@@ -1,6 +1,6 @@
 """Unpack zip and tar archives safely: no file outside the folder, no links, no bombs, no half-written file.
 
-An archive is read completely before anything is written; one bad entry, and nothing is unpacked. Each file gets its
+An archive is read whole before anything is written; one bad entry, and nothing is unpacked. Each file gets its
 name when it is complete. At the end the folder gets a list of the unpacked files. By this list a second run knows that
 there is nothing to do, even after the archive was deleted.
 """
@@ -26,6 +26,8 @@ from .files import BLOCK, bytes_bar, require_space, size_text, write_error, writ
 
 MAX_RATIO = 100  # unpacked over packed bytes: photographs and video reach 1, text 10, bombs 1,000 and more
 HARMLESS = 100 * 10**6  # bytes below which the ratio does not matter
+# Contents of archives that were read whole, by file and time of change: a download is checked, and then unpacked.
+_known: dict[tuple[int, ...], dict[str, int]] = {}
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,22 @@ class Entry:
 def contents(archive: str | Path) -> dict[str, int]:
     """Check a zip or tar archive whole, and return the unpacked bytes of each of its files by its path there.
 
+    An archive that did not change is not read again, also under another name.
     Raises ValueError, naming the archive, if it is cut off, of another format or empty, or if it holds a path leading
     out of the folder, a path twice, a link or a device, an encrypted file, or far more than its own size promises.
     """
     archive = Path(archive)
+    about = archive.stat()
+    key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
+    if key in _known:
+        return dict(_known[key])
     with _archive_errors(archive):
         files = [(entry.name, entry.size) for entry in _entries(archive)]
     if not files:
         raise ValueError(f"{archive} holds no files.")
     if len({PurePosixPath(name) for name, _ in files}) < len(files):
         raise ValueError(f"{archive} holds two files of the same path.")
+    _known[key] = dict(files)
     return dict(files)
 
 

@@ -149,7 +149,7 @@ def _wanted(color: bool | None) -> str:
 
 
 def _hint(array: np.ndarray, color: bool | None) -> str:
-    """A second half-sentence for the commonest mistakes."""
+    """Return a second sentence for the commonest mistakes, or an empty text."""
     if array.ndim == 4 and array.shape[-1] == 4:
         return " Drop the alpha channel."
     if array.ndim == 4 and array.shape[1] == 3:

@@ -36,7 +36,7 @@ _UNREAD = {  # pictures that are not read: cameras' raw data, linear light, laye
 
 
 def is_image(path: Path) -> bool:
-    """Return True for a file that looks like a picture, whether or not it can be read."""
+    """Return True for a file that looks like a picture, even if it cannot be read."""
     suffix = path.suffix.lower()
     kind = mimetypes.guess_type(f"a{suffix}")[0] or ""
     return suffix in IMAGE_SUFFIXES or suffix in _UNREAD or kind.startswith("image/")
@@ -58,7 +58,7 @@ def image_files(path: Path) -> list[Path] | None:
 
 
 def check_images(files: list[Path]) -> tuple[int, int, bool]:
-    """Return height and width of pictures, and whether one is partly transparent, from their headers.
+    """Return height and width of pictures, and True if one is partly transparent, from their headers.
 
     Raises ValueError, naming the file, for one that cannot be read, has another size or holds several pictures.
     """

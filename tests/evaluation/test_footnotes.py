@@ -3,7 +3,7 @@
 import pytest
 import tiny
 
-from gcgkit.cli import evaluate as evaluate_command
+from gcgkit import cli
 from gcgkit.evaluation import clips as evalset
 from gcgkit.evaluation import footnotes, methods, table
 from gcgkit.evaluation import run as evaluation
@@ -114,7 +114,7 @@ def test_rows_of_one_name_are_told_apart_by_the_option_that_differs(toy_pipe, op
 def test_one_prompt_for_all_clips_is_refused(words, tmp_path, capsys):
     images.write_frames(tiny.clip(2), tmp_path / "data" / "ants")
     command = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), *words]
-    assert evaluate_command.main(command) == 1
+    assert cli.main(["evaluate", *command]) == 1
     told = capsys.readouterr().err
     assert "give --prompts FILE" in told and told.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import tiny
 
-from gcgkit import baselines, metrics, video
-from gcgkit.cli import evaluate
+from gcgkit import baselines, cli, metrics, video
 from gcgkit.color import to_gray
 from gcgkit.evaluation import clips as evalset
 from gcgkit.evaluation import columns, methods
@@ -226,7 +225,7 @@ def test_a_killed_run_goes_on_without_repeating_and_with_the_same_numbers(tmp_pa
     for seed in range(count):
         write_clip(tmp_path / "data" / f"clip{seed:02d}", tiny.clip(12, 96, 160, seed=seed))
     command = [
-        sys.executable, "-m", "gcgkit.cli.evaluate", "--data", str(tmp_path / "data"), "--size", "keep", "--method",
+        sys.executable, "-m", "gcgkit.cli", "evaluate", "--data", str(tmp_path / "data"), "--size", "keep", "--method",
         "flow", "--metrics", "psnr_rgb", "cdc", "flow_warp_error", "--out",
     ]  # fmt: skip
     options = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -294,7 +293,7 @@ def test_nothing_is_left_of_a_clip_whose_frames_were_being_written(clips, data, 
 def test_processes_of_accelerate_share_the_clips(clips, tmp_path):
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "gcgkit.cli.evaluate", "--data",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "gcgkit.cli", "evaluate", "--data",
         str(clips.paths["ants"].parent), "--size", "keep", "--name", "small", "--method", "flow", "--metrics",
         *CLASSICAL, "--out", str(tmp_path / "out"),
     ]  # fmt: skip
@@ -521,7 +520,7 @@ def test_a_line_cut_off_at_the_end_is_left_out(clips, tmp_path):
 
 
 def command(*arguments):
-    return evaluate.main([str(argument) for argument in arguments])
+    return cli.main(["evaluate", *map(str, arguments)])
 
 
 def test_the_command_measures_and_writes_the_table(data, tmp_path, capsys):

@@ -120,7 +120,7 @@ def launch(place, out, processes: int, **changes) -> list[dict]:
         # "multi_gpu" is accelerate's word for several processes: with its own "--cpu" it starts one, without a word
         [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes),
          "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-         "-m", "gcgkit.cli.train", *prepared.options(config(place, **changes), place, out)],
+         "-m", "gcgkit.cli", "train", *prepared.options(config(place, **changes), place, out)],
         env=environment, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

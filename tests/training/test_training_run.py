@@ -17,8 +17,7 @@ from prepared import run, same_files
 from prepared import run_config as config
 from safetensors.torch import load_file
 
-from gcgkit import GCGPipeline
-from gcgkit.cli import train
+from gcgkit import GCGPipeline, cli
 from gcgkit.data.sampling import Positions
 from gcgkit.lessons import plots
 from gcgkit.training import checkpoints, recipes, validation
@@ -345,7 +344,8 @@ def test_what_cannot_be_trained_is_told_before_it_begins(place, tmp_path, change
 
 
 def test_the_command_trains_and_tells_faults_in_one_sentence(place, tmp_path, capsys):
-    assert train.main([*prepared.options(config(place), place, tmp_path / "run"), "--set", "run.max_steps=2"]) == 0
+    command = ["train", *prepared.options(config(place), place, tmp_path / "run")]
+    assert cli.main([*command, "--set", "run.max_steps=2"]) == 0
     assert f"The trained pipeline: {tmp_path / 'run/pipeline'}" in capsys.readouterr().out
     assert recipes.load(tmp_path / "run/config.toml").run.max_steps == 2
     for extra, wrong in (
@@ -354,7 +354,7 @@ def test_the_command_trains_and_tells_faults_in_one_sentence(place, tmp_path, ca
         (["--set", "run.seed=5"], "holds a run with another run.seed"),
         (["--config", "none"], "neither a configuration"),
     ):
-        assert train.main([*prepared.options(config(place), place, tmp_path / "run"), *extra]) == 1
+        assert cli.main([*command, *extra]) == 1
         told = capsys.readouterr().err.strip().splitlines()[-1]
         assert told.startswith("gcgkit: ") and wrong in told
 

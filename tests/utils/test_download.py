@@ -453,6 +453,23 @@ def test_unpacks_what_was_packed(tmp_path, kind):
     assert archives.extracted(archive.name, tmp_path / "out") is None
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_checked_archive_is_read_once_more_and_a_changed_one_anew(tmp_path, monkeypatch, kind):
+    """A download is checked under its temporary name, then gets its own and is unpacked."""
+    opened, partial = [], MAKERS[kind](tmp_path / f"x.{kind}.partial", FILES)
+    for module, name in ((zipfile, "ZipFile"), (tarfile, "open")):
+        own = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda path, own=own: opened.append(path) or own(path))
+    fetched = fetch(partial, tmp_path / "unused", check=archives.contents)
+    archive = fetched.rename(tmp_path / f"x.{kind}")
+    archives.extract(archive, tmp_path / "out")
+    assert len(opened) == 2
+    monkeypatch.undo()
+    archive.unlink()
+    changed = MAKERS[kind](archive, {"other.txt": b"changed"})
+    assert archives.contents(changed) == {"other.txt": 7}
+
+
 def test_chooses_and_renames(tmp_path):
     archive = _zip(tmp_path / "x.zip", FILES)
     paths = archives.extract(archive, tmp_path / "out", choose=lambda n: n.replace("a/", "z/") if "a/" in n else None)

@@ -317,7 +317,7 @@ def test_a_second_picture_track_and_transparency_are_named(tmp_path):
     assert "left out: video stream 1 (h264)" in " ".join(film.check_output(tmp_path / "out.mkv", tmp_path / "in.mkv"))
     films.make(tmp_path / "plain.mov", "prores_ks", "yuva444p10le")
     depth, note = film.check_output(tmp_path / "out.mov", tmp_path / "plain.mov")
-    assert "transparen" in note and "10 bits a colour channel" in depth
+    assert "transparen" in note and "12 bits a colour channel" in depth
 
 
 @pytest.mark.parametrize("out", ["out.mkv", "out.avi", "pictures"])

@@ -1,8 +1,8 @@
 """Scenes made when they are needed, no two alike: photographs under a moving camera, parts of clips (§3.4.2).
 
-A cache holds some thousand scenes, which a small network has soon seen often. What the colour attention lacks for
-footage that it never saw is variety, and a scene costs less to make than to learn from. Any two views of a scene share
-their colours, so each is a target for all others.
+A cache holds some thousand scenes, which a small network has soon seen often. The colour attention needs more variety
+than that for footage that it never saw, and a scene costs less to make than to learn from. Any two views of a scene
+share their colours, so each is a target for all others.
 """
 
 from __future__ import annotations
