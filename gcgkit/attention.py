@@ -3,8 +3,6 @@
 Eq. 7 lets each frame's queries read its own keys and values; Eq. 8 lets them read those of every frame in the group.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

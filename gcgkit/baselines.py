@@ -4,8 +4,6 @@ Both keep the input's L* and take only AB from the reference (section 3.4.2), as
 their output with the pipeline's.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

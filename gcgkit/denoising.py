@@ -3,8 +3,6 @@
 Both stages use it, stage 1 for a batch of keyframes, stage 2 for one frame, or for one of each stretch.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterable
 from contextlib import nullcontext

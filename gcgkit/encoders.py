@@ -3,8 +3,6 @@
 Frames of any size are scaled with their aspect kept, padded to a size that the networks take, and cropped at the end.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ reference's tokens that resemble each gray token, ``ColorDistributionGatedAttent
 (Eq. 5). The reference is a set of tokens: nothing depends on its size or on their order.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -4,8 +4,6 @@ The paper calls D "a measure of dissimilarity" and says no more. Here it is the 
 frames unless another is named. The same D serves Eq. 10 (`gcgkit.srg`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from itertools import combinations

@@ -3,8 +3,6 @@
 They load from the hub or from folders; the copy and its guidance are fresh and still want training.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -3,8 +3,6 @@
 "mini" and its ablation variants are in the package; the paper's own model is put together in `paper`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path

@@ -3,8 +3,6 @@
 Distances and selection (Eq. 6, 10) are in ``keyframes`` and ``srg``; this module holds the frames to choose from.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Callable, Iterable

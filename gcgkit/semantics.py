@@ -6,8 +6,6 @@ at three scales become one map, by ``FeaturePyramid``, which goes into the UNet 
 into the stem of the guidance, so that queries and keys match by meaning as well as by texture.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """Sliding Reference Grid (section 3.4.1): which frames guide a frame at a step (Eq. 10), and their grid (Eq. 9)."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -6,8 +6,6 @@ interface of ``AutoencoderKL`` (``encode(x).latent_dist``, ``decode(z).sample``,
 geometry (factor 8).
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """The command ``gcgkit``, with a module for each of its subcommands."""
 
-from __future__ import annotations
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command with these arguments, ``sys.argv``'s by default, and return its exit code."""

@@ -4,8 +4,6 @@ torch and the rest load when a command needs them, so ``--help`` is quick.
 Exit codes: 0 done, 1 an error, printed as one sentence, 2 wrong usage, 130 interrupted.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 

@@ -3,8 +3,6 @@
 torch and the rest load when they are needed, so ``--help`` is quick.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import re

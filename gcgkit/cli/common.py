@@ -1,7 +1,5 @@
 """The form of every subcommand's ``--help``."""
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 

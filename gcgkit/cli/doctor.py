@@ -1,7 +1,5 @@
 """The command ``gcgkit doctor``: a report on this machine, with advice on what is missing."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform

@@ -3,8 +3,6 @@
 torch and the rest load when a method needs them, so ``--help`` is quick.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The command ``gcgkit status``: how far the colouring of a film is."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 torch and the rest load when training begins, so ``--help`` is quick.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Old film from modern clips: low contrast, flicker, gate weave, grain, scratches and dust, to measure what they do."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

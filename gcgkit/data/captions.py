@@ -9,8 +9,6 @@ clip's first caption is its prompt (§4.4); the captioner then sees gray frames,
 away. torch and transformers load when BLIP is first called.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

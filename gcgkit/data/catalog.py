@@ -11,8 +11,6 @@ Sizes and digests come from public sources that agree with each other. Where a d
 file first arrives.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

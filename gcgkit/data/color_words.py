@@ -24,8 +24,6 @@ The rest of the text is tidied: an article, verb or preposition without its word
 "dressed in red" -> "dressed"), an "and" that joins nothing, "a" before a vowel. The text comes back in lower case.
 """
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 

@@ -4,8 +4,6 @@ A data folder holds any of ``photos/**/*.jpg``, ``DAVIS/JPEGImages/480p/<clip>/*
 clips and one photograph in twenty are for measuring only; the training functions leave them out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -9,8 +9,6 @@ continue, and several processes can share the work.
 The folder's name is a digest of all inputs of its content. Runs with the same inputs share it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -4,8 +4,6 @@ Such captions teach colour words and little else. Nothing here reads video, so t
 library can use it.
 """
 
-from __future__ import annotations
-
 import re
 
 import cv2

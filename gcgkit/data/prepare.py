@@ -28,8 +28,6 @@ A frame without a line takes the caption of the clip's nearest captioned frame, 
 captions has the empty caption. See ``gcgkit.data.captions.read_captions`` and ``nearest_caption``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

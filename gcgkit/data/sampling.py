@@ -5,8 +5,6 @@ depends only on the seed and on p. It does not depend on worker processes, on th
 on earlier draws. ``Positions`` distributes positions to processes and passes, from any step on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

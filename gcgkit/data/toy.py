@@ -4,8 +4,6 @@ It takes the same way as the real set, from archive to training folder, in a few
 trained on it learns nothing about colours.
 """
 
-from __future__ import annotations
-
 import io
 import zipfile
 from collections.abc import Mapping

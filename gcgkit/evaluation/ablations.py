@@ -10,8 +10,6 @@ gate or without attention, and the literal stem, are other weights, distinguishe
 An interrupted run continues: results of the same weights, settings and frames are not made again.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

@@ -7,8 +7,6 @@ colours are given, the other frames are measured. Result and truth both have the
 coloured, so that only their AB differ; the truth's AB are those of the clean clip, moved by the film's gate weave.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Iterator

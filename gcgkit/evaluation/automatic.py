@@ -8,8 +8,6 @@
 describes it. ``words`` and ``keyframes`` look at the six measuring clips and their object masks.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ What cannot be measured is never replaced: it has a reason instead of a number. 
 same frames are never measured twice with the same weights.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -5,8 +5,6 @@ reader sees if rows differ in more than their names say. A setting is listed if 
 differ in it, or if it is not the default. A value that the profile filled in is listed only where rows differ.
 """
 
-from __future__ import annotations
-
 import string
 from collections import Counter
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ Where it takes an exemplar, that is the true first frame (section 4.4). `parse` 
 line: ``gray``, ``Ours=gcg:mini,use_srg=false``, ``DExemplar=folder:/path/to/frames``, ``system:vcgan``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

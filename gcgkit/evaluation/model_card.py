@@ -7,8 +7,6 @@ one that ``footage`` describes. ``data`` counts its files; the other parts look 
 (``memory`` at nothing).
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

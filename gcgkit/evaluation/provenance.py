@@ -3,8 +3,6 @@
 Nothing here loads torch: if it is not loaded yet, no network has run, and its part is left out.
 """
 
-from __future__ import annotations
-
 import platform
 import sys
 from collections.abc import Sequence

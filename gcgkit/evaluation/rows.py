@@ -1,7 +1,5 @@
 """Rows of Table 1 from records: which records form a row, its settings, and paired differences (§4.4, §4.5)."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections import Counter

@@ -14,8 +14,6 @@ number of the true ones. A killed run continues; earlier frames are used again o
 Every process of ``accelerate launch`` takes its share of the clips.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -11,8 +11,6 @@ FD-EfficientNet are one number for all frames, without an interval. The last row
 Student's t interval of the differences, since a bootstrap over few clips is too narrow.
 """
 
-from __future__ import annotations
-
 import argparse
 import html as escaping
 import json

@@ -5,8 +5,6 @@ neither done nor locked. The process that finds all shots of a film complete wri
 starts them.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -1,7 +1,5 @@
 """Load a profile's pipeline for the command line: once, checked against its files, and on the device if it fits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

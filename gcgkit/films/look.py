@@ -1,7 +1,5 @@
 """Look at a few frames of a film before it is coloured: has it black bars, has it colour?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce

@@ -3,8 +3,6 @@
 When work runs out of memory, the next step is taken and reported, and the work is repeated.
 """
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 An error is one sentence. It leaves existing files unchanged and no new ones behind.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

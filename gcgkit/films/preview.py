@@ -1,7 +1,5 @@
 """Contact sheets: many small pictures in rows with a line of text, to see them all at once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

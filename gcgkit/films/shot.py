@@ -6,8 +6,6 @@ its number, the keyframes and the finished frames before it. All of these are in
 the same frames.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 

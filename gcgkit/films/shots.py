@@ -4,8 +4,6 @@ Frames count from 0 and `last` is inclusive. Give shots of the same scene the sa
 exemplars, so the scene gets the same colours each time.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import re

@@ -1,7 +1,5 @@
 """Tell the state of a job from its folder: how far it is, what is left, and what went wrong. It loads no model."""
 
-from __future__ import annotations
-
 import json
 import time
 from calendar import timegm

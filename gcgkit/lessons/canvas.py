@@ -5,8 +5,6 @@ photograph has it. The canvas is an HTML element that writes its strokes as JSON
 they can be edited, too. Without a front end the painted frame stands there as a picture.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import re

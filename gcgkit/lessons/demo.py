@@ -7,8 +7,6 @@ plain gray and of flow propagation, which knows the same first frame. The README
     make demo && cp figures/demo/sheet.jpg figures/sheet.jpg
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

@@ -4,8 +4,6 @@ From the gray frame and its reference through the autoencoder, the two attention
 to the UNet copy, the UNet, the denoising loop and the final colours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

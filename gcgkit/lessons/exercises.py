@@ -4,8 +4,6 @@ An exercise has four cells: the question, an empty attempt ``answer_1 = ...``, a
 that fills in the same name and is checked in the same way.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np

@@ -4,8 +4,6 @@ Operations are PyTorch's own count over one forward pass of each network with te
 so they can be counted for any model on any machine. A multiplication with its addition is two.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import re

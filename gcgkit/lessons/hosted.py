@@ -5,8 +5,6 @@ missing is installed here, beside the packages that must stay as they are. Only 
 packaging, which every kernel of Jupyter brings.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import shutil

@@ -5,8 +5,6 @@ pass cannot: `recipes` has a count on the networks' shapes, and ``benchmarks/tra
 on a card.
 """
 
-from __future__ import annotations
-
 from ..training.config import TrainConfig
 
 # Parameters of Stable Diffusion 2.1's UNet and text encoder, and of the UNet copy with its guidance.

@@ -1,7 +1,5 @@
 """Moving pictures in a notebook: clips side by side as H.264 in the page, with a still for readers without a player."""
 
-from __future__ import annotations
-
 import base64
 import html
 import tempfile

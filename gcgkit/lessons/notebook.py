@@ -1,7 +1,5 @@
 """Helpers for all notebooks: set-up with a report, a profile's pipeline, tables, the map of the series."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import platform

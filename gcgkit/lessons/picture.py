@@ -1,7 +1,5 @@
 """A picture with its caption, as notebooks show and store it: drawings as PNG, photographs as JPEG."""
 
-from __future__ import annotations
-
 import base64
 import io
 import textwrap

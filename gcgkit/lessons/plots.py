@@ -5,8 +5,6 @@ cividis, which colour-blind readers can tell apart; lines differ in their marks 
 read at half size.
 """
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Mapping, Sequence

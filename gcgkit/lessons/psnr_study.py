@@ -21,8 +21,6 @@ that repaint or resize it at 32 to 39. The column then says how faithfully a met
 nothing of its colours. That is how it looks; the paper does not say, and nothing here was tuned to match it.
 """
 
-from __future__ import annotations
-
 import math
 
 import cv2

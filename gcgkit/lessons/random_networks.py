@@ -1,7 +1,5 @@
 """Networks of given sizes with random weights, because time and operations do not depend on the values."""
 
-from __future__ import annotations
-
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import (

@@ -1,7 +1,5 @@
 """Tools for measuring speed: a clock that waits for the device, alternating cases, peak memory, the machine."""
 
-from __future__ import annotations
-
 import gc
 import statistics
 import threading

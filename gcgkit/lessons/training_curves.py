@@ -5,8 +5,6 @@ in which all parts learned together. It makes ``variants_training.json`` of the 
 §4.5 were trained.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -5,8 +5,6 @@ ipywidgets, or where outputs are made to be kept (`notebook.static`), every func
 starting values, so that a reader without a kernel sees it; a live widget carries its picture along, too.
 """
 
-from __future__ import annotations
-
 import base64
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence

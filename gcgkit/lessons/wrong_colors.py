@@ -4,8 +4,6 @@ Each takes the true clip, RGB uint8 ``(T, H, W, 3)``, and returns one of the sam
 keep the true lightness L*, as a colourizer does. `FAKES` lists them by description.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import cv2

@@ -5,8 +5,6 @@ time. Metrics of colour only are easily misled: gray or frozen output has the be
 own value too. The metrics that are neural networks are in `networks`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

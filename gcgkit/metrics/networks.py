@@ -9,8 +9,6 @@ Frames are RGB uint8 as in `metrics`, arrays or streams. They go through a netwo
 memory. torch and the packages load when a metric is first used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial

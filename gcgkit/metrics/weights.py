@@ -1,7 +1,5 @@
 """Sources of the metric networks' weights, and the places where their packages look for them."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

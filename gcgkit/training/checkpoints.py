@@ -6,8 +6,6 @@ what is trained), ``state.json`` (the step and the open log line), and what acce
 gradient scaler's, and every random state of each process.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The log of a training run: JSON lines, and TensorBoard if it is installed."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -5,8 +5,6 @@ other random states are in the checkpoints, so that on a CPU a run that was kill
 one that was never interrupted, bit for bit.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from functools import partial

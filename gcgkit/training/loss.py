@@ -1,7 +1,5 @@
 """The loss of a batch: UNet and copy as one network, the target of Eq. 11, and its parts in the log (§3.2, §3.4.2)."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 

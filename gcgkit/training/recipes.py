@@ -23,8 +23,6 @@ For ``paper`` one H200 showed 20.2 at the highest (``benchmarks/train_step.py``)
 the small recipe 11.0, 12.0 with what the allocator held, capped at 15 (``--recipe paper-16gb --cap-gb 15``).
 """
 
-from __future__ import annotations
-
 import json
 import tomllib
 from pathlib import Path

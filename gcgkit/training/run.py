@@ -8,8 +8,6 @@ A run's folder holds ``config.toml``, ``checkpoints/``, ``log.jsonl``, ``tensorb
 end, ``pipeline/``, which ``GCGPipeline.from_pretrained`` reads. The same call resumes from the last checkpoint.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

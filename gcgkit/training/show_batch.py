@@ -1,7 +1,5 @@
 """``python -m gcgkit.training.show_batch DATA``: draw a training batch, sample by sample."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

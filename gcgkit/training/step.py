@@ -1,7 +1,5 @@
 """A network in training: one step of the optimizer, averaged weights, and checkpoints for exact resume (§4.1)."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

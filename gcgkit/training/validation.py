@@ -1,7 +1,5 @@
 """Validation during training: a few clips that are never trained on, coloured by the present pipeline (§4.3)."""
 
-from __future__ import annotations
-
 import os
 import random
 from collections.abc import Iterator

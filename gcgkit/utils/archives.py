@@ -5,8 +5,6 @@ name when it is complete. At the end the folder gets a list of the unpacked file
 there is nothing to do, even after the archive was deleted.
 """
 
-from __future__ import annotations
-
 import json
 import lzma
 import os

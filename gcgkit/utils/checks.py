@@ -4,8 +4,6 @@ A clip is a NumPy uint8 array: RGB ``(T, H, W, 3)`` or gray ``(T, H, W)``. Every
 into one ``ValueError`` that names the argument. The messages are written here, once.
 """
 
-from __future__ import annotations
-
 import difflib
 import sys
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """Helpers that all commands share: options with sizes and pairs, the device, errors as one sentence, results."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

@@ -4,8 +4,6 @@ Compiling takes minutes at Stable Diffusion's size, at the first frames; a film 
 results are the same up to rounding. Under ``torch.compiler.set_stance("force_eager")`` compiled networks run as before.
 """
 
-from __future__ import annotations
-
 from weakref import WeakSet
 
 import torch

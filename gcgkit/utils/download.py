@@ -8,8 +8,6 @@ Each error is one sentence: FileNotFoundError and PermissionError for a file tha
 ConnectionError for a connection that fails, ValueError for a wrong size, digest or content, OSError for a full disk.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Disk space, digests, and small files that never appear half-written."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

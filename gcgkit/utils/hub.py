@@ -4,8 +4,6 @@ The promises of `download` hold here too: room is checked before the start, a br
 digests are compared, errors are one sentence.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import json
 import re

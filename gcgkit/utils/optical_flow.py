@@ -1,7 +1,5 @@
 """Dense optical flow between two frames, and warping along it, by OpenCV."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

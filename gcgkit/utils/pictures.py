@@ -1,7 +1,5 @@
 """Frames in the forms that diffusers' users have, as uint8 arrays, and back."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from PIL import Image

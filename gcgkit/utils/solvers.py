@@ -1,7 +1,5 @@
 """Solvers by name: schedulers of diffusers with one noise schedule."""
 
-from __future__ import annotations
-
 KINDS = {"ddim": "DDIMScheduler", "dpm++": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler"}
 SOLVERS = tuple(KINDS)  # the first is the paper's
 

@@ -1,7 +1,5 @@
 """Weights: their place in memory, and their type."""
 
-from __future__ import annotations
-
 import torch
 
 OF_PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # as accelerate names them

@@ -5,8 +5,6 @@ players read them: BT.709 above 576 lines or from 1280 pixels on, BT.601 below. 
 interlaced and HDR files raise ValueError. Unlike there, frame times count as even.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Iterator

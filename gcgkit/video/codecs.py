@@ -4,8 +4,6 @@ Films may come from untrusted places. A file is therefore opened only as a local
 elsewhere, and never with more than MAX_PIXELS a frame. FFmpeg's errors become one sentence.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator

@@ -5,8 +5,6 @@ else the source holds, as ``streams`` describes; `check_output` rehearses that b
 Lossy files are BT.709, limited range, yuv420p, or yuv444p for an odd side: the size is kept exactly.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 import time

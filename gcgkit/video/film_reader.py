@@ -4,8 +4,6 @@ Timestamps are the file's own and exact. Files with a clock of their own (MPEG s
 times without decoding in MP4, MOV, MKV, WebM and AVI with the usual codecs.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

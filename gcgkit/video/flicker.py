@@ -5,8 +5,6 @@ move. Its target is a line through the brightness of the frames around it. A fil
 so do fast motion, a single flash, a fade and a light that is switched on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import cv2

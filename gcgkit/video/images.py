@@ -5,8 +5,6 @@ over. Numbered PNG frames are the common form of methods and compared systems: f
 its name only when it is complete. The file `RANDOM_WEIGHTS` marks frames that only show that a system runs.
 """
 
-from __future__ import annotations
-
 import mimetypes
 import re
 import shutil

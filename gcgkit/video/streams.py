@@ -5,8 +5,6 @@ output's kind and read back. A stream that comes back whole is copied. Other sou
 The rest is left out. `Choice.notes` says so before the first frame is coloured.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace

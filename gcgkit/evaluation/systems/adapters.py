@@ -10,8 +10,6 @@ The replaced lines of DeepRemaster would delete its PNG frames and make H.264 of
 file without weights: where they are absent, none is named to it.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator

@@ -11,8 +11,6 @@ on a present torch and on a CPU. Frames come back as PNG under the input's names
 the method left it. Where a method takes an exemplar, it gets the true first frame.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

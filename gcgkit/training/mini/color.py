@@ -9,8 +9,6 @@ It starts from a folder of parts, ``--start``: a pipeline's, with a ``semantic_e
 pipeline folder. With ``--mode`` a copy of the ablation learns alone, or is exported, beside the parts of ``--start``.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 from pathlib import Path

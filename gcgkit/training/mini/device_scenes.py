@@ -5,8 +5,6 @@ view, the same change of colours for all views of a scene, a caption that says w
 batch twice, and a fast GPU does not wait for a slow reader.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -3,8 +3,6 @@
 The first two stages of ``recipe``.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -4,8 +4,6 @@ Three stages of ``recipe``. No denoising is needed, so steps are cheap: the fetc
 compared with the frame's own, and the gate is judged by the colours that it passes.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

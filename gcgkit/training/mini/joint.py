@@ -3,8 +3,6 @@
 ``color`` runs it.
 """
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from pathlib import Path
 

@@ -4,8 +4,6 @@
 soft masks of the object in each photograph in another, and an index. It is small, for a machine with limited time.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from multiprocessing.pool import ThreadPool

@@ -9,8 +9,6 @@ on beside the copy, which was the better start at this size (see the model card)
 writes, ``semantics`` and ``color`` go on; ``color --mode`` makes the ablation variants.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 from pathlib import Path

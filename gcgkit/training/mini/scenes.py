@@ -5,8 +5,6 @@ than that for footage that it never saw, and a scene costs less to make than to 
 share their colours, so each is a target for all others.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -8,8 +8,6 @@ The feature pyramid then learns in minutes on a CPU. ``cache`` also keeps the he
 measures at its end.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 from pathlib import Path
