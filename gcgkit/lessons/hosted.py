@@ -1,20 +1,20 @@
 """Hosted notebooks: install what gcgkit needs and the machine lacks, and fetch the stored results.
 
 A hosted notebook, such as one in Colab, brings its own PyTorch. The set-up cell installs gcgkit alone; what else is
-missing is installed here, beside the packages that must stay as they are. Only Python's own library is imported, and
-packaging, which every kernel of Jupyter brings.
+missing is installed here, beside the packages that must stay as they are. Only Python's own library is imported.
 """
+
+from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
-
-from packaging.requirements import Requirement
 
 # Packages that belong to the machine: its GPU driver and its other packages fit them.
 KEPT = ("torch", "torchvision", "numpy")
@@ -33,7 +33,7 @@ def install_missing() -> None:
         return
     here = {name: found for name in KEPT if (found := _version(name))}
     for line in wanted:
-        if (name := Requirement(line).name) in here:
+        if (name := _name(line)) in here:
             raise RuntimeError(
                 f"gcgkit needs {line}, and {name} {here[name]} is here: install a newer {name}, and restart the kernel."
             )
@@ -53,17 +53,17 @@ def unmet_requirements() -> list[str]:
     is empty where gcgkit was not installed but is on the path.
     """
     try:
-        requirements = [Requirement(line) for line in metadata.requires("gcgkit") or []]
+        lines = metadata.requires("gcgkit") or []
     except metadata.PackageNotFoundError:
         return []
     left_out = (*NOT_NEEDED, "torchvision") if "+" in (_version("torch") or "") else NOT_NEEDED
-    return [
-        f"{wanted.name}{wanted.specifier}"
-        for wanted in requirements
-        if (wanted.marker is None or wanted.marker.evaluate({"extra": "notebooks"}))
-        and wanted.name not in left_out
-        and not ((found := _version(wanted.name)) and wanted.specifier.contains(found, prereleases=True))
-    ]
+    wanted = []
+    for line in lines:
+        requirement, _, marker = (part.strip() for part in line.partition(";"))
+        extra = re.search(r"""extra == ["']([\w-]+)["']""", marker)
+        if (extra is None or extra[1] == "notebooks") and _name(requirement) not in left_out:
+            wanted.append(requirement)
+    return [requirement for requirement in wanted if not _met(requirement)]
 
 
 def fetch_results(folder: Path = Path("..")) -> None:
@@ -115,8 +115,23 @@ def _git_source() -> tuple[str, str] | None:
     return (noted["url"], commit) if commit else None
 
 
+def _name(requirement: str) -> str:
+    return re.match(r"[\w.-]+", requirement)[0]
+
+
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _met(requirement: str) -> bool:
+    found = _version(_name(requirement))
+    if found is None:
+        return False
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:  # every kernel of Jupyter brings packaging; without it, what is there is taken
+        return True
+    return Requirement(requirement).specifier.contains(found, prereleases=True)

@@ -41,7 +41,6 @@ REQUIRES = [
     'matplotlib>=3.9; extra == "notebooks"',
     "jupyterlab>=4.2; extra == 'notebooks'",
     'pytest>=8.2; extra == "dev"',
-    'tomli>=2.0; python_version < "3.11"',
 ]
 
 
